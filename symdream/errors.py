@@ -1,0 +1,64 @@
+"""What went wrong, where, what to do: the only errors that users are meant to see.
+
+The exit code belongs to the error, so that every command ends alike:
+0 done, 1 the work failed, 2 the request was wrong, 130 stopped with its state saved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class SymdreamError(Exception):
+    """An error with a message for the user: `what` happened, `where`, and how to `fix` it."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None):
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(what, where, fix)
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.fix:
+            lines.append(f"  fix:   {self.fix}")
+        return "\n".join(lines)
+
+
+class RequestError(SymdreamError):
+    """The request was wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class WorkError(SymdreamError):
+    """The request was fine, the work failed."""
+
+    exit_code = 1
+
+
+class Stopped(SymdreamError):
+    """Asked to stop; the state is saved and the run can be resumed."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One wrong setting: its key as the user wrote it, and what is wrong with it."""
+
+    key: str
+    message: str
+
+
+class Problems(RequestError):
+    """All that is wrong with a request, told together before any work starts."""
+
+    def __init__(self, where: str, problems: list[Problem]):
+        self.problems = problems
+        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+        width = max(len(p.key) for p in problems)
+        listing = "\n".join(f"  {p.key:<{width}}  {p.message}" for p in problems)
+        super().__init__(f"{count} in {where}; nothing was started.\n{listing}")
