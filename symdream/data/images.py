@@ -1,0 +1,120 @@
+"""Find photos in a folder and read each as plain RGB, whatever it was stored as."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from symdream.errors import RequestError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+MIN_SIDE = 32  # below this there is nothing to learn from: sprite's smallest latent is 4 pixels wide
+MAX_PIXELS = 100_000_000  # a decompression bomb, or a scan that would not fit into memory several times over
+MASK_SUFFIX = "_mask"
+
+LAYOUT = "a flat folder with 3 to 6 photos of one subject: FOLDER/1.jpg, FOLDER/2.jpg, …"
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The image files of `folder` by name, sorted; sub-folders, hidden files and masks are left out.
+
+    Raises: RequestError if the folder is missing, is a file, or holds no image (the message shows the layout).
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise RequestError(f"No folder {folder}.", fix=f"--images takes {LAYOUT}")
+    if not folder.is_dir():
+        raise RequestError(f"{folder} is a file, not a folder.", fix=f"--images takes {LAYOUT}")
+    entries = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    images = [p for p in entries if p.suffix.lower() in SUFFIXES and not p.stem.endswith(MASK_SUFFIX)]
+    if not images:
+        inside = f"{len(entries)} other files" if entries else "nothing"
+        folders = sum(p.is_dir() for p in folder.iterdir())
+        if folders:
+            inside += f" and {folders} folders (sub-folders are not searched)"
+        raise RequestError(
+            f"No images in {folder}: it holds {inside}.",
+            fix=f"--images takes {LAYOUT} ({', '.join(sorted(SUFFIXES))})",
+        )
+    return images
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read one image as RGB: EXIF-rotated upright, alpha on white, 16 bits scaled to 8, first frame of many.
+
+    Raises: RequestError if the file is no image, is cut short, has a side below 32 or more than 100 million pixels.
+    """
+    return to_rgb(read_with_alpha(path))
+
+
+def read_with_alpha(path: Path) -> Image.Image:
+    """As `read_image`, but an image with transparency stays RGBA (its alpha is the subject's mask)."""
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            # Our own limit comes below, with our own words.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        if image.width * image.height > MAX_PIXELS:
+            raise RequestError(
+                f"{path} has {image.width} × {image.height} pixels, more than {MAX_PIXELS // 10**6} million.",
+                fix="scale it down first: training uses 512 or 1024 pixels a side",
+            )
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise RequestError(f"No file {path}.") from error
+        raise RequestError(
+            f"{path} cannot be read as an image: {error}.", fix="open and save it again as PNG or JPEG, or remove it"
+        ) from error
+    if min(image.size) < MIN_SIDE:
+        raise RequestError(
+            f"{path} is {image.width} × {image.height} pixels; each side must have at least {MIN_SIDE}.",
+            fix="use the original photo, or remove the file",
+        )
+    return to_8_bit(image)
+
+
+def to_8_bit(image: Image.Image) -> Image.Image:
+    """Any Pillow mode to RGB or, where there is transparency, RGBA."""
+    if image.mode in ("I;16", "I;16L", "I;16B", "I"):
+        # Pillow's convert("L") clips 16-bit values at 255 instead of scaling them.
+        image = image.convert("I").point(lambda value: value / 257).convert("L")
+    elif image.mode == "F":
+        image = image.point(lambda value: value * 255 if max(image.getextrema()) <= 1 else value).convert("L")
+    transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    return image.convert("RGBA" if transparent else "RGB")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Compose RGBA on white; any other mode is converted."""
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+@dataclass
+class Folder:
+    """What a look through a photo folder found: the readable images and what is wrong with the others."""
+
+    images: dict[Path, Image.Image] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_folder(folder: Path) -> Folder:
+    """Read every image of `folder`, gathering all problems instead of ending at the first.
+
+    Raises: RequestError as `find_images` does.
+    """
+    found = Folder()
+    for path in find_images(folder):
+        try:
+            found.images[path] = read_image(path)
+        except RequestError as error:
+            found.problems.append(error.what + (f" ({error.fix})" if error.fix else ""))
+    return found
