@@ -1,0 +1,86 @@
+"""The `symdream` command: finds the command's module, lets tyro parse its arguments, turns errors into exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+
+# One line each, so that --help needs to import none of them; tests hold them equal to the modules' own.
+COMMANDS = {
+    "demo": "Teach the embedded base a sample subject and show it in new scenes.",
+    "train": "Teach a base one subject from a folder of photos.",
+    "generate": "Make images with a trained adapter.",
+    "evaluate": "Score a run, or a folder of images, with DINO, CLIP-I and CLIP-T.",
+    "base": "List, fetch, check or export base models.",
+    "doctor": "Show what this machine can do, and about how long a run would take.",
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())
+    return (
+        "symdream: teach Stable Diffusion one subject with a symmetric low-rank adapter\n\n"
+        f"usage: symdream COMMAND [options]     symdream COMMAND --help tells its options\n\n{listing}\n\n"
+        "  --version  print the version"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong request, 130 stopped."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] in (["-h"], ["--help"], ["help"]):
+        print(usage())
+        return 0
+    if argv[:1] == ["--version"]:
+        from symdream import __version__
+
+        print(__version__)
+        return 0
+    if not argv or argv[0] not in COMMANDS:
+        from difflib import get_close_matches
+
+        problem = f"No command {argv[0]}." if argv else "No command given."
+        close = get_close_matches(argv[0], COMMANDS, 1) if argv else []
+        print(problem + (f" Did you mean {close[0]}?" if close else "") + "\n\n" + usage(), file=sys.stderr)
+        return 2
+    return run_command(argv[0], argv[1:])
+
+
+def run_command(name: str, argv: list[str]) -> int:
+    """Parse `argv` for the command `name`, run it, and tell errors the way users can act on."""
+    from symdream.errors import SymdreamError
+
+    module = importlib.import_module(f"symdream.commands.{name}")
+    try:
+        args = module.parse(argv) if hasattr(module, "parse") else parse(module, name, argv)
+        return module.run(args) or 0
+    except SymdreamError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output is gone (`symdream … | head`): nothing is wrong with us.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def parse(module, name: str, argv: list[str]):
+    """The command's `Args`, parsed by tyro; its help begins with the module's docstring."""
+    import tyro
+
+    return tyro.cli(
+        module.Args,
+        args=argv,
+        prog=f"symdream {name}",
+        description=module.__doc__,
+        config=(tyro.conf.HelptextFromCommentsOff, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
