@@ -1,0 +1,179 @@
+"""Checkpoints: everything that the next step depends on, atomic, checksummed, never pickled.
+
+    checkpoints/step-N/
+        adapter-unet.safetensors, adapter-text_encoder.safetensors    trainable parameters by name
+        optimizer.safetensors                                        tensors of the optimizer's state
+        state.json                                                   step, the optimizer's numbers
+        SHA256SUMS                                                   of the files above; written last
+
+A checkpoint is made in a hidden folder and renamed when all is on disk. One whose checksums do not hold is
+named and skipped, and the one before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from symdream.errors import WorkError
+from symdream.training.run_folder import disk_error, fsync_folder
+from symdream.ui import say
+
+SUMS = "SHA256SUMS"
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    adapters: Mapping[str, Mapping[str, torch.Tensor]],
+    optimizer: torch.optim.Optimizer,
+    extra: Mapping[str, Any],
+    *,
+    keep: int,
+) -> Path:
+    """Write checkpoints/step-N and remove all but the newest `keep`.
+
+    Raises: WorkError when the disk is full; older checkpoints are then untouched.
+    """
+    final = folder / f"step-{step}"
+    temporary = folder / f".step-{step}.{os.getpid()}.tmp"
+    tensors, numbers = flatten_optimizer(optimizer)
+    try:
+        temporary.mkdir(parents=True)
+        for component, parameters in adapters.items():
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in parameters.items()},
+                temporary / f"adapter-{component}.safetensors",
+            )
+        save_file(tensors, temporary / "optimizer.safetensors")
+        state = {"step": step, "optimizer": numbers, "components": list(adapters), **extra}
+        (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        sums = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
+        (temporary / SUMS).write_text("".join(f"{v}  {k}\n" for k, v in sums.items()), encoding="utf-8")
+        for path in temporary.iterdir():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        fsync_folder(temporary)
+        if final.exists():  # left by a run that was resumed from an earlier checkpoint
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        fsync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise disk_error(final, error) from error
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """step-N folders, oldest first."""
+    found = [p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None."""
+    try:
+        lines = (checkpoint / SUMS).read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            expected, name = line.split("  ", 1)
+            if not (checkpoint / name).is_file():
+                return f"{name} is missing"
+            if _sha256(checkpoint / name) != expected:
+                return f"{name} does not match its checksum"
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        return f"{SUMS} cannot be read ({error})"
+    return None if lines else f"{SUMS} is empty"
+
+
+def newest_intact(folder: Path) -> Path | None:
+    """The newest checkpoint whose checksums hold; damaged ones are named on stderr. None if there is none.
+
+    Hidden folders of a killed process are removed.
+    """
+    for leftover in folder.glob(".step-*.tmp"):
+        shutil.rmtree(leftover)
+    for checkpoint in reversed(list_checkpoints(folder)):
+        problem = damage(checkpoint)
+        if problem is None:
+            return checkpoint
+        say(f"{checkpoint} is damaged: {problem}; trying the one before it.")
+    return None
+
+
+def load_checkpoint(
+    checkpoint: Path, adapters: Mapping[str, Mapping[str, torch.Tensor]], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Copy a checkpoint into the parameters and the optimizer; returns its state.json.
+
+    Raises: WorkError if its parameters are not those of this run.
+    """
+    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    for component, parameters in adapters.items():
+        saved = load_file(checkpoint / f"adapter-{component}.safetensors")
+        if saved.keys() != parameters.keys() or any(saved[k].shape != p.shape for k, p in parameters.items()):
+            raise WorkError(
+                f"{checkpoint} holds other {component} parameters than this run trains.",
+                fix="resume with the config.toml that the run was started with",
+            )
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(saved[name])
+    restore_optimizer(optimizer, load_file(checkpoint / "optimizer.safetensors"), state["optimizer"])
+    return state
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimizer's state as tensors (for safetensors) and numbers (for JSON)."""
+    state = optimizer.state_dict()
+    tensors, numbers = {}, {"state": {}, "groups": []}
+    for index, values in state["state"].items():
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"state.{index}.{key}"] = value.detach().cpu().contiguous().clone()
+            else:
+                numbers["state"].setdefault(str(index), {})[key] = value
+    for index, group in enumerate(state["param_groups"]):
+        plain = {}
+        for key, value in group.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"group.{index}.{key}"] = value.detach().cpu().contiguous().clone()
+            else:
+                plain[key] = value
+        numbers["groups"].append(plain)
+    return tensors, numbers
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]
+) -> None:
+    """The inverse of `flatten_optimizer`."""
+    groups = [dict(group) for group in numbers["groups"]]
+    state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in numbers["state"].items()}
+    for name, tensor in tensors.items():
+        kind, index, key = name.split(".", 2)
+        if kind == "group":
+            groups[int(index)][key] = tensor
+        else:
+            state.setdefault(int(index), {})[key] = tensor
+    for group, own in zip(groups, optimizer.param_groups, strict=True):
+        for key, value in group.items():
+            # JSON has no tuples (AdamW's betas).
+            if isinstance(own.get(key), tuple):
+                group[key] = tuple(value)
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

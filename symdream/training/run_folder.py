@@ -1,0 +1,220 @@
+"""The run folder: all that a run knows, and the only thing that trainer, app and bench share.
+
+    config.toml   complete, re-runnable      state.json    status, step, pid, error
+    env.json      versions, device, base     lock          flock, held by the training process
+    metrics.jsonl one line per step          log.txt       what the terminal said
+    samples/  checkpoints/step-N/  adapter/unet/  adapter/text_encoder/  summary.json
+    stop          (made by anybody) asks the run to save its state and end
+
+Everything but metrics.jsonl and log.txt is written to a temporary name, fsynced and renamed, so that a
+reader, or a run resumed after a crash, never sees half a file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from symdream.errors import RequestError, WorkError
+
+STATUSES = ("queued", "running", "stopped", "finished", "failed")
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable (a rename alone may be lost in a power cut)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file beside `path`, fsync it, then rename it to `path`.
+
+    Raises: WorkError if there is no space or no permission; `path` is then as it was before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(path, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def disk_error(path: Path, error: OSError) -> WorkError:
+    free = shutil.disk_usage(path.parent if path.parent.exists() else Path("/")).free
+    return WorkError(
+        f"Could not write {path}: {error.strerror or error}.",
+        where=f"{free / 2**20:.0f} MiB are free on that disk",
+        fix="make room (or choose another place with --output); what was saved before is intact",
+    )
+
+
+class RunFolder:
+    """One run's folder and the files in it that say how the run is doing."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._lock: int | None = None
+        self._lines: list[str] = []
+
+    # Places
+    config = property(lambda self: self.path / "config.toml")
+    env = property(lambda self: self.path / "env.json")
+    state = property(lambda self: self.path / "state.json")
+    log = property(lambda self: self.path / "log.txt")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    samples = property(lambda self: self.path / "samples")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    adapter = property(lambda self: self.path / "adapter")
+    summary = property(lambda self: self.path / "summary.json")
+    stop_file = property(lambda self: self.path / "stop")
+
+    @classmethod
+    def create(cls, path: Path, *, overwrite: bool = False) -> RunFolder:
+        """Make a new run folder.
+
+        Raises: RequestError if `path` is there and `overwrite` is off, or is something else than a run.
+        """
+        path = Path(path)
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            if not overwrite:
+                raise RequestError(
+                    f"{path} exists; a run never writes over another.",
+                    fix=f"choose another --output, continue it with --resume {path}, or replace it with --overwrite",
+                )
+            if not is_run(path):
+                raise RequestError(
+                    f"{path} is not a run folder; --overwrite replaces only runs.",
+                    fix="choose another --output, or remove it yourself",
+                )
+            old = cls(path)
+            old.acquire()
+            old.release()
+            trash = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
+            os.replace(path, trash / path.name)
+            shutil.rmtree(trash)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(
+                f"Could not make the run folder {path}: {error.strerror}.", fix="choose another --output"
+            ) from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run folder. Raises: RequestError if there is none at `path`."""
+        path = Path(path)
+        if not is_run(path):
+            raise RequestError(
+                f"{path} is not a run folder (no config.toml in it)." if path.exists() else f"No run folder {path}.",
+                fix="name the folder that symdream train wrote, such as runs/dog",
+            )
+        return cls(path)
+
+    def acquire(self) -> None:
+        """Take the lock of this folder for this process until it ends.
+
+        Raises: RequestError if another process trains here.
+        """
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            pid = self.read_state().get("pid")
+            raise RequestError(
+                f"{self.path} is being trained by another process" + (f" (pid {pid})." if pid else "."),
+                fix=f"wait for it, or stop it: touch {self.path}/stop",
+            ) from None
+        self._lock = descriptor
+
+    def release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def read_state(self) -> dict[str, Any]:
+        """state.json, or an empty dict before it was first written."""
+        try:
+            return json.loads(self.state.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+
+    def write_state(self, status: str, *, step: int, steps: int, error: str | None = None) -> None:
+        assert status in STATUSES
+        write_json(
+            self.state, {"status": status, "pid": os.getpid(), "step": step, "steps": steps, "error": error}
+        )
+
+    def record(self, **values: Any) -> None:
+        """Add one line to metrics.jsonl; lines reach the disk in blocks (`flush`)."""
+        self._lines.append(json.dumps(values))
+
+    def flush(self) -> None:
+        """Write the waiting lines of metrics.jsonl."""
+        if not self._lines:
+            return
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write("\n".join(self._lines) + "\n")
+        except OSError as error:
+            raise disk_error(self.metrics, error) from error
+        self._lines.clear()
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the lines after `step`: a resumed run writes them again."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue  # the last line of a killed process may be cut short
+        write_text(self.metrics, "".join(line + "\n" for line in kept))
+
+    def update_summary(self, **values: Any) -> None:
+        """Set keys of summary.json, keeping the others."""
+        write_json(self.summary, {**self.read_summary(), **values})
+
+    def read_summary(self) -> dict[str, Any]:
+        try:
+            return json.loads(self.summary.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+
+
+def is_run(path: Path) -> bool:
+    return (Path(path) / "config.toml").is_file()
+
+
+def new_run_path(parent: Path, name: str) -> Path:
+    """`parent/name`, or the first of name-2, name-3, … that is free."""
+    path, count = parent / name, 1
+    while path.exists():
+        count += 1
+        path = parent / f"{name}-{count}"
+    return path
