@@ -1,0 +1,104 @@
+"""A base model, ready to be adapted: its parts, its identity, and `load_base`, the one way to get one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import nn
+
+
+@dataclass
+class Base:
+    """A Stable Diffusion model in parts: in eval mode, not frozen, all of one dtype and device.
+
+    `family` is the architecture ("sd1", "sd2" or "sdxl"); `prediction_type` is what the UNet was trained to
+    predict ("epsilon" or "v_prediction"); `resolution` is in pixels; `defaults` are the sampling `steps` and
+    `guidance` that suit it.
+    """
+
+    name: str  # as the user asked for it
+    identity: str  # "sprite", "owner/repo@commit", "folder:NAME" or "file:NAME"
+    family: str
+    unet: nn.Module
+    vae: nn.Module
+    text_encoders: list[nn.Module]
+    tokenizers: list
+    scheduler: object
+    prediction_type: str
+    resolution: int
+    defaults: dict
+    hasher: Callable[[], str] = field(repr=False)
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 (hex) over the weights; see symdream.diffusion.hashes. Computed when first asked for."""
+        return self.hasher()
+
+    @property
+    def text_encoder(self) -> nn.Module:
+        return self.text_encoders[0]
+
+    @property
+    def tokenizer(self):
+        return self.tokenizers[0]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.unet.parameters()).dtype
+
+    def components(self) -> dict[str, nn.Module]:
+        """The models that can carry adapters, by diffusers' names: unet, text_encoder[, text_encoder_2]."""
+        names = ("text_encoder", "text_encoder_2")
+        return {"unet": self.unet, **dict(zip(names, self.text_encoders, strict=False))}
+
+    def to(self, device=None, dtype: torch.dtype | None = None) -> Base:
+        """Move every model; returns self."""
+        for module in (self.unet, self.vae, *self.text_encoders):
+            # nn.Module's own `to`: diffusers' override warns about a list of modules that is empty here.
+            nn.Module.to(module, device=device, dtype=dtype)
+        return self
+
+    def pipeline(self):
+        """A diffusers pipeline over these same modules, without a safety checker or a progress bar."""
+        from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+        shared = {"unet": self.unet, "vae": self.vae, "scheduler": self.scheduler}
+        if self.family == "sdxl":
+            pipe = StableDiffusionXLPipeline(
+                text_encoder=self.text_encoders[0],
+                text_encoder_2=self.text_encoders[1],
+                tokenizer=self.tokenizers[0],
+                tokenizer_2=self.tokenizers[1],
+                add_watermarker=False,
+                **shared,
+            )
+        else:
+            pipe = StableDiffusionPipeline(
+                text_encoder=self.text_encoder,
+                tokenizer=self.tokenizer,
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+                **shared,
+            )
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+
+def load_base(name: str = "sprite", *, device="cpu", dtype: torch.dtype = torch.float32) -> Base:
+    """Load a base by name: `sprite`, `sd15`, `sdxl`, a hub id, a diffusers folder or a .safetensors file.
+
+    Raises: RequestError if the name means nothing that can be loaded, WorkError if loading it failed.
+    """
+    from symdream.diffusion.embedded import load_sprite
+
+    if name != "sprite":
+        raise NotImplementedError(name)
+    return load_sprite().to(device, dtype)
