@@ -1,0 +1,38 @@
+"""What each photo shows, in words: the caption template, or a .txt beside the photo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from symdream.errors import RequestError
+
+PLACEHOLDER = "{subject}"
+
+
+def fill(template: str, *, trigger: str, class_noun: str) -> str:
+    """Put "trigger class_noun" in place of {subject}: "a photo of {subject}" -> "a photo of sks dog"."""
+    return template.replace(PLACEHOLDER, f"{trigger} {class_noun}".strip())
+
+
+def template_problem(template: str) -> str | None:
+    """What is wrong with a caption template, or None."""
+    if PLACEHOLDER not in template:
+        return f"must contain {PLACEHOLDER}, which becomes trigger and class noun"
+    return None
+
+
+def caption_of(photo: Path, template: str, *, trigger: str, class_noun: str) -> str:
+    """The text of `photo`'s .txt ({subject} filled in), else the filled template.
+
+    Raises: RequestError if the .txt is empty or is no text.
+    """
+    beside = photo.with_suffix(".txt")
+    if not beside.is_file():
+        return fill(template, trigger=trigger, class_noun=class_noun)
+    try:
+        text = " ".join(beside.read_text(encoding="utf-8").split())
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{beside} is not UTF-8 text: {error}.", fix="save it as plain text") from None
+    if not text:
+        raise RequestError(f"{beside} is empty.", fix=f"write the caption of {photo.name} into it, or remove it")
+    return fill(text, trigger=trigger, class_noun=class_noun)

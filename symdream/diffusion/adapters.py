@@ -1,0 +1,158 @@
+"""Adapters on a base: attach new ones, save them as PEFT adapters, attach saved ones, set their weight."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from symdream.diffusion.base import Base
+from symdream.errors import Problem, Problems, RequestError
+from symdream.tuners import METHODS, target_modules
+
+NAME = "default"  # PEFT's name for the adapter in training
+WEIGHTS = "adapter_model.safetensors"
+METADATA_KEY = "symdream"
+PEFT_PREFIX = "base_model.model."  # what PeftModel.from_pretrained expects before each key
+
+
+def attach(
+    base: Base, method: str, rank: int, alpha: float, targets: str, components: Iterable[str], dropout: float, seed: int
+) -> dict[str, dict[str, torch.nn.Parameter]]:
+    """Freeze the base and add a fresh adapter to each of `components`.
+
+    Returns the trainable parameters by component and name, all fp32. What they start as follows from `seed`.
+    Raises: Problems if the rank is larger than a layer (naming the smallest).
+    """
+    modules = base.components()
+    problems = [p for c in components if (p := rank_problem(modules[c], c, targets, rank))]
+    if problems:
+        raise Problems("the adapter", problems)
+    for module in (base.vae, *modules.values()):
+        module.requires_grad_(False)
+    trainable: dict[str, dict[str, torch.nn.Parameter]] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for component in components:
+            config = METHODS[method].config(rank, alpha, target_modules(targets, component), dropout)
+            modules[component].add_adapter(config, NAME)
+            trainable[component] = {}
+            for name, parameter in modules[component].named_parameters():
+                if parameter.requires_grad:
+                    # PEFT makes LoRA's parameters in the base's dtype; half-precision masters would not learn.
+                    parameter.data = parameter.data.float()
+                    trainable[component][name] = parameter
+    return trainable
+
+
+def rank_problem(module: torch.nn.Module, component: str, targets: str, rank: int) -> Problem | None:
+    """The layer that is too small for `rank`, as a problem, or None."""
+    ends = tuple(f".{name}" for name in target_modules(targets, component))
+    layers = {n: m for n, m in module.named_modules() if n.endswith(ends) and isinstance(m, torch.nn.Linear)}
+    name, smallest = min(layers.items(), key=lambda item: min(item[1].weight.shape))
+    limit = min(smallest.weight.shape)
+    if rank <= limit:
+        return None
+    return Problem(f"adapter.rank = {rank}", f"is larger than {component}.{name} ({limit} wide); at most {limit}")
+
+
+def adapter_layers(module: torch.nn.Module) -> list[BaseTunerLayer]:
+    return [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
+
+
+def set_weight(base: Base, weight: float, name: str = NAME) -> None:
+    """Scale adapter `name` by `weight` in every component (0: the base alone, 1: as trained)."""
+    for module in base.components().values():
+        for layer in adapter_layers(module):
+            layer.set_scale(name, weight)
+
+
+class Disabled:
+    """`with Disabled(base):` the base alone answers, adapters stay attached."""
+
+    def __init__(self, base: Base):
+        self.layers = [layer for module in base.components().values() for layer in adapter_layers(module)]
+
+    def __enter__(self) -> None:
+        for layer in self.layers:
+            layer.enable_adapters(False)
+
+    def __exit__(self, *_: object) -> None:
+        for layer in self.layers:
+            layer.enable_adapters(True)
+
+
+def save_adapters(base: Base, components: Iterable[str], folder: Path, metadata: Mapping[str, Any]) -> None:
+    """Write folder/COMPONENT/ as PEFT adapters; `metadata` goes into each file under the key `symdream`."""
+    modules = base.components()
+    for component in components:
+        module = modules[component]
+        target = folder / component
+        target.mkdir(parents=True, exist_ok=True)
+        state = get_peft_model_state_dict(module, adapter_name=NAME)
+        save_file(
+            {PEFT_PREFIX + k: v.detach().cpu().contiguous() for k, v in state.items()},
+            target / WEIGHTS,
+            metadata={"format": "pt", METADATA_KEY: json.dumps(metadata, ensure_ascii=False)},
+        )
+        config = module.peft_config[NAME]
+        inference_mode, config.inference_mode = config.inference_mode, True
+        config.save_pretrained(str(target))
+        config.inference_mode = inference_mode
+
+
+def read_metadata(file: Path) -> dict[str, Any]:
+    """The `symdream` metadata of a .safetensors file, {} if it has none.
+
+    Raises: RequestError if the file is no intact safetensors file.
+    """
+    try:
+        with safe_open(file, "pt") as opened:
+            return json.loads((opened.metadata() or {}).get(METADATA_KEY, "{}"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise RequestError(f"{file} is not an intact .safetensors file: {error}.") from None
+
+
+def attach_saved(base: Base, folder: Path, name: str = NAME) -> dict[str, Any]:
+    """Attach the PEFT adapters in folder/unet and folder/text_encoder to the base; returns their metadata.
+
+    Raises: RequestError if there is no adapter, or it does not fit this base (naming the keys).
+    """
+    folder = Path(folder)
+    modules = base.components()
+    found = [c for c in modules if (folder / c / WEIGHTS).is_file()]
+    if not found:
+        raise RequestError(
+            f"No adapter in {folder}.", fix=f"name a run folder, or a folder with unet/{WEIGHTS} in it"
+        )
+    metadata: dict[str, Any] = {}
+    for component in found:
+        file = folder / component / WEIGHTS
+        metadata = read_metadata(file)
+        config = PeftConfig.from_pretrained(str(folder / component))
+        state = {k.removeprefix(PEFT_PREFIX): v for k, v in load_file(file).items()}
+        try:
+            modules[component].add_adapter(config, name)
+            result = set_peft_model_state_dict(modules[component], state, adapter_name=name)
+        except (RuntimeError, ValueError) as error:
+            raise RequestError(
+                f"The adapter {file} does not fit base {base.name}.",
+                where=str(error).splitlines()[0][:300],
+                fix=f"use the base it was trained on: {metadata.get('base', {}).get('identity', 'unknown')}",
+            ) from error
+        if result.unexpected_keys:
+            raise RequestError(
+                f"{len(result.unexpected_keys)} keys of {file} fit no layer of base {base.name}.",
+                where=f"for example {result.unexpected_keys[0]}",
+                fix=f"use the base it was trained on: {metadata.get('base', {}).get('identity', 'unknown')}",
+            )
+        for parameter in modules[component].parameters():
+            parameter.requires_grad_(False)
+    return metadata
