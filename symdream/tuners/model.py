@@ -1,0 +1,99 @@
+"""Which module becomes an adapted layer, which is refused and why: the two PEFT tuner models."""
+
+from __future__ import annotations
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import nn
+
+from symdream.errors import Problem, Problems
+from symdream.tuners.config import SymmetricConfig
+from symdream.tuners.layer import SingLoraLinear, SymLoraLinear, SymmetricLinear
+from symdream.tuners.ramp import Ramp
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class UnsupportedLayer(Problems, ValueError):
+    """Every targeted layer that cannot be adapted, by name, with the reason and what to do."""
+
+
+def why_not(module: nn.Module, r: int) -> str | None:
+    """Why this module cannot carry a symmetric update of rank r and what to do; None if it can."""
+    while hasattr(module, "base_layer"):
+        module = module.base_layer
+    kind = type(module).__name__
+    if isinstance(module, nn.MultiheadAttention):
+        return f"is a fused {kind}, which never calls its layers; use separate nn.Linear q, k, v or leave it out"
+    if kind == "NonDynamicallyQuantizableLinear":
+        return "belongs to a fused MultiheadAttention, which reads its weight without calling it; leave it out"
+    if not isinstance(module, nn.Linear):
+        return f"is a {kind}; only nn.Linear can be adapted: take it out of target_modules, or list it in exclude_modules"
+    if type(module.weight) is not nn.Parameter or module.weight.dtype not in FLOATS:
+        return (
+            f"is a quantised or packed {kind} ({type(module.weight).__name__}, {module.weight.dtype}); "
+            "load the model unquantised, in float32, bfloat16 or float16"
+        )
+    smaller = min(module.in_features, module.out_features)
+    if r > smaller:
+        shape = f"{module.in_features} -> {module.out_features}"
+        return f"has shape {shape}, rank {r} is larger; take r <= {smaller} or leave it out"
+    return None
+
+
+class SymmetricModel(BaseTuner):
+    """Replaces targeted linear layers by SymmetricLinear ones. Raises UnsupportedLayer before anything is replaced."""
+
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def _prepare_model(self, peft_config: SymmetricConfig, model: nn.Module) -> None:
+        inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, SymmetricLinear))
+        targets = {
+            name: module
+            for name, module in model.named_modules()
+            if name and not name.startswith(inside) and self._check_target_module_exists(peft_config, name)
+        }
+        _refuse(targets, peft_config.r)
+
+    def _create_and_replace(
+        self, peft_config, adapter_name, target, target_name, parent, current_key, parameter_name=None
+    ) -> None:
+        # Once more: 'all-linear' and PEFT's search by saved keys name their layers only now.
+        _refuse({current_key: target}, peft_config.r)
+        if isinstance(target, self.tuner_layer_cls):
+            self._update(target, adapter_name, peft_config)
+            return
+        layer = self.tuner_layer_cls(target)
+        self._update(layer, adapter_name, peft_config)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _update(self, layer: SymmetricLinear, adapter_name: str, peft_config: SymmetricConfig) -> None:
+        layer.update_layer(adapter_name, peft_config)
+
+
+class SymLoraModel(SymmetricModel):
+    """SymLoRA's PEFT tuner: see SymLoraConfig and SymmetricLinear."""
+
+    prefix = "symlora_"
+    tuner_layer_cls = SymLoraLinear
+
+
+class SingLoraModel(SymmetricModel):
+    """SingLoRA's PEFT tuner: see SingLoraConfig, SymmetricLinear and Ramp."""
+
+    prefix = "singlora_"
+    tuner_layer_cls = SingLoraLinear
+
+    def _prepare_model(self, peft_config: SymmetricConfig, model: nn.Module) -> None:
+        super()._prepare_model(peft_config, model)
+        self.ramp = Ramp(peft_config)  # one for all layers of the adapter that is being injected
+
+    def _update(self, layer: SingLoraLinear, adapter_name: str, peft_config: SymmetricConfig) -> None:
+        layer.update_layer(adapter_name, peft_config, self.ramp)
+
+
+def _refuse(targets: dict[str, nn.Module], r: int) -> None:
+    problems = [Problem(name, reason) for name, module in targets.items() if (reason := why_not(module, r))]
+    if problems:
+        raise UnsupportedLayer("target_modules", problems)
