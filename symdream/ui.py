@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+
+_log: Path | None = None
+
+
+def log_to(path: Path | None) -> None:
+    """From now on, append every message to this file too (None: no longer)."""
+    global _log
+    _log = path
 
 
 def say(text: str = "") -> None:
     """Print a message for the person at the terminal (stderr, so that results can be piped)."""
     print(text, file=sys.stderr, flush=True)
+    if _log is not None:
+        with _log.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")

@@ -96,7 +96,7 @@ def save_adapters(base: Base, components: Iterable[str], folder: Path, metadata:
         module = modules[component]
         target = folder / component
         target.mkdir(parents=True, exist_ok=True)
-        state = get_peft_model_state_dict(module, adapter_name=NAME)
+        state = get_peft_model_state_dict(module, adapter_name=NAME, save_embedding_layers=False)
         save_file(
             {PEFT_PREFIX + k: v.detach().cpu().contiguous() for k, v in state.items()},
             target / WEIGHTS,

@@ -1,0 +1,83 @@
+"""A labelled grid of pictures: rows and columns with their names, readable at any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+MARGIN = 10
+TEXT = (40, 40, 46)
+
+
+def make_grid(
+    rows: Sequence[Sequence[Image.Image]],
+    *,
+    column_labels: Sequence[str] = (),
+    row_labels: Sequence[str] = (),
+    title: str = "",
+    cell: int = 192,
+) -> Image.Image:
+    """Rows of images (cells without an image stay empty) with wrapped labels above and beside.
+
+    Small images are enlarged to `cell` pixels without smoothing artefacts (Lanczos), larger ones reduced.
+    """
+    font, bold = _font(15), _font(22)
+    columns = max(len(row) for row in rows)
+    label_width = 0
+    row_texts = [_wrap(text, font, cell) for text in row_labels]
+    if row_texts:
+        label_width = max(int(font.getlength(line)) for text in row_texts for line in text) + 2 * MARGIN
+    column_texts = [_wrap(text, font, cell - MARGIN) for text in column_labels]
+    line = 19
+    head = max((len(text) for text in column_texts), default=0) * line + (MARGIN if column_texts else 0)
+    top = MARGIN + (36 if title else 0) + head
+    width = label_width + columns * (cell + MARGIN) + MARGIN
+    height = top + len(rows) * (cell + MARGIN)
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    if title:
+        draw.text((MARGIN, MARGIN), title, TEXT, bold)
+    for x, text in enumerate(column_texts):
+        left = label_width + MARGIN + x * (cell + MARGIN)
+        start = top - MARGIN // 2 - len(text) * line
+        for i, words in enumerate(text):
+            draw.text((left, start + i * line), words, TEXT, font)
+    for y, row in enumerate(rows):
+        up = top + y * (cell + MARGIN)
+        if y < len(row_texts):
+            start = up + (cell - len(row_texts[y]) * line) // 2
+            for i, words in enumerate(row_texts[y]):
+                draw.text((MARGIN, start + i * line), words, TEXT, font)
+        for x, image in enumerate(row):
+            fitted = image.convert("RGB").copy()
+            scale = cell / max(fitted.size)
+            fitted = fitted.resize([max(1, round(s * scale)) for s in fitted.size], Image.Resampling.LANCZOS)
+            canvas.paste(
+                fitted,
+                (
+                    label_width + MARGIN + x * (cell + MARGIN) + (cell - fitted.width) // 2,
+                    up + (cell - fitted.height) // 2,
+                ),
+            )
+    return canvas
+
+
+def save_grid(path: Path, rows: Sequence[Sequence[Image.Image]], **labels) -> None:
+    make_grid(rows, **labels).save(path)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    lines: list[str] = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

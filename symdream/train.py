@@ -1,0 +1,202 @@
+"""Teach a Stable Diffusion base one subject from 3 to 6 photos (DreamBooth, arXiv:2208.12242).
+
+    accelerate launch symdream/train.py --images photos/ --class-noun dog
+    symdream train --images photos/ --class-noun dog --method symlora --rank 16 -o runs/dog
+    symdream train --resume runs/dog
+
+`train` below is the whole training, top to bottom: base, adapter, photos, optimizer, loop, save.
+What is specific to a method lies in symdream/tuners, what is specific to a base in symdream/diffusion.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    # Launched as a file, Python looks for imports in symdream/ first; it must look beside it.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from symdream.config import TrainConfig
+from symdream.errors import Stopped
+from symdream.training.run_folder import RunFolder
+from symdream.ui import log_to, say
+
+
+def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
+    """Train `config` in `run` (locked by this process), from its newest checkpoint if `resume`.
+
+    Returns the summary that is also in summary.json.
+    Raises: Stopped after saving, when asked to stop; RequestError, WorkError.
+    """
+    import torch
+
+    from symdream.data.training_set import TrainingSet
+    from symdream.diffusion.adapters import attach
+    from symdream.diffusion.base import load_base
+    from symdream.diffusion.engine import EagerEngine
+    from symdream.training import checkpoint, outputs
+    from symdream.training.defaults import resolve
+    from symdream.training.devices import open_accelerator
+    from symdream.training.interrupt import StopRequest
+    from symdream.training.optimizer import average_gradients, make_optimizer
+    from symdream.training.photos import read_photos
+    from symdream.training.progress import Progress
+    from symdream.training.recorder import Recorder
+    from symdream.training.schedule import lr_factor, ramp
+    from symdream.tuners import set_ramp
+
+    accelerator, dtype = open_accelerator(config.model.device, config.model.dtype)
+    leader = accelerator.is_main_process
+    base = load_base(config.model.base, device=accelerator.device, dtype=dtype)
+    config = resolve(config, base)
+    photos = read_photos(config)
+    if leader:
+        outputs.describe(run, config, base, photos, accelerator, resume=resume)
+        outputs.show_trigger(run, config, base)
+
+    adapter, training = config.adapter, config.training
+    components = [c for c in base.components() if adapter.components in (c, "both")]
+    trainable = attach(
+        base, adapter.method, adapter.rank, adapter.alpha, adapter.targets, components, adapter.dropout, training.seed
+    )
+    data = TrainingSet(base, photos.images, photos.captions, config.model.resolution)
+    optimizer = make_optimizer(config, trainable)
+    parameters = [p for named in trainable.values() for p in named.values()]
+    engine = EagerEngine(base, train_text_encoder="text_encoder" in components)
+    scaler = torch.amp.GradScaler(accelerator.device.type, enabled=dtype == torch.float16)
+    for component in components:
+        base.components()[component].train()
+
+    first = 0
+    if resume and (newest := checkpoint.newest_intact(run.checkpoints)):
+        state = checkpoint.load_checkpoint(newest, trainable, optimizer)
+        first = state["step"]
+        scaler.load_state_dict(state["scaler"])
+    if resume and leader:
+        say(f"resumed at step {first}" + ("" if first else ": there is no checkpoint yet"))
+
+    def save_checkpoint(step: int) -> None:
+        if leader:
+            extra = {"scaler": scaler.state_dict()}
+            checkpoint.save_checkpoint(run.checkpoints, step, trainable, optimizer, extra, keep=config.output.keep)
+
+    with (
+        StopRequest(run.stop_file) as stop,
+        Recorder(run, config, first, accelerator) as recorder,
+        Progress("training", training.steps, start=first, quiet=not leader) as progress,
+    ):
+        for step in range(first, training.steps):
+            u = ramp(step, training.steps, adapter.ramp)
+            for component in components:
+                set_ramp(base.components()[component], u)
+            factor = lr_factor(step, training.steps, training.lr_schedule, training.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
+
+            losses = []
+            for micro in range(training.accumulation):
+                forward = (step * training.accumulation + micro) * accelerator.num_processes + accelerator.process_index
+                samples = range(forward * training.batch_size, (forward + 1) * training.batch_size)
+                loss = engine.loss(data.batch(training.seed, samples))
+                scaler.scale(loss / training.accumulation).backward()
+                losses.append(loss.detach())
+
+            average_gradients(parameters, accelerator)
+            scaler.unscale_(optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm or float("inf"))
+            recorder.add(step + 1, torch.stack(losses).mean(), norm, optimizer, u, on_bad_loss=save_checkpoint)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+
+            done = step + 1
+            progress.update(done, f"loss {recorder.smooth_loss:.4f}")
+            last = done == training.steps
+            if not last and config.output.sample_every and done % config.output.sample_every == 0 and leader:
+                outputs.write_samples(run, config, base, done)
+            stopping = not last and stop.requested(accelerator)
+            if stopping or last or (config.output.checkpoint_every and done % config.output.checkpoint_every == 0):
+                recorder.flush()
+                save_checkpoint(done)
+                if leader:
+                    run.write_state("running", step=done, steps=training.steps)
+            if stopping:
+                if leader:
+                    outputs.save_adapter(run, config, base, components, step=done)
+                raise Stopped(
+                    f"Stopped by {stop.reason} after step {done} of {training.steps}; everything is saved.",
+                    fix=f"continue with: symdream train --resume {run.path}",
+                )
+
+    for component in components:
+        base.components()[component].eval()
+    summary: dict[str, Any] = {}
+    if leader:
+        outputs.save_adapter(run, config, base, components, step=training.steps)
+        if config.output.sample_every:
+            outputs.write_samples(run, config, base, training.steps)
+        summary = outputs.write_summary(run, config, base, trainable, recorder)
+    accelerator.wait_for_everyone()
+    return summary
+
+
+def train_from(args: Any) -> RunFolder:
+    """Check what was asked for, open the run folder, train, and leave a state.json that tells how it ended."""
+    from symdream.training import request
+
+    if args.resume:
+        run, config = request.reopen(args)
+        state = run.read_state()
+        if state.get("status") == "finished":
+            say(f"{run.path} is finished: {state['steps']} steps. Nothing to do.")
+            return run
+    else:
+        config = request.read_request(args)
+        run = request.open_output(config)
+    run_training(run, config, resume=bool(args.resume))
+    return run
+
+
+def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
+    """`train` with the run folder's lock, log and state around it."""
+    from symdream.training.devices import is_leader
+
+    if not is_leader():
+        return train(run, config, resume=resume)
+    run.acquire()
+    run.stop_file.unlink(missing_ok=True)
+    log_to(run.log)
+    steps = config.training.steps
+    try:
+        run.write_state("running", step=run.read_state().get("step", 0), steps=steps)
+        summary = train(run, config, resume=resume)
+        run.write_state("finished", step=steps, steps=steps)
+        return summary
+    except BaseException as error:
+        stopped = isinstance(error, Stopped | KeyboardInterrupt)
+        run.flush()
+        run.write_state(
+            "stopped" if stopped else "failed",
+            step=run.read_state().get("step", 0),
+            steps=steps,
+            error=None if stopped else str(error) or type(error).__name__,
+        )
+        if not stopped:
+            say(f"The run failed; its folder {run.path} keeps what was saved.")
+        raise
+    finally:
+        log_to(None)
+        run.release()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The entry of `accelerate launch symdream/train.py`: the same as `symdream train`."""
+    from symdream.cli import run_command
+
+    return run_command("train", sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""What a setting left open becomes: the method's rates, the base's size and words.
+
+The rates lie in the table of methods (symdream.tuners.methods); how they were found is told in docs/tuning.md.
+"""
+
+from __future__ import annotations
+
+from symdream.config import TrainConfig
+from symdream.diffusion.base import Base
+from symdream.errors import RequestError
+from symdream.tuners import METHODS
+
+# Sprite's captions begin with a style; photographs need none of its words.
+TEMPLATES = {"sprite": "a 3d render of a {subject}"}
+REAL_TEMPLATE = "a photo of a {subject}"
+RAMP = 0.01  # of all steps: arXiv:2507.05566, appendix A.1
+
+
+def resolve(config: TrainConfig, base: Base) -> TrainConfig:
+    """A copy of `config` in which nothing that this method and base need is None.
+
+    Raises: RequestError if the base cannot be trained yet.
+    """
+    if base.family == "sdxl":
+        raise RequestError(
+            f"{base.name} is an SDXL model; this version trains SD 1.x and 2.x.", fix="take --base sd15 or sprite"
+        )
+    method = METHODS[config.adapter.method]
+    embedded = base.identity == "sprite"
+    lr = config.training.lr or (method.lr if embedded else method.real_lr)
+    text_encoder_lr = config.training.text_encoder_lr or (
+        method.text_encoder_lr if embedded else method.real_text_encoder_lr
+    )
+    resolved = config.model_copy(deep=True)
+    resolved.adapter.alpha = config.adapter.alpha or float(config.adapter.rank)
+    if method.has_ramp and config.adapter.ramp is None:
+        resolved.adapter.ramp = RAMP
+    resolved.training.lr = lr
+    if config.adapter.components != "unet":
+        resolved.training.text_encoder_lr = text_encoder_lr
+    resolved.model.resolution = config.model.resolution or base.resolution
+    resolved.subject.template = config.subject.template or TEMPLATES.get(base.identity, REAL_TEMPLATE)
+    resolved.subject.images = config.subject.images.resolve()
+    return resolved

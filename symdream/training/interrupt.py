@@ -1,0 +1,48 @@
+"""Asking a run to stop: Ctrl-C, SIGTERM, or a file named `stop` in the run folder."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+
+
+class StopRequest:
+    """While entered, SIGINT and SIGTERM only set a flag, which the loop reads between two steps.
+
+    A second Ctrl-C ends the process at once (the last checkpoint remains).
+    """
+
+    def __init__(self, stop_file: Path):
+        self.stop_file = stop_file
+        self.reason: str | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.reason and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name
+
+    def requested(self, accelerator: Accelerator) -> bool:
+        """True once anybody asked, in all processes alike. A look at the file costs microseconds: every step asks."""
+        if self.reason is None and self.stop_file.exists():
+            self.reason = f"the file {self.stop_file}"
+        asked = self.reason is not None
+        if accelerator.num_processes > 1:
+            votes = accelerator.reduce(torch.tensor(float(asked), device=accelerator.device))
+            if votes > 0 and not asked:
+                self.reason = "another process of this run"
+            asked = bool(votes > 0)
+        return asked

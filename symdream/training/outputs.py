@@ -1,0 +1,195 @@
+"""What a run writes for people and other programs: description, samples, adapter, summary."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+
+from symdream import __version__
+from symdream.config import TrainConfig, to_toml
+from symdream.data.captions import fill
+from symdream.diffusion.adapters import save_adapters
+from symdream.diffusion.base import Base
+from symdream.diffusion.grid import save_grid
+from symdream.diffusion.sampling import sample
+from symdream.errors import RequestError
+from symdream.training.memory import peak_memory
+from symdream.training.photos import Photos
+from symdream.training.recorder import Recorder
+from symdream.training.run_folder import RunFolder, disk_error, write_json, write_text
+from symdream.tuners import count_parameters, linear_shapes, target_modules
+from symdream.ui import say
+
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "pillow")
+FORMAT_VERSION = 1
+
+
+def describe(
+    run: RunFolder, config: TrainConfig, base: Base, photos: Photos, accelerator: Accelerator, *, resume: bool
+) -> None:
+    """Write config.toml and env.json; on resume, see that base and photos are still the same.
+
+    Raises: RequestError if they are not.
+    """
+    identity = {"identity": base.identity, "hash": base.hash}
+    if resume and run.env.exists():
+        import json
+
+        before = json.loads(run.env.read_text(encoding="utf-8"))
+        for name, old, new in (
+            ("base", before["base"], identity),
+            ("photos or captions", before["photos"], photos.hash),
+        ):
+            if old != new:
+                raise RequestError(
+                    f"The {name} of {run.path} are not those the run was started with.",
+                    fix="put the old ones back, or start a new run",
+                )
+    write_text(run.config, to_toml(config))
+    write_json(
+        run.env,
+        {
+            "symdream": __version__,
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in PACKAGES},
+            "device": device_name(accelerator.device),
+            "processes": accelerator.num_processes,
+            "dtype": str(base.dtype).removeprefix("torch."),
+            "base": identity,
+            "photos": photos.hash,
+        },
+    )
+    subject = config.subject
+    say(
+        f"Teaching {base.name} \"{subject.trigger} {subject.class_noun}\" from {len(photos.images)} photos: "
+        f"{config.adapter.method} rank {config.adapter.rank}, {config.training.steps} steps, "
+        f"{accelerator.device.type} {str(base.dtype).removeprefix('torch.')}, in {run.path}"
+    )
+    if not 3 <= len(photos.images) <= 30:
+        say(f"  note: 3 to 6 photos are usual; these are {len(photos.images)}.")
+    warn_about_trigger(base, subject.trigger)
+    if base.identity == "sprite":
+        from symdream.diffusion.photographs import photo_warning
+
+        if warning := photo_warning(list(photos.images.values())):
+            say(warning)
+
+
+def warn_about_trigger(base: Base, trigger: str) -> None:
+    tokens = base.tokenizer(trigger, add_special_tokens=False).input_ids
+    if len(tokens) > 1:
+        pieces = " + ".join(base.tokenizer.convert_ids_to_tokens(tokens)).replace("</w>", "")
+        say(
+            f'  note: the trigger "{trigger}" is {len(tokens)} tokens to this base ({pieces}); '
+            "one rare token, such as sks, is learned faster and leaks less."
+        )
+
+
+def show_trigger(run: RunFolder, config: TrainConfig, base: Base) -> None:
+    """On a real base, draw once what the trigger alone means to it (sks is also a rifle)."""
+    path = run.samples / "trigger-before-training.png"
+    if base.identity == "sprite" or path.exists():
+        return
+    prompt = fill(config.subject.template, trigger=config.subject.trigger, class_noun="")
+    run.samples.mkdir(parents=True, exist_ok=True)
+    sample(base, [prompt], [0])[0].save(path)
+    say(f'  what this base draws for "{prompt}": {path}. If it is something of its own, choose another --trigger.')
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
+
+
+def sample_prompts(config: TrainConfig) -> list[str]:
+    words = {"trigger": config.subject.trigger, "class_noun": config.subject.class_noun}
+    return [fill(p, **words) for p in config.output.sample_prompts or [config.subject.template]]
+
+
+def write_samples(run: RunFolder, config: TrainConfig, base: Base, step: int) -> Path:
+    """One picture of each sample prompt, always from the same seeds, as samples/step-N.png."""
+    prompts = sample_prompts(config)
+    images = sample(base, prompts, [config.training.seed + i for i in range(len(prompts))])
+    run.samples.mkdir(parents=True, exist_ok=True)
+    path = run.samples / f"step-{step:05d}.png"
+    save_grid(path, [images], column_labels=prompts, row_labels=[f"step {step}"])
+    return path
+
+
+def adapter_metadata(config: TrainConfig, base: Base, step: int, u: float | None) -> dict[str, Any]:
+    """The JSON under the key `symdream` in every adapter file."""
+    return {
+        "format": FORMAT_VERSION,
+        "symdream": __version__,
+        "method": config.adapter.method,
+        "rank": config.adapter.rank,
+        "alpha": config.adapter.alpha,
+        "u": u,
+        "base": {"identity": base.identity, "hash": base.hash},
+        "trigger": config.subject.trigger,
+        "class_noun": config.subject.class_noun,
+        "prompts": sample_prompts(config),
+        "steps": config.training.steps,
+        "step": step,
+        "seed": config.training.seed,
+        "licence": "unknown",
+    }
+
+
+def save_adapter(run: RunFolder, config: TrainConfig, base: Base, components: Sequence[str], *, step: int) -> None:
+    """Write adapter/ whole or not at all."""
+    from symdream.training.schedule import ramp
+
+    u = None if config.adapter.ramp is None else ramp(step - 1, config.training.steps, config.adapter.ramp)
+    temporary, old = run.path / f".adapter.{os.getpid()}.tmp", run.path / f".adapter.{os.getpid()}.old"
+    try:
+        save_adapters(base, components, temporary, adapter_metadata(config, base, step, u))
+        if run.adapter.exists():
+            os.replace(run.adapter, old)
+        os.replace(temporary, run.adapter)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise disk_error(run.adapter, error) from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_summary(
+    run: RunFolder,
+    config: TrainConfig,
+    base: Base,
+    trainable: Mapping[str, Mapping[str, torch.nn.Parameter]],
+    recorder: Recorder,
+) -> dict[str, Any]:
+    """summary.json: what was trained and what it cost."""
+    modules = base.components()
+    adapter = config.adapter
+    shapes = [s for c in trainable for s in linear_shapes(modules[c], target_modules(adapter.targets, c))]
+    run.update_summary(
+        method=adapter.method,
+        rank=adapter.rank,
+        steps=config.training.steps,
+        trainable_parameters=sum(p.numel() for named in trainable.values() for p in named.values()),
+        lora_parameters_at_this_rank=count_parameters("lora", shapes, adapter.rank),
+        seconds_total=seconds_since_start(),
+        seconds_per_step=recorder.median_seconds(),
+        peak_memory_bytes=peak_memory(),
+        base={"identity": base.identity, "hash": base.hash},
+        trigger=config.subject.trigger,
+        class_noun=config.subject.class_noun,
+        seed=config.training.seed,
+    )
+    return run.read_summary()
+
+
+def seconds_since_start() -> float:
+    """Seconds since this process began: the whole command, imports included."""
+    return time.time() - psutil.Process().create_time()

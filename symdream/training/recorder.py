@@ -1,0 +1,126 @@
+"""What a run writes down at each step: metrics.jsonl and TensorBoard, and the watch over NaN."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from symdream.config import TrainConfig
+from symdream.errors import WorkError
+from symdream.training.memory import peak_memory
+from symdream.training.run_folder import RunFolder
+
+READ_EVERY = 20  # steps between looks at the device's losses: each look waits for the GPU
+
+
+class Recorder:
+    """Gathers each step's numbers on the device and writes them in blocks; stops the run on a loss that is not finite.
+
+    On a CPU nothing runs ahead, so every step is looked at before its update and a bad one changes nothing.
+    """
+
+    def __init__(self, run: RunFolder, config: TrainConfig, first: int, accelerator: Accelerator):
+        self.run, self.steps = run, config.training.steps
+        self.on_device = accelerator.device.type != "cpu"
+        self.writing = accelerator.is_main_process
+        self.waiting: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor]] = []
+        self.smooth_loss = math.nan
+        self.seconds: list[float] = []
+        self.board = None
+        self._mark = time.monotonic()
+        if self.writing:
+            run.truncate_metrics(first)
+            if config.output.tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self.board = SummaryWriter(str(run.path / "tensorboard"), purge_step=first)
+
+    def __enter__(self) -> Recorder:
+        self._mark = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.board:
+            self.board.close()
+
+    def add(
+        self,
+        step: int,
+        loss: torch.Tensor,
+        grad_norm: torch.Tensor,
+        optimizer: torch.optim.Optimizer,
+        u: float,
+        *,
+        on_bad_loss: Callable[[int], None],
+    ) -> None:
+        """Note the 1-based `step`; called before the optimizer's update.
+
+        Raises: WorkError if the loss or the gradient is not finite (at the next look at the device).
+        """
+        now = time.monotonic()
+        numbers = {
+            "step": step,
+            "lr": {group["name"]: group["lr"] for group in optimizer.param_groups},
+            "u": u,
+            "seconds": now - self._mark,
+        }
+        self.seconds.append(now - self._mark)
+        self._mark = now
+        self.waiting.append((numbers, loss, grad_norm))
+        if not self.on_device:
+            self._read(on_bad_loss)
+        elif step % READ_EVERY == 0:
+            self._read(None)
+
+    def _read(self, on_bad_loss: Callable[[int], None] | None) -> None:
+        if not self.waiting:
+            return
+        memory = peak_memory()
+        for numbers, loss, norm in self.waiting:
+            step, loss, norm = numbers["step"], float(loss), float(norm)
+            if not math.isfinite(loss) or (not math.isfinite(norm) and not self.on_device):
+                self._fail(step, loss, norm, on_bad_loss)
+            self.smooth_loss = loss if math.isnan(self.smooth_loss) else 0.95 * self.smooth_loss + 0.05 * loss
+            if self.writing:
+                self.run.record(**numbers, loss=loss, grad_norm=norm, memory=memory)
+                self._show(numbers, loss, norm)
+        self.waiting.clear()
+
+    def _fail(self, step: int, loss: float, norm: float, save: Callable[[int], None] | None) -> None:
+        self.run.flush()
+        kept = "the last checkpoint is the last good state"
+        if save is not None:
+            save(step - 1)
+            kept = f"the state before it is saved in checkpoints/step-{step - 1}"
+        raise WorkError(
+            f"Step {step} of {self.steps}: loss {loss}, gradient norm {norm}; {kept}.",
+            where=str(self.run.path),
+            fix="start again with a lower --lr (a third is a good try); on a GPU also try --dtype bf16 or fp32",
+        )
+
+    def _show(self, numbers: dict[str, Any], loss: float, norm: float) -> None:
+        if self.board is None:
+            return
+        step = numbers["step"]
+        self.board.add_scalar("loss", loss, step)
+        self.board.add_scalar("gradient norm", norm, step)
+        self.board.add_scalar("u", numbers["u"], step)
+        self.board.add_scalar("seconds per step", numbers["seconds"], step)
+        for name, lr in numbers["lr"].items():
+            self.board.add_scalar(f"lr/{name}", lr, step)
+
+    def flush(self) -> None:
+        """Read what waits on the device and bring every line to the disk."""
+        self._read(None)
+        if self.writing:
+            self.run.flush()
+
+    def median_seconds(self) -> float | None:
+        """Median seconds of a step, the first left out (it warms up); None if there was only one."""
+        return statistics.median(self.seconds[1:]) if len(self.seconds) > 1 else None

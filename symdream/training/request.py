@@ -1,0 +1,154 @@
+"""From what a person typed to a checked TrainConfig: flags over TOML over defaults, all problems at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from symdream import config as settings
+from symdream.config import TrainConfig
+from symdream.data.captions import caption_of, template_problem
+from symdream.data.images import read_folder
+from symdream.errors import Problem, Problems, RequestError
+from symdream.training.run_folder import RunFolder, new_run_path
+
+SHORT = {"output": ["-o"]}
+PLAIN_TYPES = {int: int, float: float, str: str, bool: bool, Path: Path}
+
+
+def arguments_class() -> type:
+    """The flags of training as a dataclass for tyro: every setting by its flat name, None = not given."""
+    import tyro
+
+    flags: list[tuple[str, Any, Any]] = [
+        ("config", Annotated[Path | None, tyro.conf.arg(help="TOML file with settings; flags win over it.")], None),
+        ("resume", Annotated[Path | None, tyro.conf.arg(help="Run folder to continue; takes no other flag.")], None),
+    ]
+    for name, (_, field) in settings.fields().items():
+        default = field.get_default(call_default_factory=True)
+        hint = "" if default in (None, [], False, True) else f" (default: {default})"
+        arg = tyro.conf.arg(help=(field.description or "") + hint, aliases=SHORT.get(name), help_behavior_hint="")
+        kind = plain_type(field.annotation)
+        if kind is bool:
+            flags.append((name, Annotated[bool, arg], default))
+        else:
+            flags.append((name, Annotated[kind | None, arg], None))
+    return dataclasses.make_dataclass(
+        "TrainArgs", [(name, kind, dataclasses.field(default=default)) for name, kind, default in flags]
+    )
+
+
+def plain_type(annotation: Any) -> Any:
+    """The type without pydantic's limits, which pydantic checks later and together with the TOML file's."""
+    from typing import Literal, get_args, get_origin
+
+    if annotation in PLAIN_TYPES:
+        return annotation
+    if get_origin(annotation) is Literal:
+        return annotation
+    if get_origin(annotation) is list:
+        return list[str]
+    if get_origin(annotation) is Annotated:
+        return plain_type(get_args(annotation)[0])
+    inner = [a for a in get_args(annotation) if a is not type(None)]
+    assert len(inner) == 1, annotation
+    return plain_type(inner[0])
+
+
+def parse(argv: list[str], prog: str, description: str) -> Any:
+    """`argv` as TrainArgs, by tyro. Exits with 2 on an unknown flag or a value of the wrong type."""
+    import tyro
+
+    args = tyro.cli(arguments_class(), args=argv, prog=prog, description=description)
+    args.given = given_flags(args, argv)
+    return args
+
+
+def given_flags(args: Any, argv: list[str]) -> dict[str, Any]:
+    """The settings that were really typed."""
+    given = {}
+    for name, (_, field) in settings.fields().items():
+        value = getattr(args, name)
+        if plain_type(field.annotation) is bool:
+            flag = name.replace("_", "-")
+            typed = {a.replace("_", "-") for a in argv}
+            if typed & {f"--{flag}", f"--no-{flag}"}:
+                given[name] = value
+        elif value is not None:
+            given[name] = value
+    return given
+
+
+def read_request(args: Any) -> TrainConfig:
+    """The checked settings of a new run.
+
+    Raises: Problems, RequestError.
+    """
+    nested = settings.read_toml(args.config) if args.config else {}
+    where = str(args.config) if args.config else "the request"
+    if args.config and args.given:
+        where += " and the flags"
+    merged = settings.merge(nested, args.given)
+    return settings.build(merged, where, checks=(check_subject,))
+
+
+def check_subject(config: TrainConfig) -> list[Problem]:
+    """Problems with the photos and words of the subject (all of them, since each costs a user one more try)."""
+    problems = []
+    subject = config.subject
+    if subject.class_noun is None:
+        problems.append(Problem("subject.class_noun", 'is needed: what the subject is, such as --class-noun "dog"'))
+    template_ok = subject.template is None or (problem := template_problem(subject.template)) is None
+    if not template_ok:
+        problems.append(Problem(f"subject.template = {subject.template}", problem))
+    if subject.images is None:
+        problems.append(Problem("subject.images", "is needed: the folder with the photos, such as --images photos/"))
+        return problems
+    try:
+        found = read_folder(subject.images)
+    except RequestError as error:
+        return [*problems, Problem("subject.images", error.what + (f" {error.fix}" if error.fix else ""))]
+    problems += [Problem("subject.images", problem) for problem in found.problems]
+    for path in found.images:
+        try:
+            caption_of(path, "{subject}", trigger=subject.trigger, class_noun=subject.class_noun or "")
+        except RequestError as error:
+            problems.append(Problem("subject.images", error.what))
+    return problems
+
+
+def output_path(config: TrainConfig) -> Path:
+    """Where the run goes: --output, else a new folder under ./runs named after photos, method and rank."""
+    if config.output.output is not None:
+        return config.output.output
+    name = re.sub(r"[^\w.-]+", "-", config.subject.images.resolve().name).strip("-.") or "subject"
+    return new_run_path(Path("runs"), f"{name}-{config.adapter.method.replace('+', 'plus')}-r{config.adapter.rank}")
+
+
+def open_output(config: TrainConfig) -> RunFolder:
+    """The new run folder of this request. Raises: RequestError if it exists (see RunFolder.create)."""
+    return RunFolder.create(output_path(config), overwrite=config.output.overwrite)
+
+
+def reopen(args: Any) -> tuple[RunFolder, TrainConfig]:
+    """The run named by --resume, and its settings.
+
+    Raises: RequestError if it is no run, or other settings were given too.
+    """
+    if args.given or args.config:
+        extra = ", ".join(f"--{name.replace('_', '-')}" for name in (["config"] if args.config else []) + [*args.given])
+        raise RequestError(
+            f"--resume continues a run with its own settings; {extra} would change them.",
+            fix="leave them out, or start a new run",
+        )
+    run = RunFolder.open(args.resume)
+    config = settings.build(settings.read_toml(run.config), str(run.config))
+    try:
+        found = read_folder(config.subject.images)
+    except RequestError as error:
+        raise RequestError(f"The photos of this run are gone: {error.what}", fix="put them back") from None
+    if found.problems:
+        raise Problems(str(run.config), [Problem("subject.images", p) for p in found.problems])
+    return run, config
