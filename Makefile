@@ -1,0 +1,32 @@
+# make demo                            teach the embedded base a sample subject and look at it (minutes, no GPU)
+# make demo IMAGES=photos NOUN=dog     the same with photos of your own
+# make test                            every fast test;  make test-all: the slow ones too
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test test-all lint clean
+
+demo: $(READY)
+	$(BIN)/symdream demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(NOUN),--class-noun "$(NOUN)")
+
+test: $(READY)
+	@echo "running the fast tests"
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(READY)
+	@echo "running all tests"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/python -m ruff check .
+
+$(READY): pyproject.toml
+	@echo "setting up $(VENV): this takes some minutes the first time"
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[app,bench,test]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

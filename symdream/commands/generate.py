@@ -1,0 +1,157 @@
+"""Make images with a trained adapter.
+
+Each image is a PNG that carries its settings; a labelled grid of all of them is written beside them.
+Seeds S, S+1, … are used for every prompt, so that columns can be compared.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from symdream.errors import Problem, Problems, RequestError
+from symdream.ui import say
+
+
+@dataclass
+class Args:
+    adapter: Path
+    """Run folder, adapter folder, or adapter file (.safetensors)."""
+    prompt: list[str]
+    """One or more prompts; {subject} becomes the adapter's trigger and class noun."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("images")
+    """Folder for the images."""
+    seed: int = 0
+    """First seed."""
+    count: int = 4
+    """Images for each prompt."""
+    weight: float = 1.0
+    """Strength of the adapter: 0 is the base alone, 1 as trained."""
+    negative_prompt: str = ""
+    """What the images should not show."""
+    steps: int | None = None
+    """Denoising steps (None: the base's)."""
+    guidance: float | None = None
+    """Classifier-free guidance scale (None: the base's; 1: none)."""
+    sampler: Literal["base", "ddim", "euler", "dpm++"] = "base"
+    """How noise becomes a picture."""
+    width: int | None = None
+    """Pixels (None: the base's)."""
+    height: int | None = None
+    """Pixels (None: the base's)."""
+    base: str | None = None
+    """The base to use (None: the one the adapter was trained on)."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the base."""
+    batch_size: int = 4
+    """Images made together."""
+    overwrite: bool = field(default=False)
+    """Replace images that are in the folder already."""
+
+
+def check(args: Args) -> None:
+    """Raises: Problems, all at once."""
+    problems = []
+    for name, least in (("count", 1), ("batch_size", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            problems.append(Problem(f"--{name.replace('_', '-')} {getattr(args, name)}", f"must be at least {least}"))
+    if args.steps is not None and not 1 <= args.steps <= 1000:
+        problems.append(Problem(f"--steps {args.steps}", "must be from 1 to 1000"))
+    if args.guidance is not None and not 0 <= args.guidance <= 100:
+        problems.append(Problem(f"--guidance {args.guidance}", "must be from 0 to 100"))
+    for name in ("width", "height"):
+        value = getattr(args, name)
+        if value is not None and (value < 64 or value % 8):
+            problems.append(Problem(f"--{name} {value}", "must be a multiple of 8, at least 64"))
+    problems += [Problem("--prompt", "is empty") for p in args.prompt if not p.strip()]
+    if not args.adapter.exists():
+        problems.append(Problem(f"--adapter {args.adapter}", "does not exist"))
+    if args.output.exists() and not args.output.is_dir():
+        problems.append(Problem(f"--output {args.output}", "is a file"))
+    elif args.output.exists() and any(args.output.glob("*.png")) and not args.overwrite:
+        problems.append(Problem(f"--output {args.output}", "holds images already; choose another, or add --overwrite"))
+    if problems:
+        raise Problems("the request", problems)
+
+
+def run(args: Args) -> int:
+    check(args)
+    from symdream.data.captions import fill
+    from symdream.diffusion.adapters import set_weight
+    from symdream.diffusion.grid import save_grid
+    from symdream.diffusion.png import save_png
+    from symdream.diffusion.prompts import cut_off
+    from symdream.diffusion.sampling import sample
+    from symdream.interop.open import open_adapter
+    from symdream.training.devices import open_accelerator
+    from symdream.training.progress import Progress
+
+    accelerator, dtype = open_accelerator(args.device, args.dtype)
+    base, metadata = open_adapter(args.adapter, base=args.base, device=accelerator.device, dtype=dtype)
+    set_weight(base, args.weight)
+    trigger, noun = metadata.get("trigger"), metadata.get("class_noun")
+    prompts = []
+    for prompt in args.prompt:
+        if "{subject}" in prompt and not trigger:
+            raise RequestError(
+                f"{args.adapter} does not say which words stand for its subject, so {{subject}} cannot be filled in.",
+                fix="write the trigger into the prompt yourself",
+            )
+        prompts.append(fill(prompt, trigger=trigger or "", class_noun=noun or ""))
+        if trigger and not re.search(rf"\b{re.escape(trigger)}\b", prompts[-1]):
+            say(f'note: "{prompts[-1]}" lacks the trigger; the subject answers to "{trigger} {noun}".')
+        if lost := cut_off(base.tokenizer, prompts[-1]):
+            say(f'note: the prompt is longer than the text encoder reads; cut off: "{lost}"')
+    seeds = [args.seed + i for i in range(args.count)]
+    with Progress("denoising", 1) as progress:
+
+        def on_step(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done)
+
+        images = sample(
+            base,
+            [p for p in prompts for _ in seeds],
+            seeds * len(prompts),
+            steps=args.steps,
+            guidance=args.guidance,
+            negative_prompt=args.negative_prompt,
+            sampler=args.sampler,
+            width=args.width,
+            height=args.height,
+            batch_size=args.batch_size,
+            on_step=on_step,
+        )
+    if args.output.exists() and args.overwrite:
+        for old in args.output.glob("*.png"):
+            old.unlink()
+    args.output.mkdir(parents=True, exist_ok=True)
+    rows = [images[i * args.count : (i + 1) * args.count] for i in range(len(prompts))]
+    for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        for seed, image in zip(seeds, row, strict=True):
+            path = args.output / f"{i:02d}-{seed}.png"
+            settings = {
+                "prompt": prompt,
+                "negative_prompt": args.negative_prompt,
+                "seed": seed,
+                "steps": args.steps or base.defaults["steps"],
+                "guidance": base.defaults["guidance"] if args.guidance is None else args.guidance,
+                "sampler": args.sampler,
+                "width": image.width,
+                "height": image.height,
+                "base": base.identity,
+                "adapter": args.adapter.name,
+                "weight": args.weight,
+            }
+            save_png(image, path, settings)
+            print(path)
+    grid = args.output / "grid.png"
+    save_grid(grid, rows, row_labels=prompts, column_labels=[f"seed {s}" for s in seeds])
+    print(grid)
+    return 0

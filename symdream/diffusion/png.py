@@ -1,0 +1,45 @@
+"""PNG files that remember how they were made.
+
+Text chunk `symdream`: JSON with prompt, negative_prompt, seed, steps, guidance, sampler, width, height, base, adapter.
+Text chunk `parameters`: the same in the line format that image browsers of the field show.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+KEY = "symdream"
+
+
+def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> None:
+    """Write `image` to `path` with its settings in the file."""
+    info = PngInfo()
+    info.add_itxt(KEY, json.dumps(dict(settings), ensure_ascii=False))
+    info.add_itxt("parameters", as_parameters(settings))
+    image.save(path, pnginfo=info)
+
+
+def as_parameters(settings: Mapping[str, Any]) -> str:
+    """prompt, negative prompt, then one line of `Name: value` pairs."""
+    lines = [settings["prompt"]]
+    if settings.get("negative_prompt"):
+        lines.append(f"Negative prompt: {settings['negative_prompt']}")
+    lines.append(
+        f"Steps: {settings['steps']}, Sampler: {settings['sampler']}, CFG scale: {settings['guidance']}, "
+        f"Seed: {settings['seed']}, Size: {settings['width']}x{settings['height']}, Model: {settings['base']}"
+    )
+    return "\n".join(lines)
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """The settings in a PNG that `save_png` wrote, or None if there are none."""
+    with Image.open(path) as image:
+        image.load()
+        text = getattr(image, "text", {}).get(KEY)
+    return json.loads(text) if text else None
