@@ -1,0 +1,119 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from symdream.data.images import find_images, read_folder, read_image
+from symdream.errors import RequestError
+
+
+def gradient(mode="RGB", size=(64, 48)):
+    ramp = np.linspace(0, 255, size[0], dtype=np.uint8)[None].repeat(size[1], 0)
+    return Image.fromarray(ramp).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "1", "YCbCr", "LA", "RGBA", "PA"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    suffix = {"CMYK": "jpg", "YCbCr": "jpg", "PA": "tif"}.get(mode, "png")
+    path = tmp_path / f"a.{suffix}"
+    if mode == "PA":
+        gradient("P").save(path, transparency=0)
+    else:
+        gradient(mode).save(path)
+    image = read_image(path)
+    assert image.mode == "RGB" and image.size == (64, 48)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    read = np.asarray(read_image(tmp_path / "deep.png"))[..., 0].astype(float)
+    assert np.abs(read - values / 257).max() <= 1
+
+
+def test_transparency_is_composed_on_white(tmp_path):
+    image = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
+    image.paste((0, 0, 255, 255), (0, 0, 32, 64))
+    image.save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png")
+    assert read.getpixel((5, 5)) == (0, 0, 255) and read.getpixel((60, 5)) == (255, 255, 255)
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    image = gradient()
+    exif = image.getexif()
+    exif[0x0112] = 6  # shown rotated by 90° clockwise
+    image.save(tmp_path / "a.jpg", exif=exif)
+    read = read_image(tmp_path / "a.jpg")
+    assert read.size == (48, 64)
+    assert read.getpixel((20, 0))[0] < 20 and read.getpixel((20, 63))[0] > 235
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "a.gif").getpixel((1, 1)) == (255, 0, 0)
+
+
+def png_bytes():
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no image at all", png_bytes()[:9000], png_bytes()[:40]],
+    ids=["empty", "text", "truncated", "header only"],
+)
+def test_a_broken_image_is_named(tmp_path, content):
+    path = tmp_path / "broken é.png"
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match="broken é.png"):
+        read_image(path)
+
+
+def test_a_tiny_image_is_refused_with_its_size(tmp_path):
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    with pytest.raises(RequestError, match="1 × 1"):
+        read_image(tmp_path / "dot.png")
+
+
+def test_a_gigantic_image_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(RequestError, match="bomb.png"):
+        read_image(tmp_path / "bomb.png")
+
+
+def test_images_are_found_sorted_without_masks_hidden_files_and_folders(tmp_path):
+    for name in ("b.JPG", "a.png", ".DS_Store", "._a.png", "a_mask.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "ideal").mkdir()
+    assert [p.name for p in find_images(tmp_path)] == ["a.png", "b.JPG"]
+
+
+@pytest.mark.parametrize("prepare", ["missing", "file", "empty", "texts", "nested"])
+def test_a_folder_without_images_shows_the_layout(tmp_path, prepare):
+    folder = tmp_path / "my photos é"
+    if prepare == "file":
+        folder.write_text("")
+    elif prepare != "missing":
+        folder.mkdir()
+    if prepare == "texts":
+        (folder / "a.txt").write_text("hello")
+    if prepare == "nested":
+        (folder / "20_dog").mkdir()
+    with pytest.raises(RequestError, match="my photos é") as caught:
+        find_images(folder)
+    assert "1.jpg" in caught.value.fix
+    if prepare == "nested":
+        assert "sub-folders are not searched" in str(caught.value)
+
+
+def test_a_folder_tells_all_broken_images_and_keeps_the_good_ones(tmp_path):
+    gradient().save(tmp_path / "good.png")
+    (tmp_path / "bad1.png").write_text("x")
+    (tmp_path / "bad2.jpg").write_text("x")
+    found = read_folder(tmp_path)
+    assert [p.name for p in found.images] == ["good.png"] and len(found.problems) == 2

@@ -1,0 +1,68 @@
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from symdream import cli
+
+
+def run(*args, **kwargs):
+    return subprocess.run(
+        [sys.executable, "-m", "symdream.cli", *args], capture_output=True, text=True, timeout=120, **kwargs
+    )
+
+
+def test_help_lists_exactly_the_commands_that_exist():
+    result = run("--help")
+    assert result.returncode == 0
+    for name, line in cli.COMMANDS.items():
+        assert name in result.stdout and line in result.stdout
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_line_in_the_help_is_the_modules_own(name):
+    module = importlib.import_module(f"symdream.commands.{name}")
+    assert module.__doc__.splitlines()[0] == cli.COMMANDS[name]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_without_loading_torch(name):
+    code = (
+        "import sys; from symdream.cli import main\n"
+        f"try: main([{name!r}, '--help'])\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "usage" in result.stdout.lower()
+
+
+@pytest.mark.parametrize("args", [[], ["trian"], ["--nonsense"]])
+def test_a_wrong_command_ends_with_2_and_the_list(args):
+    result = run(*args)
+    assert result.returncode == 2 and "COMMAND" in result.stderr and not result.stdout
+    if args == ["trian"]:
+        assert "Did you mean train?" in result.stderr
+
+
+def test_an_unknown_flag_ends_with_2():
+    result = run("train", "--lerning-rate", "3")
+    assert result.returncode == 2 and "lerning-rate" in result.stderr
+
+
+def test_import_symdream_loads_no_library():
+    code = "import sys, symdream; bad = {'torch', 'diffusers', 'peft', 'pydantic', 'tyro', 'numpy'} & set(sys.modules); assert not bad, bad"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_no_top_module_shadows_a_library():
+    from importlib.metadata import packages_distributions
+    from pathlib import Path
+
+    import symdream
+
+    ours = {p.stem for p in Path(symdream.__file__).parent.iterdir() if p.suffix in ("", ".py")} - {"__pycache__"}
+    libraries = set(sys.stdlib_module_names) | set(packages_distributions()) | {"datasets", "evaluate"}
+    assert not ours & (libraries - {"symdream"})

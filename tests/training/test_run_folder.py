@@ -1,0 +1,85 @@
+import json
+import multiprocessing
+
+import pytest
+
+from symdream.errors import RequestError, WorkError
+from symdream.training.run_folder import RunFolder, new_run_path, write_json
+
+
+def make_run(path):
+    run = RunFolder.create(path)
+    run.config.write_text("")
+    return run
+
+
+def test_an_existing_folder_is_never_written_over(tmp_path):
+    make_run(tmp_path / "run")
+    with pytest.raises(RequestError, match="exists"):
+        RunFolder.create(tmp_path / "run")
+
+
+def test_overwrite_replaces_a_run_but_nothing_else(tmp_path):
+    make_run(tmp_path / "run")
+    (tmp_path / "run" / "old").write_text("")
+    assert not (RunFolder.create(tmp_path / "run", overwrite=True).path / "old").exists()
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "chapter.txt").write_text("years")
+    with pytest.raises(RequestError, match="not a run folder"):
+        RunFolder.create(precious, overwrite=True)
+    assert (precious / "chapter.txt").read_text() == "years"
+
+
+def _hold(path, ready, done):
+    run = RunFolder(path)
+    run.acquire()
+    run.write_state("running", step=1, steps=2)
+    ready.set()
+    done.wait(20)
+
+
+def test_a_run_that_another_process_trains_is_refused_with_its_pid(tmp_path):
+    run = make_run(tmp_path / "run")
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(run.path, ready, done))
+    process.start()
+    assert ready.wait(60)
+    try:
+        with pytest.raises(RequestError, match=f"pid {process.pid}"):
+            run.acquire()
+        with pytest.raises(RequestError, match="another process"):
+            RunFolder.create(run.path, overwrite=True)
+    finally:
+        done.set()
+        process.join()
+    run.acquire()  # the lock ends with its process
+
+
+def test_metrics_after_the_checkpoint_and_cut_lines_are_dropped(tmp_path):
+    run = make_run(tmp_path / "run")
+    for step in range(1, 6):
+        run.record(step=step, loss=0.5)
+    run.flush()
+    with run.metrics.open("a") as file:
+        file.write('{"step": 6, "lo')
+    run.truncate_metrics(3)
+    assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "state.json"
+    write_json(path, {"step": 1})
+    with pytest.raises((WorkError, TypeError)):
+        write_json(path, {"step": object()})
+    assert json.loads(path.read_text()) == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_new_runs_get_names_of_their_own(tmp_path):
+    first = new_run_path(tmp_path, "owl")
+    first.mkdir()
+    second = new_run_path(tmp_path, "owl")
+    second.mkdir()
+    assert [first.name, second.name, new_run_path(tmp_path, "owl").name] == ["owl", "owl-2", "owl-3"]

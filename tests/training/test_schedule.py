@@ -1,0 +1,30 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from symdream.training.schedule import lr_factor, ramp
+
+
+@given(steps=st.integers(1, 2000), warmup=st.floats(0, 1), schedule=st.sampled_from(["constant", "linear", "cosine"]))
+def test_the_factor_stays_between_0_and_1_and_never_starts_at_0(steps, warmup, schedule):
+    factors = [lr_factor(step, steps, schedule, warmup) for step in range(steps)]
+    assert all(0 < f <= 1 for f in factors)
+
+
+def test_warm_up_grows_linearly_then_the_schedule_begins_at_1():
+    assert [lr_factor(s, 10, "linear", 0.4) for s in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_cosine_is_half_way_in_the_middle():
+    assert math.isclose(lr_factor(50, 100, "cosine", 0.0), 0.5)
+
+
+def test_the_ramp_is_the_papers_with_t_counted_from_1():
+    assert [ramp(s, 400, 0.01) for s in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("fraction", [0.0, None, 0.001])
+def test_no_ramp_means_u_is_1_at_once(fraction):
+    assert ramp(0, 200, fraction) == 1.0
