@@ -9,6 +9,11 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from symdream.diffusion.names import Source, resolve_name
+
+# What suits SD 1.x, 2.x and SDXL; sprite has its own.
+SAMPLING_DEFAULTS = {"steps": 30, "guidance": 7.5}
+
 
 @dataclass
 class Base:
@@ -95,10 +100,27 @@ class Base:
 def load_base(name: str = "sprite", *, device="cpu", dtype: torch.dtype = torch.float32) -> Base:
     """Load a base by name: `sprite`, `sd15`, `sdxl`, a hub id, a diffusers folder or a .safetensors file.
 
-    Raises: RequestError if the name means nothing that can be loaded, WorkError if loading it failed.
+    A hub base that the cache lacks is downloaded first, which is said on stderr.
+    Raises: RequestError if the name means nothing that can be loaded, WorkError if fetching or loading failed.
     """
-    from symdream.diffusion.embedded import load_sprite
+    return _load(resolve_name(name), dtype).to(device, dtype)
 
-    if name != "sprite":
-        raise NotImplementedError(name)
-    return load_sprite().to(device, dtype)
+
+def _load(source: Source, dtype: torch.dtype) -> Base:
+    # Imported here, since each of these modules builds a Base and so imports this one.
+    if source.kind == "embedded":
+        from symdream.diffusion.embedded import load_sprite
+
+        return load_sprite()
+    if source.kind == "file":
+        from symdream.diffusion.single_file import load_single_file
+
+        return load_single_file(source.path, source.name, dtype)
+    from symdream.diffusion.folders import load_folder
+
+    if source.kind == "folder":
+        return load_folder(source.path, source.name, f"folder:{source.path.resolve().name}", dtype)
+    from symdream.diffusion.hub import at_hand
+
+    snapshot = at_hand(source)
+    return load_folder(snapshot.folder, source.name, f"{source.repo}@{snapshot.commit}", dtype)

@@ -1,0 +1,180 @@
+"""Bases from folders in diffusers' layout, local or in the hub's cache: first checked, then loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from symdream.diffusion.architecture import family_of_folder
+from symdream.diffusion.base import SAMPLING_DEFAULTS, Base
+from symdream.diffusion.hashes import weights_hash
+from symdream.diffusion.headers import read_header
+from symdream.diffusion.names import pickle_refused
+from symdream.diffusion.quiet import quiet_loading
+from symdream.errors import RequestError, WorkError
+
+# Per component, the stem of its weight files; sharded ones have an index beside them.
+STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+VARIANTS = ("", "fp16")  # full precision first
+
+
+class MissingPart(RequestError):
+    """A file of the base is not there: a download may have been interrupted."""
+
+
+@dataclass(frozen=True)
+class FolderPlan:
+    """A diffusers folder found complete: its family, and each component's variant and weight files."""
+
+    folder: Path
+    family: str
+    variants: dict[str, str]
+    weights: list[Path]
+
+
+def weight_components(family: str) -> list[str]:
+    return [name for name in STEMS if family == "sdxl" or name != "text_encoder_2"]
+
+
+def read_json(path: Path) -> dict:
+    """Raises: MissingPart if the file is not there, RequestError if it is no JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingPart(f"{path.name} is missing.", where=str(path.parent)) from None
+    except ValueError as error:
+        raise RequestError(f"{path.name} is not valid JSON: {error}.", where=str(path)) from error
+    if not isinstance(content, dict):
+        raise RequestError(f"{path.name} holds no JSON object.", where=str(path))
+    return content
+
+
+def plan_folder(folder: Path) -> FolderPlan:
+    """Check that `folder` is a base which can be loaded, reading configs and headers only.
+
+    Raises: RequestError if it is of another architecture, incomplete, truncated, or holds pickles only.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise RequestError(
+            "This folder is no diffusers model: it has no model_index.json.",
+            where=str(folder),
+            fix="give the folder that holds unet/, vae/, text_encoder/, or a .safetensors checkpoint file",
+        )
+    model_index = read_json(folder / "model_index.json")
+    family = family_of_folder(model_index, _unet_config(folder, model_index), str(folder))
+    variants, weights = {}, []
+    read_json(folder / "scheduler" / "scheduler_config.json")
+    for component in weight_components(family):
+        read_json(folder / component / "config.json")
+        if component.startswith("text_encoder"):
+            _check_tokenizer(folder / component.replace("text_encoder", "tokenizer"))
+        variants[component], files = _weight_files(folder / component, STEMS[component])
+        weights += files
+    for path in weights:
+        read_header(path)
+    return FolderPlan(folder, family, variants, weights)
+
+
+def _check_tokenizer(folder: Path) -> None:
+    if not (folder / "tokenizer.json").is_file() and not (
+        (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    ):
+        raise MissingPart(
+            f"{folder.name} is incomplete: it needs tokenizer.json, or vocab.json and merges.txt.", where=str(folder)
+        )
+
+
+def _unet_config(folder: Path, model_index: dict) -> dict:
+    # Flux, SD 3 and others have a transformer instead: they are refused by their pipeline's name.
+    return read_json(folder / "unet" / "config.json") if "unet" in model_index else {}
+
+
+def _weight_files(folder: Path, stem: str) -> tuple[str, list[Path]]:
+    """(variant, files) of one component."""
+    for variant in VARIANTS:
+        infix = f".{variant}" if variant else ""
+        whole = folder / f"{stem}{infix}.safetensors"
+        if whole.is_file():
+            return variant, [whole]
+        index = folder / f"{stem}.safetensors.index{infix}.json"
+        if index.is_file():
+            shards = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+            if missing := [shard.name for shard in shards if not shard.is_file()]:
+                raise MissingPart(f"The weight shard {missing[0]} is missing.", where=str(folder))
+            return variant, shards
+    pickles = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.ckpt"))
+    if pickles:
+        raise pickle_refused(pickles[0])
+    raise MissingPart(
+        f"{folder.name} has no weights: {stem}.safetensors is missing.",
+        where=str(folder),
+        fix="download the base again (`symdream base get NAME` resumes)",
+    )
+
+
+def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> Base:
+    """Load a diffusers folder of any of the families.
+
+    Raises: RequestError as `plan_folder` does, WorkError if the libraries cannot load what it holds.
+    """
+    plan = plan_folder(folder)
+    try:
+        with quiet_loading():
+            parts = _load_parts(plan, dtype)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise WorkError(f"This base cannot be loaded: {error}", where=str(folder)) from error
+    scheduler = parts["scheduler"]
+    encoders = [name for name in weight_components(plan.family) if name.startswith("text_encoder")]
+    unet, vae = parts["unet"], parts["vae"]
+    return Base(
+        name=name,
+        identity=identity,
+        family=plan.family,
+        unet=unet,
+        vae=vae,
+        text_encoders=[parts[part] for part in encoders],
+        tokenizers=[parts[part.replace("text_encoder", "tokenizer")] for part in encoders],
+        scheduler=scheduler,
+        prediction_type=scheduler.config.prediction_type,
+        resolution=unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1),
+        defaults=dict(SAMPLING_DEFAULTS),
+        hasher=lambda: weights_hash(folder, plan.weights),
+    )
+
+
+def _load_parts(plan: FolderPlan, dtype: torch.dtype) -> dict:
+    import diffusers
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    classes = {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+    }
+    parts = {}
+    for component, variant in plan.variants.items():
+        options = {"subfolder": component, "local_files_only": True, "use_safetensors": True}
+        number_format = "torch_dtype" if component in ("unet", "vae") else "dtype"
+        parts[component] = classes[component].from_pretrained(
+            plan.folder, variant=variant or None, **options, **{number_format: dtype}
+        )
+        parts[component].eval()
+        if component.startswith("text_encoder"):
+            tokenizer = component.replace("text_encoder", "tokenizer")
+            parts[tokenizer] = CLIPTokenizer.from_pretrained(plan.folder / tokenizer, local_files_only=True)
+    config = read_json(plan.folder / "scheduler" / "scheduler_config.json")
+    scheduler_class = getattr(diffusers, config.get("_class_name", ""), None)
+    if scheduler_class is None:
+        raise ValueError(f"scheduler_config.json names no scheduler of diffusers: {config.get('_class_name')!r}")
+    parts["scheduler"] = scheduler_class.from_config(config)
+    return parts
