@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from peft import PeftConfig
 
 from symdream.errors import Problem, Problems
 from symdream.tuners.symmetric import INITS
+
+
+class TunerType(StrEnum):
+    """The names that PEFT knows the tuners by.
+
+    PEFT's own enum is closed to third parties. Strings for PEFT's tables; an enum since transformers asks for .value.
+    """
+
+    SINGLORA = "SINGLORA"
+    SYMLORA = "SYMLORA"
 
 
 class ConfigError(Problems, ValueError):
@@ -93,8 +104,7 @@ class SingLoraConfig(SymmetricConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # A plain string: PEFT's enum of methods is closed to third parties.
-        self.peft_type = "SINGLORA"
+        self.peft_type = TunerType.SINGLORA
 
     def _problems(self):
         yield from super()._problems()
@@ -111,7 +121,7 @@ class SymLoraConfig(SymmetricConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = "SYMLORA"
+        self.peft_type = TunerType.SYMLORA
 
 
 def _is_integer(value: object) -> bool:

@@ -29,7 +29,7 @@ def why_not(module: nn.Module, r: int) -> str | None:
     if kind == "NonDynamicallyQuantizableLinear":
         return "belongs to a fused MultiheadAttention, which reads its weight without calling it; leave it out"
     if not isinstance(module, nn.Linear):
-        return f"is a {kind}; only nn.Linear can be adapted: take it out of target_modules, or list it in exclude_modules"
+        return f"is a {kind}; only nn.Linear can be adapted: list it in exclude_modules or do not target it"
     if type(module.weight) is not nn.Parameter or module.weight.dtype not in FLOATS:
         return (
             f"is a quantised or packed {kind} ({type(module.weight).__name__}, {module.weight.dtype}); "

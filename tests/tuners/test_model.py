@@ -1,0 +1,85 @@
+"""What cannot be adapted is refused by name, with a way out, before anything is replaced."""
+
+import pytest
+import torch
+from helpers.adapters import CONFIGS
+from peft import get_peft_model
+from torch import nn
+
+from symdream.errors import RequestError
+from symdream.tuners import SingLoraConfig, SymmetricLinear
+from symdream.tuners.model import why_not
+
+
+class Packed(nn.Parameter):
+    """A parameter of a class of its own, as quantisation libraries make them."""
+
+
+def packed_linear():
+    layer = nn.Linear(4, 4)
+    layer.weight = Packed(layer.weight.data)
+    return layer
+
+
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fine = nn.Linear(8, 8)
+        self.thin = nn.Linear(8, 3)
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.embedding = nn.Embedding(5, 8)
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.packed = packed_linear()
+        self.low = nn.Linear(8, 8).to(torch.float8_e4m3fn)
+        self.norm = nn.LayerNorm(8)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values())
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("thin", r"8 -> 3, rank 4 is larger; take r <= 3"),
+        ("conv", r"Conv2d; only nn\.Linear.*exclude_modules"),
+        ("embedding", r"Embedding; only nn\.Linear"),
+        ("attention", r"fused MultiheadAttention.*separate"),
+        ("out_proj", r"attention\.out_proj +belongs to a fused MultiheadAttention"),
+        ("packed", r"quantised or packed Linear \(Packed.*unquantised"),
+        ("low", r"quantised or packed Linear \(Parameter, torch.float8_e4m3fn\)"),
+        ("norm", r"LayerNorm"),
+    ],
+)
+def test_a_layer_that_cannot_be_adapted_is_named_with_what_to_do(config, target, reason):
+    with pytest.raises(ValueError, match=f"(?s){target}.*{reason}" if target != "out_proj" else reason):
+        get_peft_model(Mixed(), config(r=4, target_modules=[target]))
+
+
+def test_every_refused_layer_is_told_at_once_and_nothing_was_replaced():
+    model = Mixed()
+    with pytest.raises(RequestError) as caught:
+        get_peft_model(model, SingLoraConfig(r=4, target_modules=["fine", "thin", "conv", "embedding"]))
+    assert [p.key for p in caught.value.problems] == ["thin", "conv", "embedding"]
+    assert not any(isinstance(module, SymmetricLinear) for module in model.modules())
+    assert model.fine.weight.requires_grad
+
+
+def test_excluding_the_refused_layer_is_a_way_out():
+    config = SingLoraConfig(r=4, target_modules=["fine", "conv"], exclude_modules=["conv"])
+    model = get_peft_model(Mixed(), config)
+    assert [n for n, m in model.named_modules() if isinstance(m, SymmetricLinear)] == ["base_model.model.fine"]
+
+
+def test_a_second_adapter_with_too_large_a_rank_is_refused_too():
+    model = get_peft_model(Mixed(), SingLoraConfig(r=2, target_modules=["thin"]))
+    with pytest.raises(ValueError, match=r"thin.*rank 4 is larger"):
+        model.add_adapter("second", SingLoraConfig(r=4, target_modules=["thin"]))
+    assert list(model.base_model.model.thin.r) == ["default"]
+
+
+def test_every_plain_float_linear_layer_is_accepted():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        assert why_not(nn.Linear(6, 4, dtype=dtype), r=4) is None
+
+
+def test_only_the_adapter_is_trainable():
+    model = get_peft_model(Mixed(), SingLoraConfig(r=4, target_modules=["fine"]))
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == ["base_model.model.fine.singlora_A.default"]
