@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symdream.metrics.scores import (
@@ -19,6 +19,7 @@ from symdream.metrics.scores import (
 )
 
 WIDTH = 5
+UNHURRIED = settings(deadline=None, max_examples=50)  # a busy machine is no error
 
 
 def embeddings(rows: int):
@@ -42,6 +43,7 @@ def mean(numbers) -> float:
     return sum(numbers) / len(numbers)
 
 
+@UNHURRIED
 @given(sets, sets)
 def test_dino_and_clip_i_are_the_mean_over_all_pairs(gen, ref):
     expected = mean(cosine(x, y) for x in gen for y in ref)
@@ -50,6 +52,7 @@ def test_dino_and_clip_i_are_the_mean_over_all_pairs(gen, ref):
     assert -1 <= dino_score(gen, ref) <= 1
 
 
+@UNHURRIED
 @given(equal_sets)
 def test_clip_t_compares_each_image_with_its_own_prompt_only(pair):
     images, texts = pair
@@ -64,6 +67,7 @@ def test_clip_t_notices_swapped_prompts_where_dino_does_not():
     assert dino_score(x, x) == pytest.approx(dino_score(x, x[[1, 2, 0]]))
 
 
+@UNHURRIED
 @given(larger_sets)
 def test_real_vs_real_leaves_out_self_pairs(ref):
     count = range(len(ref))
@@ -74,12 +78,14 @@ def test_real_vs_real_leaves_out_self_pairs(ref):
     )
 
 
+@UNHURRIED
 @given(larger_sets)
 def test_diversity_is_the_complement_of_the_mean_similarity(emb):
     assert diversity(emb) == pytest.approx(1 - real_vs_real(emb), abs=1e-12)
     assert -1e-12 <= diversity(emb) <= 2
 
 
+@UNHURRIED
 @given(equal_sets)
 def test_drift_is_the_mean_distance_of_pairs_and_zero_for_an_unchanged_model(pair):
     base, adapted = pair
@@ -88,6 +94,7 @@ def test_drift_is_the_mean_distance_of_pairs_and_zero_for_an_unchanged_model(pai
     assert drift(base, base) == pytest.approx(0, abs=1e-12)
 
 
+@UNHURRIED
 @given(sets, sets)
 def test_memorisation_names_the_nearest_photo(gen, ref):
     values, indices = memorisation(gen, ref)
@@ -96,6 +103,7 @@ def test_memorisation_names_the_nearest_photo(gen, ref):
         assert value == pytest.approx(cosine(row, ref[index]), abs=1e-12)
 
 
+@UNHURRIED
 @given(larger_sets, larger_sets, st.randoms(use_true_random=False))
 def test_the_order_of_images_and_photos_does_not_matter(gen, ref, random):
     shuffled = [x[random.sample(range(len(x)), len(x))] for x in (gen, ref)]
@@ -104,6 +112,7 @@ def test_the_order_of_images_and_photos_does_not_matter(gen, ref, random):
     assert real_vs_real(shuffled[1]) == pytest.approx(real_vs_real(ref), abs=1e-12)
 
 
+@UNHURRIED
 @given(equal_sets, st.floats(1e-3, 1e3))
 def test_the_length_of_embeddings_does_not_matter(pair, scale):
     gen, ref = pair
