@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from symdream.tuners.config import SingLoraConfig
@@ -48,13 +49,10 @@ def find_ramps(model: nn.Module, adapter_name: str | None = None) -> list[Ramp]:
     """
     ramps: dict[int, Ramp] = {}
     for module in model.modules():
-        layer_ramps = getattr(module, "ramps", None)
-        if not isinstance(layer_ramps, dict):
-            continue
-        for name in [adapter_name] if adapter_name is not None else module.active_adapters:
-            ramp = layer_ramps.get(name)
-            if isinstance(ramp, Ramp):
-                ramps[id(ramp)] = ramp
+        if "ramps" in vars(module) and isinstance(module, BaseTunerLayer):
+            for name in [adapter_name] if adapter_name is not None else module.active_adapters:
+                if name in module.ramps:
+                    ramps[id(module.ramps[name])] = module.ramps[name]
     return list(ramps.values())
 
 
