@@ -20,10 +20,9 @@ RESOLUTION = {"sd1": 512, "sd2": 768, "sdxl": 1024}
 
 def unet_config(shapes: Shapes, family: str) -> dict:
     """UNet2DConditionModel's config."""
-    downsamplers = sorted(
-        int(key.split(".")[3]) for key in shapes if key.startswith(UNET + "input_blocks.") and key.endswith(".op.weight")
-    )
-    layers = downsamplers[0] - 1
+    inputs = UNET + "input_blocks."
+    downsamplers = [key for key in shapes if key.startswith(inputs) and key.endswith(".op.weight")]
+    layers = min(int(key.removeprefix(inputs).split(".")[0]) for key in downsamplers) - 1
     first_blocks = [1 + level * (layers + 1) for level in range(len(downsamplers) + 1)]
     widths = [shapes[f"{UNET}input_blocks.{block}.0.out_layers.3.weight"][0] for block in first_blocks]
     depths = [_transformer_depth(shapes, f"{UNET}input_blocks.{block}.1.") for block in first_blocks]
