@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     # Launched as a file, Python looks for imports in symdream/ first; it must look beside it.
@@ -23,11 +23,14 @@ from symdream.errors import Stopped
 from symdream.training.run_folder import RunFolder
 from symdream.ui import log_to, say
 
+if TYPE_CHECKING:
+    from symdream.diffusion.base import Base
 
-def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
+
+def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     """Train `config` in `run` (locked by this process), from its newest checkpoint if `resume`.
 
-    Returns the summary that is also in summary.json.
+    Returns the base with the trained adapter active on it, in eval mode.
     Raises: Stopped after saving, when asked to stop; RequestError, WorkError.
     """
     import torch
@@ -132,14 +135,13 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> dict[
 
     for component in components:
         base.components()[component].eval()
-    summary: dict[str, Any] = {}
     if leader:
         outputs.save_adapter(run, config, base, components, step=training.steps)
         if config.output.sample_every:
             outputs.write_samples(run, config, base, training.steps)
-        summary = outputs.write_summary(run, config, base, trainable, recorder)
+        outputs.write_summary(run, config, base, trainable, recorder)
     accelerator.wait_for_everyone()
-    return summary
+    return base
 
 
 def train_from(args: Any) -> RunFolder:
@@ -159,7 +161,7 @@ def train_from(args: Any) -> RunFolder:
     return run
 
 
-def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
+def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     """`train` with the run folder's lock, log and state around it."""
     from symdream.training.devices import is_leader
 
@@ -171,9 +173,9 @@ def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False) -
     steps = config.training.steps
     try:
         run.write_state("running", step=run.read_state().get("step", 0), steps=steps)
-        summary = train(run, config, resume=resume)
+        base = train(run, config, resume=resume)
         run.write_state("finished", step=steps, steps=steps)
-        return summary
+        return base
     except BaseException as error:
         stopped = isinstance(error, Stopped | KeyboardInterrupt)
         run.flush()

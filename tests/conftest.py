@@ -1,6 +1,35 @@
-"""Settings every test needs: offline, one thread, and a cache of its own."""
+"""Settings every test needs: offline, and small models and photos that are made once."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_sd1(tmp_path_factory):
+    from helpers.tiny_models import write_tiny_sd
+
+    return write_tiny_sd(tmp_path_factory.mktemp("bases") / "tiny-sd1", "sd1")
+
+
+@pytest.fixture(scope="session")
+def tiny_sd2(tmp_path_factory):
+    from helpers.tiny_models import write_tiny_sd
+
+    return write_tiny_sd(tmp_path_factory.mktemp("bases") / "tiny-sd2", "sd2", text_width=1024)
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl(tmp_path_factory):
+    from helpers.tiny_models import write_tiny_sd
+
+    return write_tiny_sd(tmp_path_factory.mktemp("bases") / "tiny-sdxl", "sdxl")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    from helpers.runs import make_photos
+
+    return make_photos(tmp_path_factory.mktemp("photos") / "my toy é")

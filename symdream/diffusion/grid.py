@@ -18,10 +18,11 @@ def make_grid(
     row_labels: Sequence[str] = (),
     title: str = "",
     cell: int = 192,
+    labels_above_row: int = 0,
 ) -> Image.Image:
-    """Rows of images (cells without an image stay empty) with wrapped labels above and beside.
+    """Rows of images, rows may be of different length, with wrapped labels beside and above.
 
-    Small images are enlarged to `cell` pixels without smoothing artefacts (Lanczos), larger ones reduced.
+    Column labels stand above row `labels_above_row`. Every image is fitted into `cell` × `cell` pixels (Lanczos).
     """
     font, bold = _font(15), _font(22)
     columns = max(len(row) for row in rows)
@@ -32,20 +33,20 @@ def make_grid(
     column_texts = [_wrap(text, font, cell - MARGIN) for text in column_labels]
     line = 19
     head = max((len(text) for text in column_texts), default=0) * line + (MARGIN if column_texts else 0)
-    top = MARGIN + (36 if title else 0) + head
+    top = MARGIN + (36 if title else 0)
     width = label_width + columns * (cell + MARGIN) + MARGIN
-    height = top + len(rows) * (cell + MARGIN)
+    height = top + head + len(rows) * (cell + MARGIN)
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
     if title:
         draw.text((MARGIN, MARGIN), title, TEXT, bold)
     for x, text in enumerate(column_texts):
         left = label_width + MARGIN + x * (cell + MARGIN)
-        start = top - MARGIN // 2 - len(text) * line
+        start = top + labels_above_row * (cell + MARGIN) + head - MARGIN // 2 - len(text) * line
         for i, words in enumerate(text):
             draw.text((left, start + i * line), words, TEXT, font)
     for y, row in enumerate(rows):
-        up = top + y * (cell + MARGIN)
+        up = top + y * (cell + MARGIN) + (head if y >= labels_above_row else 0)
         if y < len(row_texts):
             start = up + (cell - len(row_texts[y]) * line) // 2
             for i, words in enumerate(row_texts[y]):

@@ -168,7 +168,7 @@ def write_summary(
     base: Base,
     trainable: Mapping[str, Mapping[str, torch.nn.Parameter]],
     recorder: Recorder,
-) -> dict[str, Any]:
+) -> None:
     """summary.json: what was trained and what it cost."""
     modules = base.components()
     adapter = config.adapter
@@ -187,7 +187,6 @@ def write_summary(
         class_noun=config.subject.class_noun,
         seed=config.training.seed,
     )
-    return run.read_summary()
 
 
 def seconds_since_start() -> float:

@@ -1,0 +1,153 @@
+"""Teach the embedded base a sample subject and show it in new scenes.
+
+Trains SingLoRA on five pictures (about two minutes on two CPU cores), draws the same prompts with the base
+alone and with the adapter, scores both, and writes the adapter as one LoRA file for other tools.
+With --images and --class-noun it takes pictures of your own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from symdream.errors import RequestError
+
+if TYPE_CHECKING:
+    from symdream.training.run_folder import RunFolder
+
+SUBJECT = "owl"
+ROW_LABELS = ("the subject's photos", "the base alone", "with the adapter, same seeds")
+
+
+@dataclass
+class Args:
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Run folder (None: a new one under ./runs)."""
+    images: Path | None = None
+    """Folder with 3 to 6 pictures of your own subject (None: the sample owl)."""
+    class_noun: str | None = None
+    """What your subject is: "dog", "bird", "cup"."""
+    method: Literal["lora", "lora+", "dora", "singlora", "symlora"] = "singlora"
+    """Which adapter is trained."""
+    rank: int = 16
+    """Rank of the adapter; at rank 16 SingLoRA still trains half of what LoRA would."""
+    steps: int = 200
+    """Training steps."""
+    seed: int = 0
+    """All that is drawn at random follows from it."""
+    base: str = "sprite"
+    """Which base is taught (see symdream base list)."""
+    overwrite: bool = False
+    """Replace the run folder if there is one."""
+
+
+def run(args: Args) -> int:
+    from symdream import config as settings
+    from symdream.metrics.prompts import read_prompts
+    from symdream.training.request import check_subject
+    from symdream.training.run_folder import RunFolder, new_run_path
+
+    images = args.images or sample_data() / SUBJECT
+    noun = args.class_noun
+    if noun is None and (images / "prompts.toml").is_file():
+        noun = read_prompts(images / "prompts.toml").class_noun
+    flags = {
+        "images": images,
+        "class_noun": noun,
+        "base": args.base,
+        "method": args.method,
+        "rank": args.rank,
+        "steps": args.steps,
+        "seed": args.seed,
+    }
+    config = settings.build(settings.merge({}, flags), "the request", checks=(check_subject,))
+    path = args.output or new_run_path(Path("runs"), f"demo-{images.resolve().name}")
+    folder = RunFolder.create(path, overwrite=args.overwrite)
+
+    # Only now, since torch and diffusers take seconds to import and a wrong request should not wait for them.
+    from symdream.interop.lora_file import write_diffusers_lora
+    from symdream.metrics.run_scores import evaluate_run
+    from symdream.train import run_training
+    from symdream.training.outputs import seconds_since_start
+
+    base = run_training(folder, config)
+    result = evaluate_run(folder, base=base)
+    grid = folder.path / "grid.png"
+    draw_grid(grid, folder, result["prompts"])
+    lora = folder.path / f"{folder.path.name}-lora.safetensors"
+    metadata = read_adapter_metadata(folder)
+    write_diffusers_lora(base, lora, metadata)
+    folder.update_summary(seconds_total=seconds_since_start())
+    print_table(folder)
+    subject = f"{metadata['trigger']} {metadata['class_noun']}"
+    print(f"pictures       {grid}")
+    print(f"LoRA file      {lora}  (ComfyUI, A1111, diffusers; its subject answers to \"{subject}\")")
+    print(f"run folder     {folder.path}")
+    print(f'more pictures  symdream generate --adapter {folder.path} --prompt "a 3d render of a {subject} on a red '
+          'background" -o images')  # fmt: skip
+    return 0
+
+
+def read_adapter_metadata(folder: RunFolder) -> dict:
+    from symdream.diffusion.adapters import WEIGHTS, read_metadata
+
+    return read_metadata(next(folder.adapter.glob(f"*/{WEIGHTS}")))
+
+
+def draw_grid(path: Path, folder: RunFolder, prompts: list[str]) -> None:
+    """Row 1 the photos, row 2 the base's answers, row 3 the adapter's, from the same seeds."""
+    from PIL import Image
+
+    from symdream import config as settings
+    from symdream.data.images import read_folder
+    from symdream.diffusion.grid import save_grid
+
+    config = settings.build(settings.read_toml(folder.config), str(folder.config))
+    photos = list(read_folder(config.subject.images).images.values())[:6]
+    drawn = [
+        [Image.open(p) for p in sorted((folder.path / "evaluation" / which).glob(f"*-{config.training.seed}.png"))]
+        for which in ("before", "after")
+    ]
+    subject = f"{config.subject.trigger} {config.subject.class_noun}"
+    save_grid(
+        path,
+        [photos, *drawn],
+        row_labels=ROW_LABELS,
+        column_labels=[p.replace("{subject}", subject) for p in prompts],
+        labels_above_row=1,
+    )
+
+
+def print_table(folder: RunFolder) -> None:
+    """Scores before, after and of the ideal pictures, and what the adapter cost."""
+    from rich.console import Console
+    from rich.table import Table
+
+    summary = folder.read_summary()
+    table = Table(title="on held-out prompts (higher is better)", title_justify="left")
+    for name in ("", "DINO", "CLIP-I", "CLIP-T"):
+        table.add_column(name, justify="left" if not name else "right")
+    rows = {"before": "the base alone", "after": "with the adapter", "ceiling": "the true subject, composed"}
+    for key, label in rows.items():
+        if scores := summary["scores"].get(key):
+            table.add_row(label, *(f"{scores[name]:.3f}" for name in ("dino", "clip_i", "clip_t")))
+    console = Console()
+    console.print(table)
+    ours, lora = summary["trainable_parameters"], summary["lora_parameters_at_this_rank"]
+    print(f"parameters     {ours:,} trained; LoRA of the same rank: {lora:,} ({ours / lora:.0%})")
+    seconds, step = summary["seconds_total"], summary["seconds_per_step"]
+    print(f"time           {seconds:.0f} s in all, {step:.2f} s a training step")
+    print(f"memory         {summary['peak_memory_bytes'] / 2**30:.1f} GiB at the peak")
+
+
+def sample_data() -> Path:
+    """The sample subjects, in a checkout and in an installed wheel."""
+    from importlib.resources import files
+
+    folder = Path(str(files("symdream"))) / "assets" / "sample_data"
+    if not folder.is_dir():
+        raise RequestError("This installation has no sample data.", fix="name pictures of your own with --images")
+    return folder

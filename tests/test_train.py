@@ -1,0 +1,265 @@
+"""The trainer as a whole, on tiny models of the real shapes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.runs import adapter_tensors, make_photos, symdream, tiny_config, train_tiny
+
+from symdream.config import read_toml
+from symdream.errors import RequestError, Stopped, WorkError
+from symdream.train import run_training
+from symdream.training.run_folder import RunFolder
+
+METHODS = ["lora", "lora+", "dora", "singlora", "symlora"]
+
+
+def lines(run):
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+def assert_same_adapter(one, other):
+    ours, theirs = adapter_tensors(one), adapter_tensors(other)
+    assert ours.keys() == theirs.keys() and ours
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stopped_after_3_steps_and_resumed_equals_6_unbroken_steps(tmp_path, tiny_sd1, photos, method):
+    options = {"method": method, "lr_schedule": "cosine", "warmup": 0.5}
+    whole = train_tiny(tmp_path / "whole", tiny_sd1, photos, **options)
+
+    broken = RunFolder.create(tmp_path / "broken")
+    config = tiny_config(tiny_sd1, photos, checkpoint_every=1, **options)
+    original = RunFolder.record
+
+    def stop_at_3(self, **values):
+        original(self, **values)
+        if values["step"] == 3:
+            self.stop_file.touch()
+
+    RunFolder.record = stop_at_3
+    try:
+        with pytest.raises(Stopped, match="after step 3 of 6"):
+            run_training(broken, config)
+    finally:
+        RunFolder.record = original
+    assert broken.read_state()["status"] == "stopped"
+    run_training(broken, tiny_config_of(broken), resume=True)
+    assert_same_adapter(whole, broken)
+    assert [line["loss"] for line in lines(whole)] == [line["loss"] for line in lines(broken)]
+
+
+def tiny_config_of(run):
+    from symdream.config import build
+
+    return build(read_toml(run.config))
+
+
+@pytest.mark.parametrize("base", ["tiny_sd1", "tiny_sd2"])
+@pytest.mark.parametrize("components", ["unet", "text_encoder", "both"])
+def test_each_component_learns_on_each_family(tmp_path, request, photos, base, components):
+    folder = request.getfixturevalue(base)
+    run = train_tiny(tmp_path / "run", folder, photos, components=components, method="symlora", steps=2)
+    tensors = adapter_tensors(run)
+    assert {name.split(".")[0] for name in tensors} == (
+        {"unet", "text_encoder"} if components == "both" else {components}
+    )
+    moved = [name for name, t in tensors.items() if name.endswith("symlora_lambda") and t.abs().max() > 0]
+    assert moved, "Λ starts at 0 and must have moved"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_saved_adapter_is_a_peft_adapter_that_changes_the_output_as_in_training(tmp_path, tiny_sd1, photos, method):
+    from peft import PeftModel
+
+    from symdream.diffusion.adapters import attach_saved
+    from symdream.diffusion.base import load_base
+
+    run = train_tiny(tmp_path / "run", tiny_sd1, photos, method=method, steps=2, lr=1e-2)
+    x, t, text = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 77, 32)
+    with torch.no_grad():
+        plain = load_base(str(tiny_sd1))
+        before = plain.unet(x, t, text).sample
+        ours = load_base(str(tiny_sd1))
+        metadata = attach_saved(ours, run.adapter)
+        expected = ours.unet(x, t, text).sample
+        peft = PeftModel.from_pretrained(load_base(str(tiny_sd1)).unet, str(run.adapter / "unet"))
+        assert torch.equal(peft(x, t, text).sample, expected)
+    assert (expected - before).abs().max() > 1e-4
+    assert metadata["method"] == method and metadata["trigger"] == "sks" and metadata["class_noun"] == "toy"
+
+
+# At 64 pixels the tiny UNet's lowest level is one pixel, where GroupNorm divides by nothing but its ε and blows
+# rounding up by orders of magnitude; at 128 gradients agree to 1e-6.
+SMOOTH = {"components": "unet", "resolution": 128}
+
+
+def test_accumulation_equals_a_larger_batch(tmp_path, tiny_sd1, photos):
+    one = train_tiny(tmp_path / "one", tiny_sd1, photos, batch_size=4, steps=2, **SMOOTH)
+    two = train_tiny(tmp_path / "two", tiny_sd1, photos, batch_size=2, accumulation=2, steps=2, **SMOOTH)
+    assert_same_up_to_rounding(one, two)
+
+
+def assert_same_up_to_rounding(one, two):
+    for a, b in zip(lines(one), lines(two), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+    # Adam turns the rounding of a gradient that is nearly 0 into a whole step: a few elements may differ.
+    differences = torch.cat([
+        (a - b).abs().flatten()
+        for a, b in zip(adapter_tensors(one).values(), adapter_tensors(two).values(), strict=True)
+    ])
+    assert (differences > 1e-6).float().mean() < 0.01
+
+
+def test_the_run_folder_tells_everything(tmp_path, tiny_sd1, photos):
+    run = train_tiny(
+        tmp_path / "run é", tiny_sd1, photos, steps=4, checkpoint_every=2, sample_every=2, keep=1, tensorboard=True
+    )
+    assert run.read_state() == {"status": "finished", "pid": os.getpid(), "step": 4, "steps": 4, "error": None}
+    assert [line["step"] for line in lines(run)] == [1, 2, 3, 4]
+    assert {"loss", "lr", "u", "seconds", "memory"} <= lines(run)[0].keys()
+    assert [p.name for p in run.checkpoints.iterdir()] == ["step-4"]
+    assert {p.name for p in run.samples.iterdir()} == {
+        "trigger-before-training.png",
+        "step-00002.png",
+        "step-00004.png",
+    }
+    assert list((run.path / "tensorboard").iterdir())
+    summary = run.read_summary()
+    assert summary["trainable_parameters"] < 0.55 * summary["lora_parameters_at_this_rank"]
+    assert summary["seconds_total"] > summary["seconds_per_step"] > 0
+    stored = tomllib.loads(run.config.read_text())
+    assert stored["adapter"]["alpha"] == 4 and stored["training"]["text_encoder_lr"] > 0
+
+
+def test_config_toml_runs_again_to_the_same_adapter(tmp_path, tiny_sd1, photos):
+    first = train_tiny(tmp_path / "first", tiny_sd1, photos, steps=2)
+    again = RunFolder.create(tmp_path / "again")
+    run_training(again, tiny_config_of(first))
+    assert_same_adapter(first, again)
+
+
+def test_different_seeds_give_different_adapters(tmp_path, tiny_sd1, photos):
+    a = adapter_tensors(train_tiny(tmp_path / "a", tiny_sd1, photos, steps=1, seed=1))
+    b = adapter_tensors(train_tiny(tmp_path / "b", tiny_sd1, photos, steps=1, seed=2))
+    assert all(not torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(tmp_path, tiny_sd1, photos):
+    run = RunFolder.create(tmp_path / "run")
+    with pytest.raises(WorkError, match=r"Step \d+ of 40: loss") as caught:
+        run_training(run, tiny_config(tiny_sd1, photos, method="lora", lr=1e30, max_grad_norm=0, steps=40))
+    assert "lower --lr" in caught.value.fix
+    assert run.read_state()["status"] == "failed"
+    from symdream.training.checkpoint import newest_intact
+
+    saved = newest_intact(run.checkpoints)
+    assert saved is not None and saved.name in str(caught.value)
+
+
+def test_resuming_with_other_photos_is_refused(tmp_path, tiny_sd1):
+    photos = make_photos(tmp_path / "photos")
+    run = train_tiny(tmp_path / "run", tiny_sd1, photos, steps=1)
+    (photos / "01.png").unlink()
+    with pytest.raises(RequestError, match="photos or captions"):
+        run_training(run, tiny_config_of(run), resume=True)
+
+
+def test_a_rank_larger_than_a_layer_is_refused_before_training(tmp_path, tiny_sd1, photos):
+    with pytest.raises(RequestError, match=r"larger than unet\..* \(32 wide\)"):
+        train_tiny(tmp_path / "run", tiny_sd1, photos, rank=33)
+
+
+def test_captions_beside_photos_are_used(tmp_path, tiny_sd1):
+    from symdream.training.defaults import resolve
+    from symdream.training.photos import read_photos
+
+    photos = make_photos(tmp_path / "photos")
+    (photos / "01.txt").write_text("a {subject} on a\n red background\n", encoding="utf-8")
+    from symdream.diffusion.base import load_base
+
+    config = resolve(tiny_config(tiny_sd1, photos), load_base(str(tiny_sd1)))
+    assert read_photos(config).captions == ["a photo of a sks toy", "a sks toy on a red background", "a photo of a sks toy"]
+
+
+@pytest.mark.slow
+def test_accelerate_launch_trains_from_the_file(tmp_path, tiny_sd1, photos):
+    script = Path(__file__).parent.parent / "symdream" / "train.py"
+    result = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", str(script),
+         "--images", str(photos), "--class-noun", "toy", "--base", str(tiny_sd1), "--steps", "2", "--rank", "4",
+         "-o", str(tmp_path / "run")],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert RunFolder(tmp_path / "run").read_state()["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path, tiny_sd1, photos):
+    common = ["--images", str(photos), "--class-noun", "toy", "--base", str(tiny_sd1), "--steps", "3", "--rank", "4",
+              "--lr", "1e-3", "--device", "cpu", "--components", "unet", "--resolution", "128"]  # fmt: skip
+    script = str(Path(__file__).parent.parent / "symdream" / "train.py")
+    two = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", script, *common,
+         "--batch-size", "2", "-o", str(tmp_path / "two")],
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert two.returncode == 0, two.stderr
+    one = symdream("train", *common, "--batch-size", "4", "-o", tmp_path / "one")
+    assert one.returncode == 0, one.stderr
+    assert_same_up_to_rounding(RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two"))
+    assert [line["step"] for line in lines(RunFolder(tmp_path / "two"))] == [1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_run_and_ends_with_130(tmp_path, tiny_sd1, photos, number):
+    command = [sys.executable, "-m", "symdream.cli", "train", "--images", str(photos), "--class-noun", "toy", "--base",
+               str(tiny_sd1), "--steps", "100000", "--checkpoint-every", "0", "-o", str(tmp_path / "run")]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    run = RunFolder(tmp_path / "run")
+    deadline = time.monotonic() + 120
+    while not (run.samples.exists() and list(run.samples.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(2)
+    process.send_signal(number)
+    _, messages = process.communicate(timeout=120)
+    assert process.returncode == 130, messages
+    assert f"--resume {run.path}" in messages
+    state = run.read_state()
+    assert state["status"] == "stopped" and state["step"] >= 1
+    assert (run.checkpoints / f"step-{state['step']}").is_dir() and (run.adapter / "unet").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rank", "0"], "adapter.rank = 0"),
+        (["--lr", "-1"], "training.lr = -1"),
+        (["--class-noun", ""], "subject.class_noun"),
+        (["--images", "/nowhere/é"], "No folder /nowhere/é"),
+        (["--template", "a photo"], "must contain {subject}"),
+        (["--resume", "/nowhere"], "would change"),
+    ],
+)
+def test_a_wrong_request_ends_with_2_and_starts_nothing(tmp_path, photos, flags, message):
+    result = symdream("train", "--images", photos, "--class-noun", "toy", "-o", tmp_path / "run", *flags)
+    assert result.returncode == 2 and message in result.stderr, result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_resumes_to_nothing(tmp_path, tiny_sd1, photos):
+    run = train_tiny(tmp_path / "run", tiny_sd1, photos, steps=1)
+    result = symdream("train", "--resume", run.path)
+    assert result.returncode == 0 and "is finished" in result.stderr
