@@ -1,0 +1,153 @@
+"""Puts an adapter read from files onto models, and tells which of its layers found their place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from peft import LoraConfig
+from torch import nn
+
+from symdream.errors import RequestError
+from symdream.interop.keys import Place, with_text_model
+from symdream.interop.layers import Adapter, Layer, PlainLayer
+from symdream.interop.metadata import most_common
+from symdream.tuners import SingLoraConfig, SymLoraConfig
+
+
+@dataclass
+class Match:
+    """Layers of the file that were put on a model, those that no model has, and keys that mean nothing to us."""
+
+    matched: list[Place] = field(default_factory=list)
+    unmatched: list[Place] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.matched)} layers matched"]
+        for word, items in (("unmatched", self.unmatched), ("ignored", self.ignored)):
+            if items:
+                lines.append(f"{len(items)} {word} (such as {items[0]})")
+        return "; ".join([", ".join(lines), *self.notes])
+
+
+def attach_adapter(components: Mapping[str, nn.Module], adapter: Adapter, name: str = "default") -> Match:
+    """Add `adapter` under `name` to the models, frozen, fp32, at weight 1, and make it the active one.
+
+    LoRA and DoRA become PEFT's own layers, SingLoRA and SymLoRA symdream's.
+    Raises: RequestError if no layer fits, or one has another size here (then no model is changed).
+    """
+    match = Match(ignored=list(adapter.ignored), notes=list(adapter.notes))
+    fitting: dict[str, dict[str, Layer]] = {}
+    for component in adapter.components:
+        here = named_layers(components[component]) if component in components else {}
+        for module, layer in adapter.of(component).items():
+            place = Place(component, module)
+            if module not in here:
+                match.unmatched.append(place)
+                continue
+            check_shape(place, layer, here[module])
+            match.matched.append(place)
+            fitting.setdefault(component, {})[here[module].name] = layer
+    if not match.matched:
+        raise RequestError(
+            f"No adapter weight matched: 0 of {len(adapter.layers)} layers fit this model.",
+            where=f"layers such as {match.unmatched[0]}",
+            fix="name the base it was trained on with --base",
+        )
+    configs = {component: config_for(layers) for component, layers in fitting.items()}
+    for component, layers in fitting.items():
+        model = components[component]
+        model.add_adapter(configs[component], name)
+        fill(model, layers, name)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+    return match
+
+
+@dataclass(frozen=True)
+class Here:
+    """A layer as the model has it: its own name, without a tuner's `base_layer`, and its weight's shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def named_layers(model: nn.Module) -> dict[str, Here]:
+    """Linear layers and convolutions by module name as files have it, adapted or not."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and "lora_" not in name:
+            name = name.replace(".base_layer", "")
+            found[with_text_model(name)] = Here(name, tuple(module.weight.shape))
+    return found
+
+
+def check_shape(place: Place, layer: Layer, here: Here) -> None:
+    """Raises: RequestError if the update cannot belong to this layer."""
+    if isinstance(layer, PlainLayer):
+        fits = (layer.B.shape[0], *layer.A.shape[1:]) == here.shape
+        shape = f"{layer.A.shape[1]} -> {layer.B.shape[0]}"
+    else:
+        fits = len(here.shape) == 2 and layer.A.shape[1] == max(here.shape) and layer.rank <= min(here.shape)
+        fits = fits and (layer.shape is None or layer.shape == here.shape)
+        shape = f"{layer.A.shape[1]} wide"
+    if not fits:
+        raise RequestError(
+            "This adapter was made for another architecture.",
+            where=f"{place} is {shape} in the file and {here.shape[1]} -> {here.shape[0]} in this model",
+            fix="name the base it was trained on with --base",
+        )
+
+
+def config_for(layers: Mapping[str, Layer]) -> LoraConfig | SingLoraConfig | SymLoraConfig:
+    """The PEFT configuration that makes these layers (of one component, by the model's own names)."""
+    names = sorted(layers)
+    kinds = {type(layer) for layer in layers.values()}
+    first = layers[names[0]]
+    if len(kinds) > 1:
+        raise RequestError("This file mixes LoRA with symmetric layers in one model, which cannot be attached.")
+    if isinstance(first, PlainLayer):
+        with_magnitude = {layer.magnitude is not None for layer in layers.values()}
+        if len(with_magnitude) > 1:
+            raise RequestError("This file mixes LoRA with DoRA layers in one model, which PEFT cannot attach.")
+        rank = most_common(layer.rank for layer in layers.values())
+        alpha = most_common(layer.scale * layer.rank for layer in layers.values())
+        return LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            rank_pattern={n: x.rank for n, x in layers.items() if x.rank != rank},
+            alpha_pattern={n: x.scale * x.rank for n, x in layers.items() if x.scale * x.rank != alpha},
+            target_modules=names,
+            use_dora=with_magnitude.pop(),
+        )
+    settings = {(layer.rank, layer.alpha, layer.u, layer.d is None) for layer in layers.values()}
+    if len(settings) > 1:
+        raise RequestError("The layers of this file differ in rank or kind, which symdream's own adapters never do.")
+    if first.d is None:
+        return SingLoraConfig(r=first.rank, alpha=first.alpha, u=first.u, target_modules=names)
+    return SymLoraConfig(r=first.rank, alpha=first.alpha, target_modules=names)
+
+
+@torch.no_grad()
+def fill(model: nn.Module, layers: Mapping[str, Layer], name: str) -> None:
+    """Give the freshly added adapter its numbers, in fp32 (fp64 stays)."""
+    modules = dict(model.named_modules())
+    for module_name, layer in layers.items():
+        for parameter, tensor in targets(modules[module_name], layer, name):
+            dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+            parameter.data = tensor.reshape(parameter.shape).to(device=parameter.device, dtype=dtype, copy=True)
+
+
+def targets(module: nn.Module, layer: Layer, name: str) -> list[tuple[nn.Parameter, torch.Tensor]]:
+    """Each parameter of an attached layer with the tensor that belongs in it."""
+    if isinstance(layer, PlainLayer):
+        pairs = [(module.lora_A[name].weight, layer.A), (module.lora_B[name].weight, layer.B)]
+        if layer.magnitude is not None:
+            pairs.append((module.lora_magnitude_vector[name].weight, layer.magnitude))
+        return pairs
+    if layer.d is None:
+        return [(module.singlora_A[name], layer.A)]
+    return [(module.symlora_A[name], layer.A), (module.symlora_lambda[name], layer.d)]

@@ -1,0 +1,168 @@
+"""Names of adapter weights in the files of each tool, as pure string functions.
+
+A layer is known by its place: (component, module), with diffusers' component names (unet, text_encoder,
+text_encoder_2) and module names as in diffusers' UNet and in CLIP with its `text_model.` prefix.
+
+    diffusers  unet.<module>.lora_A.weight            A1111's elder spelling .lora.down.weight is read too
+    peft       base_model.model.<module>.lora_A.weight, one folder for each component
+    kohya      lora_unet_<module, . to _>.lora_down.weight, .lora_up.weight, .alpha
+               lora_te_ (lora_te1_ and lora_te2_ in SDXL); SDXL's UNet also under Stability AI's own block names
+    native     as diffusers or peft, with singlora_A, or symlora_A and symlora_lambda
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
+TEXT_MODEL = "text_model."
+PEFT_PREFIX = "base_model.model."
+
+# What a tensor is to its layer.
+DOWN, UP, ALPHA, MAGNITUDE, BIAS, SINGLORA_A, SYMLORA_A, LAMBDA = PARTS = (
+    "down",
+    "up",
+    "alpha",
+    "magnitude",
+    "bias",
+    "singlora_A",
+    "symlora_A",
+    "symlora_lambda",
+)
+
+# Ends of keys.
+SUFFIXES = {
+    ".lora_A.weight": DOWN,
+    ".lora_B.weight": UP,
+    ".lora_B.bias": BIAS,
+    ".lora_down.weight": DOWN,
+    ".lora_up.weight": UP,
+    ".lora.down.weight": DOWN,
+    ".lora.up.weight": UP,
+    ".lora_linear_layer.down.weight": DOWN,
+    ".lora_linear_layer.up.weight": UP,
+    ".lora_magnitude_vector.weight": MAGNITUDE,
+    ".lora_magnitude_vector": MAGNITUDE,
+    ".dora_scale": MAGNITUDE,
+    ".alpha": ALPHA,
+    ".singlora_A": SINGLORA_A,
+    ".symlora_A": SYMLORA_A,
+    ".symlora_lambda": LAMBDA,
+}
+
+KOHYA_PREFIXES = {
+    "lora_unet_": "unet",
+    "lora_te_": "text_encoder",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+}
+
+# Identifiers with an underscore inside; everything else in a kohya name is a dot.
+COMPOUNDS = (
+    "down_blocks mid_block up_blocks transformer_blocks to_q to_k to_v to_out proj_in proj_out "
+    "text_model self_attn q_proj k_proj v_proj out_proj layer_norm1 layer_norm2 token_embedding "
+    "position_embedding final_layer_norm text_projection time_emb_proj time_embedding add_embedding linear_1 linear_2 "
+    "conv_shortcut conv_in conv_out conv_norm_out"
+).split()
+COMPOUND = re.compile("|".join(rf"(?<![a-z]){c.replace('_', '[.]')}(?![a-z])" for c in COMPOUNDS))
+
+# diffusers before 0.20 and its elder attention processors.
+OLD_ATTENTION = re.compile(r"\.processor\.to_(q|k|v|out)_lora$|\.to_(q|k|v|out)_lora$")
+
+# Both SD 1.x and SDXL have two resnets in each block of the UNet.
+LAYERS_PER_BLOCK = 2
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which layer a weight belongs to."""
+
+    component: str
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.component}.{self.module}"
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key understood: its layout, its layer (None as long as a PEFT file does not tell the component), its part."""
+
+    layout: str
+    component: str | None
+    module: str
+    part: str
+
+
+def parse_key(key: str) -> Key | None:
+    """What a key of any of the layouts names; None if it is none of an adapter of linear layers."""
+    # PEFT's own state dicts have the adapter's name inside: lora_A.default_0.weight.
+    key = re.sub(r"(\.lora_[AB])\.[^.]+(?=\.weight$)", r"\1", key)
+    suffix = next((s for s in SUFFIXES if key.endswith(s)), None)
+    if suffix is None:
+        return None
+    stem, part = key.removesuffix(suffix), SUFFIXES[suffix]
+    native = part in (SINGLORA_A, SYMLORA_A, LAMBDA)
+    for prefix, component in KOHYA_PREFIXES.items():
+        if stem.startswith(prefix):
+            return Key("kohya", component, kohya_module(stem.removeprefix(prefix)), part)
+    if stem.startswith(PEFT_PREFIX):
+        module = stem.removeprefix(PEFT_PREFIX)
+        return Key("native" if native else "peft", None, with_text_model(module), part)
+    for component in COMPONENTS:
+        if stem.startswith(component + "."):
+            module = _modern(stem.removeprefix(component + "."), component)
+            return Key("native" if native else "diffusers", component, with_text_model(module), part)
+    return None
+
+
+def _modern(module: str, component: str) -> str:
+    old = OLD_ATTENTION.search(module)
+    if old is None:
+        return module
+    letter = old[1] or old[2]
+    if component == "unet":
+        return module[: old.start()] + (".to_out.0" if letter == "out" else f".to_{letter}")
+    return module[: old.start()] + f".{letter}_proj"
+
+
+def with_text_model(module: str) -> str:
+    """CLIP's module name with `text_model.`, which transformers 5.6 dropped from models and files keep."""
+    return TEXT_MODEL + module if module.startswith("encoder.layers.") else module
+
+
+def without_text_model(module: str) -> str:
+    """CLIP's module name as transformers 5.6 and later have it; PEFT finds it in elder models by its end."""
+    return module.removeprefix(TEXT_MODEL)
+
+
+def kohya_name(place: Place, sdxl: bool) -> str:
+    """The part of kohya's keys before the first dot."""
+    prefix = {
+        "unet": "lora_unet_",
+        "text_encoder": "lora_te1_" if sdxl else "lora_te_",
+        "text_encoder_2": "lora_te2_",
+    }[place.component]
+    return prefix + place.module.replace(".", "_")
+
+
+def kohya_module(name: str) -> str:
+    """diffusers' module name from a kohya name without its prefix: the inverse of `. to _` on known identifiers.
+
+    Stability AI's block names (input_blocks, middle_block, output_blocks), which kohya uses for SDXL, become
+    diffusers' as well.
+    """
+    return COMPOUND.sub(lambda m: m[0].replace(".", "_"), _from_sgm(name).replace("_", "."))
+
+
+def _from_sgm(name: str) -> str:
+    match = re.fullmatch(r"(input_blocks|output_blocks)_(\d+)_1_(.+)", name)
+    if match:
+        number = int(match[2]) - (match[1] == "input_blocks")
+        level, index = divmod(number, LAYERS_PER_BLOCK + 1)
+        side = "down_blocks" if match[1] == "input_blocks" else "up_blocks"
+        return f"{side}_{level}_attentions_{index}_{match[3]}"
+    if match := re.fullmatch(r"middle_block_1_(.+)", name):
+        return f"mid_block_attentions_0_{match[1]}"
+    return name

@@ -1,0 +1,118 @@
+"""An adapter apart from any model: for each layer, the numbers that make its update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from symdream.interop.keys import COMPONENTS, Place
+from symdream.tuners.symmetric import lora_pair
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class PlainLayer:
+    """LoRA: dW = scale * B A. With a magnitude m, DoRA: W' = m (W0 + dW) / ||W0 + dW||, row by row.
+
+    Shapes: A (r, in), B (out, r), magnitude (out,) or None. A convolution's, which only imports have, are
+    A (r, in, k, k) and B (out, r, 1, 1), without magnitude.
+    """
+
+    A: Tensor
+    B: Tensor
+    scale: float = 1.0
+    magnitude: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.A.shape[0]
+
+    def tensors(self) -> list[Tensor]:
+        return [t for t in (self.A, self.B, self.magnitude) if t is not None]
+
+    def to(self, dtype: torch.dtype) -> PlainLayer:
+        return self.each(lambda t: t.to(dtype))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> PlainLayer:
+        magnitude = None if self.magnitude is None else change(self.magnitude)
+        return replace(self, A=change(self.A), B=change(self.B), magnitude=magnitude)
+
+    def folded(self) -> PlainLayer:
+        """The same update with the scale inside B."""
+        return self if self.scale == 1 else replace(self, B=self.B * self.scale, scale=1.0)
+
+
+@dataclass(frozen=True)
+class SymmetricLayer:
+    """SingLoRA: dW = (alpha / r) u A_out A_in^T. SymLoRA: dW = (alpha / r) A_out diag(d) A_in^T, d = Lambda, u = 1.
+
+    Shapes: A (r, max(in, out)), d (r,) or None for SingLoRA. `shape` is (out, in), None if the file does not tell it.
+    """
+
+    A: Tensor
+    d: Tensor | None
+    alpha: float
+    u: float = 1.0
+    shape: tuple[int, int] | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.A.shape[0]
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank * self.u
+
+    def tensors(self) -> list[Tensor]:
+        return [self.A] if self.d is None else [self.A, self.d]
+
+    def plain(self) -> PlainLayer:
+        """The same update as LoRA, in closed form (METHODS, section 4). Needs `shape`."""
+        A, B = lora_pair(self.A, self.d, self.scale, *self.shape)
+        return PlainLayer(A, B)
+
+
+Layer = PlainLayer | SymmetricLayer
+
+
+@dataclass
+class Adapter:
+    """Layers by place, the `symdream` metadata, and where they came from.
+
+    `layout` is the file's: diffusers, peft, kohya or native. `ignored` lists keys that could not be used, `notes`
+    what a user should know about the file.
+    """
+
+    layers: dict[Place, Layer]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    layout: str = "native"
+    ignored: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def components(self) -> list[str]:
+        present = {place.component for place in self.layers}
+        return [c for c in COMPONENTS if c in present]
+
+    def of(self, component: str) -> dict[str, Layer]:
+        """Layers of one component by module name."""
+        return {place.module: layer for place, layer in self.layers.items() if place.component == component}
+
+    @property
+    def is_dora(self) -> bool:
+        return any(isinstance(layer, PlainLayer) and layer.magnitude is not None for layer in self.layers.values())
+
+    @property
+    def is_symmetric(self) -> bool:
+        return any(isinstance(layer, SymmetricLayer) for layer in self.layers.values())
+
+    def plain(self) -> Adapter:
+        """Every layer as LoRA (or DoRA)."""
+        layers = {p: x.plain() if isinstance(x, SymmetricLayer) else x for p, x in self.layers.items()}
+        return replace(self, layers=layers)
+

@@ -1,0 +1,198 @@
+"""Writes an adapter as plain LoRA: one file in diffusers' or kohya's layout, or PEFT's folder per component."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save, save_file
+from torch import Tensor
+
+from symdream.diffusion.base import Base
+from symdream.errors import RequestError, WorkError
+from symdream.interop.collect import collect
+from symdream.interop.keys import PEFT_PREFIX, Place, kohya_name
+from symdream.interop.layers import Adapter, PlainLayer
+from symdream.interop.metadata import (
+    OURS,
+    PEFT_METADATA,
+    family_of,
+    hash_texts,
+    kohya_texts,
+    modelspec_texts,
+    peft_config,
+    peft_text,
+)
+from symdream.interop.spectrum import relative_error
+from symdream.training.run_folder import disk_error, fsync_folder, write_atomically
+
+LAYOUTS = ("diffusers", "kohya", "peft")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written. `error` is the relative error of the updates by rounding to the file's number format."""
+
+    path: Path
+    layout: str
+    dtype: str
+    layers: int
+    parameters: int
+    bytes: int
+    error: float
+
+
+def write_diffusers_lora(
+    base: Base, path: Path, metadata: Mapping[str, Any], *, dtype: torch.dtype = torch.float32, name: str = "default"
+) -> Report:
+    """Write the adapter attached to `base` as one LoRA (DoRA) file that `pipe.load_lora_weights` reads.
+
+    SingLoRA and SymLoRA become LoRA of the same rank in closed form; alpha and u are folded in; whatever weight was
+    set for the moment is left out. `metadata` is kept under the key `symdream`.
+    Raises: RequestError if there is no adapter, WorkError if it is not finite or cannot be written.
+    """
+    described = {**base_facts(base), **metadata}
+    return write_lora(collect(base.components(), name, described), path, "diffusers", dtype=dtype)
+
+
+def base_facts(base: Base) -> dict[str, Any]:
+    """What exported files tell about the base beside its identity and hash."""
+    return {"family": base.family, "prediction_type": base.prediction_type, "resolution": base.resolution}
+
+
+def write_lora(adapter: Adapter, path: Path, layout: str, *, dtype: torch.dtype = torch.float32) -> Report:
+    """Write a plain (LoRA or DoRA) adapter in `layout`: "diffusers", "kohya" or "peft" (a folder).
+
+    Whole or not at all: what was at `path` stays until the new one is complete.
+    Raises: RequestError for a DoRA in kohya's layout, WorkError if the numbers are not finite or the disk is full.
+    """
+    adapter = adapter.plain()
+    if layout == "kohya" and adapter.is_dora:
+        # Seen in their sources: A1111 and ComfyUI norm W0 + BA over its columns where DoRA (and PEFT) has its rows.
+        raise RequestError(
+            "A DoRA cannot be written in kohya's layout: A1111, ComfyUI and LyCORIS do not agree on the norm that "
+            "belongs to `dora_scale`, so its pictures would depend on the tool.",
+            fix="use --to diffusers (exact in diffusers), or --to merged (exact everywhere)",
+        )
+    # Kohya's files have an alpha to keep the scale in; the others have none that every reader honours.
+    wanted = adapter if layout == "kohya" else replace(adapter, layers=_each(adapter.layers, PlainLayer.folded))
+    stored = replace(wanted, layers=_each(wanted.layers, lambda layer: in_format(layer, dtype)))
+    for place, layer in stored.layers.items():
+        if not all(bool(torch.isfinite(t).all()) for t in layer.tensors()):
+            raise WorkError(f"The update of {place} is not finite in {_short(dtype)}; nothing was written.")
+    path = Path(path)
+    if layout == "peft":
+        size = _write_peft(stored, path)
+    else:
+        size = _write_file(stored, path, layout)
+    return Report(
+        path=path,
+        layout=layout,
+        dtype=_short(dtype),
+        layers=len(stored.layers),
+        parameters=sum(t.numel() for layer in stored.layers.values() for t in layer.tensors()),
+        bytes=size,
+        error=relative_error(adapter.layers, stored.layers),
+    )
+
+
+def in_format(layer: PlainLayer, dtype: torch.dtype) -> PlainLayer:
+    """The layer's tensors in `dtype`.
+
+    For fp16 (5 digits of exponent) the magnitudes are first shared evenly between B and A, rank by rank, unless the
+    tensors are exact in it as they are.
+    """
+    cast = layer.to(dtype)
+    exact = all(torch.equal(c.to(t.dtype), t) for c, t in zip(cast.tensors(), layer.tensors(), strict=True))
+    if dtype != torch.float16 or exact:
+        return cast
+    a, b = layer.A.flatten(1).norm(dim=1), layer.B.flatten(1).norm(dim=0)
+    root = torch.where((a > 0) & (b > 0), (b / a).sqrt(), 1.0)
+    ones = (1,) * (layer.A.ndim - 2)
+    return replace(layer, A=layer.A * root.view(-1, 1, *ones), B=layer.B / root.view(1, -1, *ones)).to(dtype)
+
+
+def file_tensors(layers: Mapping[Place, PlainLayer], layout: str, *, sdxl: bool = False) -> dict[str, Tensor]:
+    """The tensors by the layout's key names ("diffusers" or "kohya")."""
+    tensors: dict[str, Tensor] = {}
+    for place, layer in layers.items():
+        if layout == "kohya":
+            name = kohya_name(place, sdxl)
+            tensors[f"{name}.lora_down.weight"] = layer.A
+            tensors[f"{name}.lora_up.weight"] = layer.B
+            tensors[f"{name}.alpha"] = torch.tensor(layer.scale * layer.rank, dtype=layer.A.dtype)
+        else:
+            tensors[f"{place}.lora_A.weight"] = layer.A
+            tensors[f"{place}.lora_B.weight"] = layer.B
+            if layer.magnitude is not None:
+                tensors[f"{place}.lora_magnitude_vector.weight"] = layer.magnitude
+    return {key: tensor.contiguous() for key, tensor in tensors.items()}
+
+
+def _write_file(adapter: Adapter, path: Path, layout: str) -> int:
+    tensors = file_tensors(adapter.layers, layout, sdxl=family_of(adapter.layers, adapter.metadata) == "sdxl")
+    texts = {"format": "pt", OURS: json.dumps(adapter.metadata, ensure_ascii=False)}
+    texts |= header_texts(adapter, tensors, path.stem)
+    if layout == "diffusers":
+        texts[PEFT_METADATA] = peft_text(adapter)
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=texts))
+    return path.stat().st_size
+
+
+def header_texts(adapter: Adapter, tensors: Mapping[str, Tensor], title: str) -> dict[str, str]:
+    """The `ss_*`, `sshs_*` and `modelspec.*` texts of a file of these tensors."""
+    texts = kohya_texts(adapter, title)
+    hashes = hash_texts(save(dict(tensors), metadata=texts))
+    date = adapter.metadata.get("date") or datetime.date.today().isoformat()
+    return texts | hashes | modelspec_texts(adapter, title, date, hashes["sshs_model_hash"])
+
+
+def _write_peft(adapter: Adapter, folder: Path) -> int:
+    """folder/COMPONENT/ with adapter_config.json and adapter_model.safetensors, as PeftModel.from_pretrained reads."""
+    from peft import LoraConfig
+
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RequestError(f"{folder} exists.", fix="choose another -o, or remove it first")
+    size = 0
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for component in adapter.components:
+            layers = adapter.of(component)
+            target = temporary / component
+            target.mkdir()
+            LoraConfig(**peft_config(layers), inference_mode=True).save_pretrained(str(target))
+            tensors = file_tensors({Place(component, m): x for m, x in layers.items()}, "diffusers")
+            tensors = {peft_key(key, component): t for key, t in tensors.items()}
+            texts = {"format": "pt", OURS: json.dumps(adapter.metadata, ensure_ascii=False)}
+            save_file(tensors, target / "adapter_model.safetensors", metadata=texts)
+            size += (target / "adapter_model.safetensors").stat().st_size
+            fsync_folder(target)
+        temporary.chmod(0o755)
+        temporary.replace(folder)
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return size
+
+
+def peft_key(key: str, component: str) -> str:
+    """PEFT's own key for one of diffusers'; text encoders without `text_model.`, since PEFT renames nothing."""
+    module = key.removeprefix(component + ".").removeprefix("text_model.")
+    return PEFT_PREFIX + module.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+
+
+def _each(layers: Mapping[Place, PlainLayer], change) -> dict[Place, PlainLayer]:
+    return {place: change(layer) for place, layer in layers.items()}
+
+
+def _short(dtype: torch.dtype) -> str:
+    return {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, str(dtype))
