@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -205,12 +204,17 @@ def _model_type(files: ModelFiles, known: Sequence[str], flag: str, example: str
         raise RequestError(f"{config} is not a model's config: {error}.") from None
     if found not in known:
         raise RequestError(
-            f"{files.model} is of type {found!r}; {flag} takes {' or '.join(known)}.", fix=f"for example {flag} {example}"
+            f"{files.model} is of type {found!r}; {flag} takes {' or '.join(known)}.",
+            fix=f"for example {flag} {example}",
         )
     return found
 
 
 def _load(model_class: type, files: ModelFiles, **options) -> torch.nn.Module:
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of unused weights (DINO's pooler); what matters is checked below
     try:
         with quiet_loading():
             model, report = model_class.from_pretrained(
@@ -227,6 +231,8 @@ def _load(model_class: type, files: ModelFiles, **options) -> torch.nn.Module:
             where=str(files.folder),
             fix="fetch it again, or name another model",
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
     # transformers fills what is missing with random numbers and goes on; a score from those would be noise.
     if report["missing_keys"] or report["mismatched_keys"]:
         lacking = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))

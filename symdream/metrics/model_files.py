@@ -78,7 +78,8 @@ def _weights(folder: Path) -> list[Path]:
     whole = folder / "model.safetensors"
     if whole.is_file():
         return [whole]
-    return sorted(folder.glob("model-*-of-*.safetensors")) if (folder / "model.safetensors.index.json").is_file() else []
+    indexed = (folder / "model.safetensors.index.json").is_file()
+    return sorted(folder.glob("model-*-of-*.safetensors")) if indexed else []
 
 
 def _cached(repo: str, revision: str) -> Path | None:
@@ -105,6 +106,7 @@ def _cached(repo: str, revision: str) -> Path | None:
 
 
 def _download(repo: str, revision: str | None, what: str) -> Path:
+    from httpx import HTTPError
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -113,7 +115,6 @@ def _download(repo: str, revision: str | None, what: str) -> Path:
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
-    from httpx import HTTPError
 
     local = "fetch it on a machine with a network and give its folder, or use sprite (for sprite's own art)"
     api = HfApi()

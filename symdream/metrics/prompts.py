@@ -1,0 +1,180 @@
+"""The prompts images are scored by: read from a file, taken from the images themselves, or matched to both.
+
+A prompts.toml (see sample_data/) names the class noun and, for each prompt, its text with {subject}, whether it
+was held out, and perhaps an ideal picture. A plain text file has one prompt a line.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from symdream.data.captions import PLACEHOLDER, fill
+from symdream.errors import Problem, Problems, RequestError
+
+FILE_KEYS = {"class_noun": str, "tuning": bool, "prompt": list}
+PROMPT_KEYS = {"text": str, "held_out": bool, "ideal": str}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt; `text` may hold {subject}. `ideal` is a picture of the true subject as the prompt asks."""
+
+    text: str
+    held_out: bool = True
+    ideal: Path | None = None
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts of one file, in its order; a plain text file has no class noun."""
+
+    prompts: list[Prompt]
+    class_noun: str | None = None
+
+    def held_out(self) -> PromptSet:
+        """Those that were kept out of tuning; all of them where none is marked so."""
+        return PromptSet([p for p in self.prompts if p.held_out] or self.prompts, self.class_noun)
+
+
+# What a run is asked where no prompts.toml lies beside its photos: scenes that no caption template names.
+SPRITE_SCENES = PromptSet(
+    [
+        Prompt("a 3d render of a {subject} on a striped blue background"),
+        Prompt("a glossy icon of a {subject} on a checkered yellow background"),
+        Prompt("a flat icon of a {subject} on a green background"),
+        Prompt("a cartoon emoji of a {subject} on a dotted pink background"),
+        Prompt("a 3d render of a {subject} and a tree on a teal background"),
+        Prompt("a simple emoji of a {subject} on a purple background"),
+    ]
+)
+PHOTO_SCENES = PromptSet(
+    [
+        Prompt("a {subject} in the snow"),
+        Prompt("a {subject} on a sandy beach"),
+        Prompt("a {subject} on a wooden floor with a city in the background"),
+        Prompt("a {subject} in a field of flowers at sunset"),
+        Prompt("a watercolour painting of a {subject}"),
+        Prompt("a {subject} on top of a purple rug in a forest"),
+    ]
+)
+
+
+def read_prompts(path: Path) -> PromptSet:
+    """Read prompts.toml or a plain text file.
+
+    Raises: RequestError if the file cannot be read or is empty, Problems telling all that is wrong in a TOML file.
+    """
+    path = Path(path)
+    fix = "name a prompts.toml or a text file"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RequestError(f"No prompts file {path}.") from None
+    except IsADirectoryError:
+        raise RequestError(f"{path} is a folder, not a prompts file.", fix=fix) from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is not UTF-8 text: {error}.", fix=fix) from None
+    if path.suffix.lower() != ".toml":
+        lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+        if not lines:
+            raise RequestError(f"{path} is empty.", fix="write one prompt a line into it")
+        return PromptSet([Prompt(line) for line in lines])
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RequestError(f"{path} is not valid TOML: {error}.") from None
+    return _from_toml(content, path)
+
+
+def _from_toml(content: dict, path: Path) -> PromptSet:
+    problems = _wrong_keys(content, FILE_KEYS, "")
+    if "class_noun" not in content:
+        problems.append(Problem("class_noun", 'is needed: what the subject is, such as class_noun = "bird"'))
+    entries = content.get("prompt", [])
+    if not entries:
+        problems.append(Problem("[[prompt]]", "is needed at least once"))
+    prompts = []
+    for number, entry in enumerate(entries if isinstance(entries, list) else [], 1):
+        wrong = _wrong_keys(entry, PROMPT_KEYS, f"prompt {number}: ") if isinstance(entry, dict) else []
+        if not isinstance(entry, dict) or PLACEHOLDER not in str(entry.get("text", "")):
+            wrong.append(Problem(f"prompt {number}: text", f"must be there and contain {PLACEHOLDER}"))
+        elif not wrong:
+            ideal = path.parent / entry["ideal"] if "ideal" in entry else None
+            if ideal is not None and not ideal.is_file():
+                wrong.append(Problem(f"prompt {number}: ideal = {entry['ideal']}", "is not there"))
+            prompts.append(Prompt(entry["text"], entry.get("held_out", True), ideal))
+        problems += wrong
+    if problems:
+        raise Problems(str(path), problems)
+    return PromptSet(prompts, content["class_noun"])
+
+
+def _wrong_keys(content: dict, known: dict[str, type], prefix: str) -> list[Problem]:
+    problems = []
+    for key, value in content.items():
+        if key not in known:
+            problems.append(Problem(prefix + key, f"unknown key; known are {', '.join(known)}"))
+        elif not isinstance(value, known[key]):
+            problems.append(Problem(f"{prefix}{key} = {value}", f"must be a {known[key].__name__}"))
+    return problems
+
+
+def assign_prompts(carried: Sequence[str | None], given: PromptSet | None, *, trigger: str | None = None) -> list[str]:
+    """The prompt of each image, for images in sorted order.
+
+    carried: the prompt that each image's metadata holds, or None.
+    given: the prompts of a file. Where every image carries one of them, the metadata decides which; else there must
+    be as many as images, and they are taken in order. {subject} becomes the class noun.
+
+    Raises: RequestError if an image is left without a prompt.
+    """
+    if given is None:
+        missing = sum(prompt is None for prompt in carried)
+        if missing:
+            raise RequestError(
+                f"{missing} of {len(carried)} images do not say which prompt made them.",
+                fix="give --prompts FILE with one prompt a line, in the order of the sorted file names",
+            )
+        return list(carried)
+    texts = [_filled(prompt.text, given.class_noun) for prompt in given.prompts]
+    patterns = [_pattern(prompt.text, given.class_noun, trigger) for prompt in given.prompts]
+    matched = [
+        next((t for t, p in zip(texts, patterns, strict=True) if prompt and p.fullmatch(prompt)), None)
+        for prompt in carried
+    ]
+    if all(matched):
+        return matched
+    if len(texts) == len(carried):
+        return texts
+    unknown = sum(text is None for text in matched)
+    raise RequestError(
+        f"{len(carried)} images but {len(texts)} prompts, and {unknown} of the images do not carry one of these "
+        "prompts in their metadata.",
+        fix="give one prompt for each image, in the order of the sorted file names (images that symdream generate "
+        "wrote carry theirs)",
+    )
+
+
+def _filled(text: str, class_noun: str | None) -> str:
+    if PLACEHOLDER in text and class_noun is None:
+        raise RequestError(
+            f'The prompt "{text}" holds {PLACEHOLDER}, but a plain text file does not say what the subject is.',
+            fix="write the class noun into it, or use a prompts.toml with class_noun",
+        )
+    return fill(text, trigger="", class_noun=class_noun or "")
+
+
+def _pattern(text: str, class_noun: str | None, trigger: str | None) -> re.Pattern:
+    """What an image made by this prompt carries: any trigger, or none, before the class noun."""
+    if class_noun is not None:
+        before, _, after = text.partition(PLACEHOLDER)
+        return re.compile(f"{re.escape(before)}(?:.+ )?{re.escape(class_noun)}{re.escape(after)}")
+    words = [re.escape(word) for word in text.split() if word.lower() != (trigger or "").lower()]
+    between = rf"(?: {re.escape(trigger)})? " if trigger else " "
+    start = rf"(?:{re.escape(trigger)} )?" if trigger else ""
+    end = rf"(?: {re.escape(trigger)})?" if trigger else ""
+    return re.compile(start + between.join(words) + end, re.IGNORECASE)

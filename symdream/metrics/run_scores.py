@@ -1,0 +1,215 @@
+"""Evaluate a run: its prompts with and without its adapter from the same seeds, scored against its photos."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from symdream import config as settings
+from symdream.config import TrainConfig
+from symdream.data.captions import fill
+from symdream.data.images import read_folder, read_image
+from symdream.diffusion.adapters import Disabled, attach_saved
+from symdream.diffusion.base import Base, load_base
+from symdream.diffusion.grid import save_grid
+from symdream.diffusion.png import save_png
+from symdream.diffusion.sampling import sample
+from symdream.errors import Problem, Problems, RequestError
+from symdream.metrics.cache import EmbeddingCache
+from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, load_clip, load_dino
+from symdream.metrics.evaluate import SCORES, score_images
+from symdream.metrics.prompts import PHOTO_SCENES, SPRITE_SCENES, PromptSet, read_prompts
+from symdream.metrics.suitability import warn_if_unsuitable
+from symdream.training.devices import open_accelerator
+from symdream.training.progress import Progress
+from symdream.training.run_folder import RunFolder, write_json
+from symdream.ui import say
+
+FORMAT_VERSION = 1
+COUNT = 2  # images for each prompt
+
+
+def evaluate_run(
+    run: RunFolder,
+    *,
+    base: Base | None = None,
+    dino: str | None = None,
+    clip: str | None = None,
+    prompts: Path | None = None,
+    count: int = COUNT,
+    seed: int = 0,
+    device: str = "auto",
+    output: Path | None = None,
+    overwrite: bool = False,
+    cache: EmbeddingCache | None = None,
+) -> dict[str, Any]:
+    """Score `run` before (its base alone) and after (with its adapter), and where ideal pictures exist their ceiling.
+
+    base: the run's base with its adapter attached, where it is loaded already. dino, clip: encoder names (None: the
+    embedded ones for sprite, else those for photographs). prompts: a prompts file (None: prompts.toml beside the
+    photos, of which the held-out ones, else general scenes). Every prompt is drawn with `count` seeds from `seed` on.
+
+    Writes OUTPUT/before/, OUTPUT/after/, grid.png and scores.json (None: RUN/evaluation), and `scores` into
+    summary.json. Returns the content of scores.json.
+    Raises: RequestError if the run has no adapter, its photos are gone, or the output exists and `overwrite` is off.
+    """
+    output = run.path / "evaluation" if output is None else Path(output)
+    config = settings.build(settings.read_toml(run.config), str(run.config))
+    check_output(output, overwrite)
+    if not run.adapter.is_dir():
+        raise RequestError(
+            f"{run.path} has no adapter yet.", fix=f"finish its training: symdream train --resume {run.path}"
+        )
+    references = _read_photos(config)
+    accelerator, dtype = open_accelerator(device, config.model.dtype)
+    if base is None:
+        base = load_base(config.model.base, device=accelerator.device, dtype=dtype)
+        attach_saved(base, run.adapter)
+        _check_base(base, run)
+    asked = run_prompts(config, base, prompts)
+    embedded = base.identity == SPRITE
+    dino_encoder = load_dino(dino or (SPRITE if embedded else PHOTO_DINO), device=accelerator.device)
+    clip_encoder = load_clip(clip or (SPRITE if embedded else PHOTO_CLIP), device=accelerator.device)
+    warn_if_unsuitable(references, dino_encoder, clip_encoder)
+
+    words = {"trigger": config.subject.trigger, "class_noun": config.subject.class_noun}
+    texts = [fill(prompt.text, **words) for prompt in asked.prompts for _ in range(count)]
+    seeds = [seed + i for _ in asked.prompts for i in range(count)]
+    with Disabled(base):
+        before = _draw(base, texts, seeds, "drawing without the adapter")
+    after = _draw(base, texts, seeds, "drawing with the adapter")
+    ideal = [(fill(p.text, **words), read_image(p.ideal)) for p in asked.prompts if p.ideal]
+
+    def score(images: Sequence[Image.Image], prompts: Sequence[str]) -> dict:
+        return score_images(
+            images,
+            prompts,
+            references,
+            dino=dino_encoder,
+            clip=clip_encoder,
+            trigger=config.subject.trigger,
+            cache=cache,
+        )
+
+    cache = cache or EmbeddingCache()
+    result: dict[str, Any] = {
+        "format": FORMAT_VERSION,
+        "base": {"identity": base.identity, "hash": base.hash},
+        "method": config.adapter.method,
+        "rank": config.adapter.rank,
+        "prompts": [prompt.text for prompt in asked.prompts],
+        "seeds": seeds[:count],
+        "sampling": {**base.defaults, "sampler": "base", "width": base.resolution, "height": base.resolution},
+        "before": score(before, texts),
+        "after": score(after, texts),
+    }
+    if ideal:
+        result["ceiling"] = score([image for _, image in ideal], [text for text, _ in ideal])
+    _write(output, result, {"before": before, "after": after}, texts, seeds, run.path.name, count)
+    run.update_summary(scores=short_scores(result))
+    return result
+
+
+def short_scores(result: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """{before, after[, ceiling]: {dino, clip_i, clip_t}}, as summary.json holds it."""
+    return {
+        row: {name: result[row][name] for name in SCORES} for row in ("before", "after", "ceiling") if row in result
+    }
+
+
+def run_prompts(config: TrainConfig, base: Base, file: Path | None = None) -> PromptSet:
+    """The prompts a run is judged by: of `file`, of the prompts.toml beside its photos, or general scenes.
+
+    Raises: RequestError if a prompt does not ask for the subject.
+    """
+    beside = config.subject.images / "prompts.toml"
+    if file is None and not beside.is_file():
+        return SPRITE_SCENES if base.identity == SPRITE else PHOTO_SCENES
+    source = file or beside
+    asked = read_prompts(source).held_out()
+    words = (config.subject.trigger, "{subject}")
+    silent = [p.text for p in asked.prompts if not any(word in p.text for word in words)]
+    if silent:
+        raise RequestError(
+            f'{len(silent)} prompts do not ask for the subject, "{silent[0]}" for one.',
+            where=str(source),
+            fix="write {subject} where it belongs, such as: a photo of a {subject} on a beach",
+        )
+    return asked
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raises: RequestError if `output` is there and may not be replaced, or is no evaluation."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
+        raise RequestError(
+            f"{output} exists; an evaluation never writes over another.",
+            fix="choose another --output, or replace it with --overwrite",
+        )
+    if not (output / "scores.json").is_file():
+        raise RequestError(
+            f"{output} is not an evaluation (no scores.json in it); --overwrite replaces only those.",
+            fix="choose another --output, or remove it yourself",
+        )
+
+
+def _read_photos(config: TrainConfig) -> list[Image.Image]:
+    try:
+        found = read_folder(config.subject.images)
+    except RequestError as error:
+        raise RequestError(f"The photos of this run are gone: {error.what}", fix="put them back") from None
+    if found.problems:
+        raise Problems("the photos of this run", [Problem("subject.images", p) for p in found.problems])
+    return list(found.images.values())
+
+
+def _check_base(base: Base, run: RunFolder) -> None:
+    trained = run.read_summary().get("base", {}).get("hash")
+    if trained and trained != base.hash:
+        say("note: the base's weights are not those that this run was trained on; its scores may be lower for that.")
+
+
+def _draw(base: Base, prompts: Sequence[str], seeds: Sequence[int], title: str) -> list[Image.Image]:
+    with Progress(title, 1) as progress:
+
+        def on_step(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done)
+
+        return sample(base, prompts, seeds, on_step=on_step)
+
+
+def _write(
+    output: Path,
+    result: dict[str, Any],
+    sets: dict[str, list[Image.Image]],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    adapter: str,
+    count: int,
+) -> None:
+    """The whole folder or nothing: it is made under a temporary name and renamed."""
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    for name, images in sets.items():
+        folder = temporary / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, (image, prompt, seed) in enumerate(zip(images, prompts, seeds, strict=True)):
+            drawn = {"prompt": prompt, "negative_prompt": "", "seed": seed, "base": result["base"]["identity"]}
+            drawn |= result["sampling"] | {"adapter": adapter if name == "after" else None}
+            save_png(image, folder / f"{i // count:02d}-{seed}.png", drawn)
+    save_grid(
+        temporary / "grid.png",
+        [images[::count] for images in sets.values()],
+        row_labels=["the base", "the adapter"],
+        column_labels=prompts[::count],
+    )
+    write_json(temporary / "scores.json", result)
+    if output.exists():
+        shutil.rmtree(output)
+    os.replace(temporary, output)
