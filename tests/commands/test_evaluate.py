@@ -1,0 +1,250 @@
+"""symdream evaluate, as a person runs it: on folders of images, and on a run."""
+
+import json
+
+import pytest
+from helpers.encoder_folders import picture, write_clip, write_vit
+from helpers.runs import train_tiny
+from PIL import Image
+
+from symdream.cli import main
+from symdream.diffusion.grid import save_grid
+from symdream.diffusion.png import read_settings, save_png
+
+PROMPTS = ["a flat icon of a sks bird", "a flat icon of a sks bird on a red background"]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two images without metadata and two photos, in folders with a space and an accent."""
+    for name, seeds in (("made images", (0, 1)), ("phôtos", (10, 11))):
+        (tmp_path / name).mkdir()
+        for seed in seeds:
+            picture(seed, (128, 128)).save(tmp_path / name / f"{seed:02d}.png")
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    return tmp_path
+
+
+def arguments(root, *more):
+    return ["evaluate", "--images", f"{root}/made images", "--reference", f"{root}/phôtos", *map(str, more)]
+
+
+def save_generated(folder, number, prompt, base="sprite"):
+    settings = {"prompt": prompt, "seed": number, "steps": 1, "guidance": 1, "sampler": "ddim", "width": 128}
+    save_png(picture(number, (128, 128)), folder / f"{number:02d}.png", settings | {"height": 128, "base": base})
+
+
+def scored(capsys, argv):
+    """The JSON that the command prints, and its messages."""
+    code = main([*argv, "--json"])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return json.loads(captured.out), captured.err
+
+
+def refused(capsys, argv):
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+def test_a_folder_is_scored_in_the_order_of_its_names(folders, capsys):
+    result, _ = scored(capsys, arguments(folders, "--prompts", folders / "prompts.txt"))
+    assert [entry["file"] for entry in result["images"]] == ["00.png", "01.png"]
+    assert [entry["text"] for entry in result["images"]] == [p.replace("sks ", "") for p in PROMPTS]
+    assert result["references"] == ["10.png", "11.png"]
+    assert result["encoders"]["dino"]["model"] == "sprite-dino"
+    assert -1 <= result["dino"] <= 1
+
+
+def test_the_table_shows_the_scores_and_the_encoders(folders, capsys):
+    result, _ = scored(capsys, arguments(folders, "--prompts", folders / "prompts.txt"))
+    assert main(arguments(folders, "--prompts", folders / "prompts.txt")) == 0
+    table = capsys.readouterr().out
+    for expected in (f"{result['dino']:.3f}", f"{result['clip_t']:.3f}", "CLIP-I", "sprite-clip", "photos among"):
+        assert expected in table
+
+
+def test_generated_images_carry_their_prompts_and_their_grid_is_left_out(folders, capsys):
+    made = folders / "made images"
+    for number, prompt in enumerate([PROMPTS[1], PROMPTS[0], PROMPTS[1]]):
+        save_generated(made, number, prompt)
+    save_grid(made / "grid.png", [[Image.open(made / "00.png")]])
+    expected = [p.replace("sks ", "") for p in (PROMPTS[1], PROMPTS[0], PROMPTS[1])]
+    for more in ((), ("--prompts", folders / "prompts.txt")):
+        result, messages = scored(capsys, arguments(folders, *more))
+        assert [entry["text"] for entry in result["images"]] == expected
+        assert "grid.png is an overview" in messages
+
+
+def test_a_prompts_toml_puts_the_noun_in_place(folders, capsys):
+    toml = 'class_noun = "bird"\n[[prompt]]\ntext = "a {subject} on blue"\n[[prompt]]\ntext = "a {subject} on red"\n'
+    (folders / "prompts.toml").write_text(toml)
+    result, _ = scored(capsys, arguments(folders, "--prompts", folders / "prompts.toml"))
+    assert [entry["text"] for entry in result["images"]] == ["a bird on blue", "a bird on red"]
+
+
+def test_photographs_by_embedded_encoders_are_warned_about_and_own_encoders_are_not(folders, capsys):
+    prompts = ("--prompts", folders / "prompts.txt")
+    _, messages = scored(capsys, arguments(folders, *prompts))
+    assert "know emoji art only" not in messages  # the blotches are flat, as drawings are
+    for path in (folders / "phôtos").iterdir():
+        Image.effect_noise((128, 128), 60).convert("RGB").save(path)
+    _, messages = scored(capsys, arguments(folders, *prompts))
+    assert "know emoji art only" in messages
+    own = ("--dino", write_vit(folders / "vit"), "--clip", write_clip(folders / "clip"))
+    result, messages = scored(capsys, arguments(folders, *prompts, *own))
+    assert "warning" not in messages
+    assert "note" not in messages
+    assert result["encoders"]["dino"]["model"] == "folder:vit"
+    assert result["encoders"]["clip"]["preprocessing"]["crop"] == 224
+
+
+def test_images_of_another_base_ask_for_encoders_of_photographs(folders, capsys):
+    for number, prompt in enumerate(PROMPTS):
+        save_generated(folders / "made images", number, prompt, base="owner/sd@abc")
+    assert "facebook/dino-vits16 is not on this machine" in refused(capsys, arguments(folders))
+
+
+def test_scores_are_written_once_and_replaced_only_on_request(folders, capsys):
+    argv = arguments(folders, "--prompts", folders / "prompts.txt", "-o", folders / "scores")
+    result, _ = scored(capsys, argv)
+    assert json.loads((folders / "scores" / "scores.json").read_text()) == result
+    assert "never writes over another" in refused(capsys, argv)
+    scored(capsys, [*argv, "--overwrite"])
+    assert "is not an evaluation" in refused(capsys, [*argv[:-1], str(folders / "phôtos"), "--overwrite"])
+
+
+def test_the_cache_folder_is_used(folders, capsys):
+    argv = arguments(folders, "--prompts", folders / "prompts.txt", "--cache", folders / "cache")
+    first, _ = scored(capsys, argv)
+    assert len(list((folders / "cache").glob("*.safetensors"))) == 2
+    assert scored(capsys, argv)[0] == first
+
+
+def test_all_that_is_wrong_with_the_folders_is_told_at_once(folders, capsys):
+    made, photos = folders / "made images", folders / "phôtos"
+    (made / "02.png").write_bytes(b"no image")
+    Image.new("RGB", (1, 1)).save(made / "03.png")
+    for path in photos.iterdir():
+        path.rename(path.with_suffix(".txt"))
+    told = refused(capsys, arguments(folders, "--prompts", folders / "none.txt"))
+    for part in ("4 problems", "02.png", "03.png is 1 × 1", "--reference", "No images in", "No prompts file"):
+        assert part in told
+
+
+def test_odd_images_are_read(folders, capsys):
+    made = folders / "made images"
+    for path in made.iterdir():
+        path.unlink()
+    picture(1).convert("CMYK").save(made / "cmyk.jpg")
+    picture(2).convert("L").save(made / "grey.png")
+    picture(3).convert("P").save(made / "palette.gif", save_all=True, append_images=[picture(4).convert("P")])
+    picture(5).convert("RGBA").save(made / "alpha.webp")
+    (folders / "prompts.txt").write_text("a bird\n" * 4)
+    result, _ = scored(capsys, arguments(folders, "--prompts", folders / "prompts.txt"))
+    assert [e["file"] for e in result["images"]] == ["alpha.webp", "cmyk.jpg", "grey.png", "palette.gif"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "--run or --images  is needed"),
+        (["--images", "x"], "--reference  is needed"),
+        (["--run", "x", "--images", "y", "--trigger", "z"], "2 problems"),
+        (["--images", "x", "--reference", "y", "--count", "2"], "made already"),
+        (["--images", "x", "--reference", "y", "--overwrite"], "only with --output"),
+        (["--run", "x", "--count", "0", "--seed", "-1"], "2 problems"),
+        (["--run", "no such run"], "No run folder"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_told(argv, message, capsys):
+    assert message in refused(capsys, ["evaluate", *argv])
+
+
+def test_images_without_prompts_are_refused(folders, capsys):
+    assert "2 of 2 images do not say" in refused(capsys, arguments(folders))
+    (folders / "prompts.txt").write_text("one")
+    assert "2 images but 1 prompts" in refused(capsys, arguments(folders, "--prompts", folders / "prompts.txt"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_sd1):
+    """A tiny run on its own photos, whose folder has prompts and an ideal picture, and tiny encoders."""
+    root = tmp_path_factory.mktemp("evaluate")
+    photos = root / "photos"
+    (photos / "ideal").mkdir(parents=True)
+    for seed in range(3):
+        picture(seed).save(photos / f"{seed}.png")
+    picture(7).save(photos / "ideal" / "00.png")
+    (photos / "prompts.toml").write_text(
+        'class_noun = "toy"\n'
+        '[[prompt]]\ntext = "a {subject} on red"\nheld_out = true\nideal = "ideal/00.png"\n'
+        '[[prompt]]\ntext = "a {subject} on blue"\nheld_out = true\n'
+        '[[prompt]]\ntext = "a tuning {subject}"\nheld_out = false\n'
+    )
+    run = train_tiny(root / "run", tiny_sd1, photos, steps=6, lr=3e-2)
+    return run, ["--dino", str(write_vit(root / "vit")), "--clip", str(write_clip(root / "clip")), "--device", "cpu"]
+
+
+@pytest.mark.slow
+def test_a_run_is_scored_before_and_after_and_against_its_ceiling(trained, capsys, tmp_path):
+    run, encoders = trained
+    argv = ["evaluate", "--run", str(run.path), *encoders, "--seed", "3"]
+    result, _ = scored(capsys, argv)
+    assert result["prompts"] == ["a {subject} on red", "a {subject} on blue"]
+    assert result["seeds"] == [3, 4]
+    assert [entry["text"] for entry in result["after"]["images"]] == ["a toy on red"] * 2 + ["a toy on blue"] * 2
+    assert [entry["text"] for entry in result["ceiling"]["images"]] == ["a toy on red"]
+    assert result["before"]["pairs"] == {"dino": 12, "clip_i": 12, "clip_t": 4}
+
+    folder = run.path / "evaluation"
+    assert json.loads((folder / "scores.json").read_text()) == result
+    assert (folder / "grid.png").is_file()
+    names = ["00-3.png", "00-4.png", "01-3.png", "01-4.png"]
+    for side in ("before", "after"):
+        assert sorted(p.name for p in (folder / side).iterdir()) == names
+    assert read_settings(folder / "after" / "01-4.png")["prompt"] == "a sks toy on blue"
+    assert (folder / "before" / "00-3.png").read_bytes() != (folder / "after" / "00-3.png").read_bytes()
+
+    scores = run.read_summary()["scores"]
+    assert set(scores) == {"before", "after", "ceiling"}
+    for row, values in scores.items():
+        assert values == {name: result[row][name] for name in ("dino", "clip_i", "clip_t")}
+    assert run.read_summary()["method"] == "singlora"  # the rest of the summary is kept
+
+    assert "never writes over another" in refused(capsys, argv)
+    elsewhere = tmp_path / "again"
+    again, _ = scored(capsys, [*argv, "-o", str(elsewhere)])
+    assert again == result
+    # The images it wrote score the same as a folder of images.
+    toml = ["--prompts", str(run.path.parent / "photos" / "prompts.toml")]
+    after, photos = str(elsewhere / "after"), str(run.path.parent / "photos")
+    alone, _ = scored(capsys, ["evaluate", "--images", after, "--reference", photos, *toml, *encoders])
+    assert alone["dino"] == pytest.approx(result["after"]["dino"], abs=1e-6)
+    assert alone["clip_t"] == pytest.approx(result["after"]["clip_t"], abs=1e-6)
+
+
+def test_prompts_that_do_not_ask_for_the_subject_are_refused(trained, capsys, tmp_path):
+    run, encoders = trained
+    (tmp_path / "prompts.txt").write_text("a {subject} here\na sks toy there\na car\n")
+    argv = ["evaluate", "--run", str(run.path), *encoders, "--prompts", str(tmp_path / "prompts.txt")]
+    told = refused(capsys, [*argv, "-o", str(tmp_path / "out")])
+    assert '1 prompts do not ask for the subject, "a car"' in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_in_training_or_without_an_adapter_is_refused(trained, capsys, tmp_path):
+    import shutil
+
+    from symdream.training.run_folder import RunFolder
+
+    run, encoders = trained
+    copy = RunFolder(shutil.copytree(run.path, tmp_path / "copy"))
+    shutil.rmtree(copy.path / "evaluation", ignore_errors=True)
+    copy.acquire()
+    assert "another process" in refused(capsys, ["evaluate", "--run", str(copy.path), *encoders])
+    copy.release()
+    shutil.rmtree(copy.adapter)
+    assert "has no adapter yet" in refused(capsys, ["evaluate", "--run", str(copy.path), *encoders])
