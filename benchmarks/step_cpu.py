@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from symdream.diffusion.base import Base, load_base
-from symdream.diffusion.loss import add_noise, diffusion_loss, encode_prompts, prediction_target
+from symdream.diffusion.loss import add_noise, diffusion_loss, prediction_target
 from symdream.tuners import METHODS, param_groups, set_ramp, target_modules
 
 BASELINE = "lora"
@@ -54,7 +54,7 @@ class Trainee:
         if self.method.has_ramp:
             for model in self.models.values():
                 set_ramp(model, 1.0)
-        text = encode_prompts(self.models["text_encoder"], token_ids)
+        text = self.models["text_encoder"](token_ids)[0]
         x_t = add_noise(x0, noise, self.alphas_cumprod, timesteps)
         prediction = self.models["unet"](x_t, timesteps, text).sample
         target = prediction_target(x0, noise, self.alphas_cumprod, timesteps, self.prediction_type)

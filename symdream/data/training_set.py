@@ -15,6 +15,8 @@ from torch import Tensor
 
 from symdream.data import draws
 from symdream.diffusion.base import Base
+from symdream.diffusion.conditioning import Text, size_ids, tokenize
+from symdream.diffusion.loss import offset_noise
 from symdream.errors import WorkError
 
 
@@ -23,6 +25,14 @@ def square(image: Image.Image, side: int) -> Image.Image:
     edge = min(image.size)
     left, top = (image.width - edge) // 2, (image.height - edge) // 2
     return image.crop((left, top, left + edge, top + edge)).resize((side, side), Image.Resampling.LANCZOS)
+
+
+def square_sizes(image: Image.Image, side: int) -> Tensor:
+    """SDXL's size_ids of a photo that `square` cuts."""
+    edge = min(image.size)
+    scale = side / edge
+    top, left = (image.height - edge) // 2, (image.width - edge) // 2
+    return size_ids((image.height, image.width), (round(top * scale), round(left * scale)), (side, side))
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -53,36 +63,43 @@ def encode_images(vae: torch.nn.Module, images: dict[str, Image.Image]) -> tuple
     return torch.stack(means), torch.stack(deviations)
 
 
-def tokenize(tokenizer, texts: Sequence[str]) -> Tensor:
-    """Token ids (N, 77), padded and cut as CLIP does."""
-    return tokenizer(
-        list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    ).input_ids
-
-
 @dataclass
 class Batch:
     """The inputs of one forward pass over B samples, on the device.
 
-    x0, noise (B, 4, h, w) fp32; timesteps (B,); captions (B,) rows of `token_ids` (C, 77), the captions in use.
+    x0, noise (B, 4, h, w) fp32; timesteps (B,); captions (B,) rows of the C captions in use, which are given as
+    `token_ids`, (C, 77) for each tokenizer, or as `text`, already encoded; sizes (B, 6), SDXL's size_ids;
+    weights (B,) of the samples in the loss (None: all 1).
     """
 
     x0: Tensor
     noise: Tensor
     timesteps: Tensor
     captions: Tensor
-    token_ids: Tensor
+    token_ids: tuple[Tensor, ...] = ()
+    text: Text | None = None
+    sizes: Tensor | None = None
+    weights: Tensor | None = None
 
 
 class TrainingSet:
     """Latents and captions of the photos on the device, and the batches drawn from them."""
 
-    def __init__(self, base: Base, photos: dict[Path, Image.Image], captions: Sequence[str], resolution: int):
+    def __init__(
+        self,
+        base: Base,
+        photos: dict[Path, Image.Image],
+        captions: Sequence[str],
+        resolution: int,
+        noise_offset: float = 0.0,
+    ):
         images = {path.name: square(image, resolution) for path, image in photos.items()}
         self.mean, self.std = encode_images(base.vae, images)
         self.scaling_factor = base.vae.config.scaling_factor
         texts = sorted(set(captions))
-        self.token_ids = tokenize(base.tokenizer, texts).to(base.device)
+        self.token_ids = tuple(ids.to(base.device) for ids in tokenize(base, texts))
+        self.sizes = torch.stack([square_sizes(photo, resolution) for photo in photos.values()]).to(base.device)
+        self.noise_offset = noise_offset
         self.caption = [texts.index(caption) for caption in captions]
         self.timesteps = base.scheduler.config.num_train_timesteps
         self.device = base.device
@@ -95,6 +112,9 @@ class TrainingSet:
         shape = tuple(self.mean.shape[1:])
         chosen = [draws.image_index(seed, k, len(self)) for k in samples]
         noise = torch.stack([draws.normal(seed, k, shape, "noise") for k in samples]).to(self.device)
+        if self.noise_offset:
+            offsets = torch.stack([draws.normal(seed, k, (shape[0], 1, 1), "offset") for k in samples])
+            noise = offset_noise(noise, offsets.to(self.device), self.noise_offset)
         posterior = torch.stack([draws.normal(seed, k, shape, "latent") for k in samples]).to(self.device)
         timesteps = torch.tensor([draws.timestep(seed, k, self.timesteps) for k in samples], device=self.device)
         # Photos mostly share one caption: each different caption goes through the text encoder once.
@@ -105,5 +125,6 @@ class TrainingSet:
             noise=noise,
             timesteps=timesteps,
             captions=rows,
-            token_ids=self.token_ids[used],
+            token_ids=tuple(ids[used] for ids in self.token_ids),
+            sizes=self.sizes[chosen],
         )

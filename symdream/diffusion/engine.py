@@ -7,24 +7,32 @@ from torch import Tensor
 
 from symdream.data.training_set import Batch
 from symdream.diffusion.base import Base
-from symdream.diffusion.loss import add_noise, diffusion_loss, encode_prompts, prediction_target
+from symdream.diffusion.conditioning import encode, unet_arguments
+from symdream.diffusion.loss import add_noise, diffusion_loss, min_snr_weights, prediction_target
 
 
 class EagerEngine:
     """Computes the loss of a batch with the base's modules as they are, op by op."""
 
-    def __init__(self, base: Base, *, train_text_encoder: bool):
+    def __init__(self, base: Base, *, train_text_encoder: bool, min_snr_gamma: float | None = None):
         self.base = base
         self.train_text_encoder = train_text_encoder
+        self.min_snr_gamma = min_snr_gamma
         self.alphas_cumprod = base.scheduler.alphas_cumprod.to(base.device)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean squared error between the UNet's prediction and its target (symdream.diffusion.loss), a scalar."""
-        x_t = add_noise(batch.x0, batch.noise, self.alphas_cumprod, batch.timesteps)
-        target = prediction_target(
-            batch.x0, batch.noise, self.alphas_cumprod, batch.timesteps, self.base.prediction_type
-        )
-        with torch.set_grad_enabled(self.train_text_encoder):
-            text = encode_prompts(self.base.text_encoder, batch.token_ids)
-        prediction = self.base.unet(x_t.to(self.base.dtype), batch.timesteps, text[batch.captions]).sample
-        return diffusion_loss(prediction, target)
+        """Weighted squared error between the UNet's prediction and its target (symdream.diffusion.loss), a scalar."""
+        base, schedule = self.base, self.alphas_cumprod
+        x_t = add_noise(batch.x0, batch.noise, schedule, batch.timesteps)
+        target = prediction_target(batch.x0, batch.noise, schedule, batch.timesteps, base.prediction_type)
+        text = batch.text
+        if text is None:
+            with torch.set_grad_enabled(self.train_text_encoder):
+                text = encode(base, batch.token_ids)
+        told = unet_arguments(text.rows(batch.captions), batch.sizes)
+        prediction = base.unet(x_t.to(base.dtype), batch.timesteps, **told).sample
+        weights = batch.weights
+        if self.min_snr_gamma is not None:
+            by_noise = min_snr_weights(schedule, batch.timesteps, self.min_snr_gamma, base.prediction_type)
+            weights = by_noise if weights is None else weights * by_noise
+        return diffusion_loss(prediction, target, weights)

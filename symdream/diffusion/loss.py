@@ -6,7 +6,6 @@ x_t = √ᾱ_t x0 + √(1-ᾱ_t) ε (DDPM, arXiv:2006.11239, eq. 4).
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -38,11 +37,40 @@ def diffusion_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = 
     return (per_sample if weights is None else weights * per_sample).mean()
 
 
-def sample_latents(mean: Tensor, std: Tensor, noise: Tensor, scaling_factor: float) -> Tensor:
-    """x0 = scaling · (mean + std · noise): one draw of the VAE's posterior."""
-    return scaling_factor * (mean + std * noise)
+def snr(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
+    """Signal-to-noise ratio ᾱ_t / (1-ᾱ_t) of each sample, (B,)."""
+    alpha_bar = alphas_cumprod[timesteps]
+    return alpha_bar / (1 - alpha_bar)
 
 
-def encode_prompts(text_encoder: torch.nn.Module, token_ids: Tensor) -> Tensor:
-    """Last hidden state (N, 77, D) of CLIP's text encoder for token ids (N, 77)."""
-    return text_encoder(token_ids)[0]
+def min_snr_weights(alphas_cumprod: Tensor, timesteps: Tensor, gamma: float, prediction_type: str) -> Tensor:
+    """Min-SNR-γ (arXiv:2303.09556, section 3.4): weights (B,) of the samples' squared errors.
+
+    epsilon: min(SNR, γ) / SNR.   v_prediction: min(SNR, γ) / (SNR + 1).
+    Both are the weight min(SNR, γ) on the error of x0, written for what the UNet predicts.
+    Raises: ValueError for any other prediction type.
+    """
+    ratio = snr(alphas_cumprod, timesteps)
+    if prediction_type == "epsilon":
+        return ratio.clamp(max=gamma) / ratio
+    if prediction_type == "v_prediction":
+        return ratio.clamp(max=gamma) / (ratio + 1)
+    raise ValueError(f"prediction_type {prediction_type!r}: know epsilon and v_prediction")
+
+
+def offset_noise(noise: Tensor, offset: Tensor, strength: float) -> Tensor:
+    """ε + strength · δ, δ one number for each sample and channel, so that the mean of a picture is learned too.
+
+    N. Guttenberg, "Diffusion with Offset Noise", Cross Labs, 2023. noise (B, C, H, W); offset (B, C, 1, 1).
+    """
+    return noise + strength * offset
+
+
+def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """The schedule shifted and scaled so that the last step is noise alone (arXiv:2305.08891, algorithm 1).
+
+    √ᾱ'_t = (√ᾱ_t - √ᾱ_T) · √ᾱ_0 / (√ᾱ_0 - √ᾱ_T): ᾱ'_T = 0 and ᾱ'_0 = ᾱ_0. (T,) -> (T,).
+    Only for v-prediction: at ᾱ = 0 the noise that an ε-prediction names is the input itself, and tells nothing.
+    """
+    root = alphas_cumprod.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
