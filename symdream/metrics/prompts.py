@@ -1,7 +1,8 @@
 """The prompts images are scored by: read from a file, taken from the images themselves, or matched to both.
 
 A prompts.toml (see sample_data/) names the class noun and, for each prompt, its text with {subject}, whether it
-was held out, and perhaps an ideal picture. A plain text file has one prompt a line.
+was held out, and perhaps an ideal picture; [[image]] tables, not read here, may tell how photos were composed.
+A plain text file has one prompt a line.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from symdream.data.captions import PLACEHOLDER, fill
 from symdream.errors import Problem, Problems, RequestError
 
-FILE_KEYS = {"class_noun": str, "tuning": bool, "prompt": list}
+FILE_KEYS = {"class_noun": str, "tuning": bool, "image": list, "prompt": list}
 PROMPT_KEYS = {"text": str, "held_out": bool, "ideal": str}
 
 
