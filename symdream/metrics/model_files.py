@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from symdream.errors import RequestError
+from symdream.errors import RequestError, SymdreamError
 from symdream.ui import say
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -62,7 +63,7 @@ def _files(model: str, revision: str | None, folder: Path, asked: str) -> ModelF
         raise RequestError(
             f"{asked} holds its weights only as a pickle ({pickles[0]}), which can run code when it is read."
             if pickles
-            else f"{asked} holds no model.safetensors.",
+            else f"{asked} holds no complete model.safetensors.",
             where=str(folder),
             fix="use a copy with model.safetensors (many hub models have one; transformers' save_pretrained writes it)",
         )
@@ -74,12 +75,15 @@ def _files(model: str, revision: str | None, folder: Path, asked: str) -> ModelF
 
 
 def _weights(folder: Path) -> list[Path]:
-    """model.safetensors alone, or its shards."""
+    """model.safetensors alone, or its shards where all are there."""
     whole = folder / "model.safetensors"
     if whole.is_file():
         return [whole]
-    indexed = (folder / "model.safetensors.index.json").is_file()
-    return sorted(folder.glob("model-*-of-*.safetensors")) if indexed else []
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    shards = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    return shards if all(shard.is_file() for shard in shards) else []
 
 
 def _cached(repo: str, revision: str) -> Path | None:
@@ -97,7 +101,9 @@ def _cached(repo: str, revision: str) -> Path | None:
             revisions.insert(0, pinned)
     for candidate in revisions:
         try:
-            folder = Path(snapshot_download(repo, revision=candidate, local_files_only=True))
+            # With the same patterns as the download: what was left out then (pickles) is not missing now.
+            wanted = list(WANTED)
+            folder = Path(snapshot_download(repo, revision=candidate, allow_patterns=wanted, local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError):
             continue
         if _weights(folder) and (folder / "config.json").is_file():
@@ -106,7 +112,6 @@ def _cached(repo: str, revision: str) -> Path | None:
 
 
 def _download(repo: str, revision: str | None, what: str) -> Path:
-    from httpx import HTTPError
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -139,23 +144,27 @@ def _download(repo: str, revision: str | None, what: str) -> Path:
             f"The {what} {repo} is not on this machine, and HF_HUB_OFFLINE forbids fetching it.",
             fix=f"unset HF_HUB_OFFLINE; or {local}",
         ) from None
-    except (HTTPError, OSError) as error:
+    except SymdreamError:
+        raise
+    except Exception as error:  # its own, the system's, and httpx's or httpx2's kinds, by the client's version
         raise RequestError(
-            f"The {what} {repo} is not on this machine and the hub could not be reached ({type(error).__name__}).",
-            fix=local,
+            f"The {what} {repo} is not on this machine and could not be fetched ({type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0]}).",
+            fix=f"check the network and try again (it resumes); or {local}",
         ) from error
 
 
 def _with_safetensors(api, repo: str) -> str:
-    """The commit of main if it has safetensors, else the one of the hub's own conversion of it.
+    """The revision to fetch: main if it has safetensors, else the hub's own conversion of it.
 
     Raises: RequestError if there is neither.
     """
     main = api.model_info(repo)
     if any(s.rfilename.endswith(".safetensors") for s in main.siblings or ()):
-        return main.sha
+        return "main"  # not main.sha: only a named revision is found again in the cache without its commit
     for request in api.get_repo_discussions(repo, author=CONVERTER, discussion_type="pull_request"):
-        if request.status in ("open", "draft"):
+        # Anybody can open a request and call it a conversion.
+        if request.author == CONVERTER and request.status in ("open", "draft"):
             info = api.model_info(repo, revision=request.git_reference)
             if any(s.rfilename == "model.safetensors" for s in info.siblings or ()):
                 return request.git_reference

@@ -40,8 +40,9 @@ def write_clip(folder: Path, *, image_size: int = 224) -> Path:
 
     tokenizer = Path(str(files("symdream"))) / "assets" / "sprite" / "sprite-diffusion" / "tokenizer"
     torch.manual_seed(0)
+    tokens = {"vocab_size": 2018, "bos_token_id": 2016, "eos_token_id": 2017, "pad_token_id": 2017}
     config = CLIPConfig(
-        text_config={**SMALL_CLIP, "vocab_size": 2018, "bos_token_id": 2016, "eos_token_id": 2017, "pad_token_id": 2017},
+        text_config={**SMALL_CLIP, **tokens},
         vision_config={**SMALL_CLIP, "image_size": image_size, "patch_size": 32},
         projection_dim=12,
     )

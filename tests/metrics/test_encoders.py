@@ -151,6 +151,20 @@ def test_what_cannot_be_had_is_said_in_one_sentence_with_a_way_out(hub_cache, na
         assert "\n" not in error.value.what
 
 
+def test_shards_are_read_and_hashed_together_and_a_missing_one_is_noticed(models, tmp_path):
+    from transformers import ViTModel
+
+    ViTModel.from_pretrained(models / "vit").save_pretrained(tmp_path, max_shard_size="30KB")
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    whole, dino = load_dino(str(models / "vit")), load_dino(str(tmp_path))
+    torch.testing.assert_close(dino.images(PICTURES), whole.images(PICTURES))
+    assert dino.provenance["weights_sha256"] != whole.provenance["weights_sha256"]
+    shards[0].unlink()
+    with pytest.raises(RequestError, match="holds no complete model.safetensors"):
+        load_dino(str(tmp_path))
+
+
 def test_pickles_are_refused(tmp_path):
     with pytest.raises(RequestError, match="only as a pickle"):
         load_dino(str(write_pickle_only(tmp_path / "vit")))
@@ -189,5 +203,5 @@ def test_a_clip_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(RequestError, match="no tokenizer"):
         load_clip(str(folder))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RequestError, match="no model.safetensors"):
+    with pytest.raises(RequestError, match="no complete model.safetensors"):
         load_clip(str(tmp_path / "empty"))
