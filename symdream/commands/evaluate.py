@@ -37,7 +37,7 @@ class Args:
     clip: str | None = None
     """sprite, a hub id or a folder (None: sprite for its own images, else openai/clip-vit-base-patch32)."""
     count: int | None = None
-    """Images for each prompt (with --run; None: 2)."""
+    """Images for each prompt, twice: without and with the adapter (with --run; None: 1)."""
     seed: int | None = None
     """First seed (with --run; None: 0)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

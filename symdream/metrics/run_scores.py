@@ -31,7 +31,7 @@ from symdream.training.run_folder import RunFolder, write_json
 from symdream.ui import say
 
 FORMAT_VERSION = 1
-COUNT = 2  # images for each prompt
+COUNT = 1  # images for each prompt: a sprite image takes seconds on two CPU cores, and each is drawn twice
 
 
 def evaluate_run(

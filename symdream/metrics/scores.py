@@ -95,8 +95,8 @@ def memorisation_threshold(ref: Tensor) -> float:
     """max_{i != j} cos(ref_i, ref_j), ref [M, D], M >= 2.
 
     An output closer to a photo than any two photos are to each other may be a copy of it: worth a look. With few
-    photos it is a low bar, since it also rises with how well identity is met: of the 96 ideal pictures of sprite's
-    16 samples, which are no copies, 37 exceed it under sprite's DINO.
+    photos it is a low bar, since it also rises with how well identity is met: of the ideal pictures of sprite's
+    samples, which are no copies, about a third exceed it under sprite's DINO.
     """
     return float(_other_pairs(ref).max())
 

@@ -191,7 +191,7 @@ def trained(tmp_path_factory, tiny_sd1):
 @pytest.mark.slow
 def test_a_run_is_scored_before_and_after_and_against_its_ceiling(trained, capsys, tmp_path):
     run, encoders = trained
-    argv = ["evaluate", "--run", str(run.path), *encoders, "--seed", "3"]
+    argv = ["evaluate", "--run", str(run.path), *encoders, "--seed", "3", "--count", "2"]
     result, _ = scored(capsys, argv)
     assert result["prompts"] == ["a {subject} on red", "a {subject} on blue"]
     assert result["seeds"] == [3, 4]
