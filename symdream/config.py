@@ -25,6 +25,9 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+PRODIGY_LR = 1.0  # its authors': the estimated step size as it is
+
+
 class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
@@ -97,12 +100,27 @@ class Training(Section):
     """How the learning rate falls after the warm-up."""
     warmup: Fraction = 0.0
     """Fraction of the steps over which the learning rate grows from 0."""
+    optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
+    """adamw, adamw8bit (a quarter of its memory; needs bitsandbytes), or prodigy (finds its rate; prodigyopt)."""
     weight_decay: NonNegativeFloat = 1e-4
-    """AdamW's weight decay."""
+    """The optimizer's decoupled weight decay."""
     max_grad_norm: NonNegativeFloat = 1.0
     """Gradients are scaled down to this norm (0: never)."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third slower."""
     seed: NonNegativeInt = 0
     """All that is drawn at random follows from it."""
+
+
+class Loss(Section):
+    """What the error of a prediction counts."""
+
+    min_snr_gamma: PositiveFloat | None = None
+    """Min-SNR weighting (arXiv:2303.09556) with this γ, 5 in the paper (None: every timestep counts the same)."""
+    noise_offset: NonNegativeFloat = 0.0
+    """Strength of noise shared by a whole picture, so that very dark and bright ones are learned (0: none; 0.1 is usual)."""
+    zero_terminal_snr: bool = False
+    """Let the last timestep be noise alone (arXiv:2305.08891); only for bases that predict v."""
 
 
 class Output(Section):
@@ -131,6 +149,7 @@ class TrainConfig(Section):
     model: Model = Model()
     adapter: Adapter = Adapter()
     training: Training = Training()
+    loss: Loss = Loss()
     output: Output = Output()
 
 
@@ -147,6 +166,21 @@ def conflicts(config: TrainConfig) -> list[Problem]:
             problems.append(Problem(key, f"belongs to method {owner}; this run trains {method}"))
     if config.adapter.components == "unet" and config.training.text_encoder_lr is not None:
         problems.append(Problem("training.text_encoder_lr", "does nothing: components = unet trains no text encoder"))
+    return problems + one_rate_problems(config)
+
+
+def one_rate_problems(config: TrainConfig) -> list[Problem]:
+    """Prodigy estimates one step size for all parameters and takes no second rate."""
+    training = config.training
+    if training.optimizer != "prodigy":
+        return []
+    problems = []
+    if config.adapter.method == "lora+":
+        problems.append(Problem("training.optimizer = prodigy", "has one rate for all; LoRA+ is two rates"))
+    for name in ("text_encoder_lr", "lambda_lr"):
+        rate = getattr(training, name)
+        if rate is not None and rate != (training.lr or PRODIGY_LR):
+            problems.append(Problem(f"training.{name} = {rate}", "prodigy has one rate for all: leave it out"))
     return problems
 
 
@@ -250,6 +284,9 @@ SYNONYMS = {
     "lr_warmup_steps": "warmup",
     "checkpointing_steps": "checkpoint_every",
     "output_dir": "output",
+    "snr_gamma": "min_snr_gamma",
+    "rescale_betas_zero_snr": "zero_terminal_snr",
+    "use_8bit_adam": "optimizer",
 }
 
 

@@ -39,6 +39,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     from symdream.diffusion.adapters import attach
     from symdream.diffusion.base import load_base
     from symdream.diffusion.engine import EagerEngine
+    from symdream.diffusion.noise_schedule import use_zero_terminal_snr
     from symdream.training import checkpoint, outputs
     from symdream.training.defaults import resolve
     from symdream.training.devices import open_accelerator
@@ -54,20 +55,26 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     leader = accelerator.is_main_process
     base = load_base(config.model.base, device=accelerator.device, dtype=dtype)
     config = resolve(config, base)
+    if config.loss.zero_terminal_snr:
+        use_zero_terminal_snr(base)
     photos = read_photos(config)
     if leader:
         outputs.describe(run, config, base, photos, accelerator, resume=resume)
         outputs.show_trigger(run, config, base)
 
     adapter, training = config.adapter, config.training
-    components = [c for c in base.components() if adapter.components in (c, "both")]
+    components = base.chosen(adapter.components)
     trainable = attach(
         base, adapter.method, adapter.rank, adapter.alpha, adapter.targets, components, adapter.dropout, training.seed
     )
-    data = TrainingSet(base, photos.images, photos.captions, config.model.resolution)
+    data = TrainingSet(
+        base, photos.images, photos.captions, config.model.resolution, noise_offset=config.loss.noise_offset
+    )
     optimizer = make_optimizer(config, trainable)
     parameters = [p for named in trainable.values() for p in named.values()]
-    engine = EagerEngine(base, train_text_encoder="text_encoder" in components)
+    engine = EagerEngine(
+        base, train_text_encoder="text_encoder" in components, min_snr_gamma=config.loss.min_snr_gamma
+    )
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=dtype == torch.float16)
     for component in components:
         base.components()[component].train()

@@ -14,8 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from symdream.diffusion.base import Base
+from symdream.diffusion.conditioning import unused_layers
+from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.errors import Problem, Problems, RequestError
-from symdream.tuners import METHODS, target_modules
+from symdream.tuners import METHODS, SymmetricLinear, target_modules
 
 NAME = "default"  # PEFT's name for the adapter in training
 WEIGHTS = "adapter_model.safetensors"
@@ -26,7 +28,7 @@ PEFT_PREFIX = "base_model.model."  # what PeftModel.from_pretrained expects befo
 def attach(
     base: Base, method: str, rank: int, alpha: float, targets: str, components: Iterable[str], dropout: float, seed: int
 ) -> dict[str, dict[str, torch.nn.Parameter]]:
-    """Freeze the base and add a fresh adapter to each of `components`.
+    """Freeze the base and add a fresh adapter to each of `components`, where it can have an effect.
 
     Returns the trainable parameters by component and name, all fp32. What they start as follows from `seed`.
     Raises: Problems if the rank is larger than a layer (naming the smallest).
@@ -42,6 +44,8 @@ def attach(
         torch.manual_seed(seed)
         for component in components:
             config = METHODS[method].config(rank, alpha, target_modules(targets, component), dropout)
+            if unused := unused_layers(base, component):
+                config.exclude_modules = unused
             modules[component].add_adapter(config, NAME)
             trainable[component] = {}
             for name, parameter in modules[component].named_parameters():
@@ -90,22 +94,36 @@ class Disabled:
 
 
 def save_adapters(base: Base, components: Iterable[str], folder: Path, metadata: Mapping[str, Any]) -> None:
-    """Write folder/COMPONENT/ as PEFT adapters; `metadata` goes into each file under the key `symdream`."""
+    """Write folder/COMPONENT/ as PEFT adapters; `metadata` goes into each file under the key `symdream`.
+
+    `shapes` is added to it: [out, in] of every layer that is not square, which a symmetric adapter's one matrix
+    does not tell, so that it can be exported without the base.
+    """
     modules = base.components()
     for component in components:
         module = modules[component]
         target = folder / component
         target.mkdir(parents=True, exist_ok=True)
         state = get_peft_model_state_dict(module, adapter_name=NAME, save_embedding_layers=False)
+        texts = {**metadata, "shapes": not_square(module)}
         save_file(
             {PEFT_PREFIX + k: v.detach().cpu().contiguous() for k, v in state.items()},
             target / WEIGHTS,
-            metadata={"format": "pt", METADATA_KEY: json.dumps(metadata, ensure_ascii=False)},
+            metadata={"format": "pt", METADATA_KEY: json.dumps(texts, ensure_ascii=False)},
         )
         config = module.peft_config[NAME]
         inference_mode, config.inference_mode = config.inference_mode, True
         config.save_pretrained(str(target))
         config.inference_mode = inference_mode
+
+
+def not_square(module: torch.nn.Module) -> dict[str, list[int]]:
+    """[out, in] of the symmetric layers whose sides differ, by name."""
+    return {
+        name: [layer.out_features, layer.in_features]
+        for name, layer in module.named_modules()
+        if isinstance(layer, SymmetricLinear) and layer.out_features != layer.in_features
+    }
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
@@ -121,7 +139,9 @@ def read_metadata(file: Path) -> dict[str, Any]:
 
 
 def attach_saved(base: Base, folder: Path, name: str = NAME) -> dict[str, Any]:
-    """Attach the PEFT adapters in folder/unet and folder/text_encoder to the base; returns their metadata.
+    """Attach the PEFT adapters in folder/unet, folder/text_encoder and …_2 to the base; returns their metadata.
+
+    An adapter that was trained with zero terminal SNR brings that noise schedule with it.
 
     Raises: RequestError if there is no adapter, or it does not fit this base (naming the keys).
     """
@@ -155,4 +175,6 @@ def attach_saved(base: Base, folder: Path, name: str = NAME) -> dict[str, Any]:
             )
         for parameter in modules[component].parameters():
             parameter.requires_grad_(False)
+    if metadata.get("zero_terminal_snr"):
+        use_zero_terminal_snr(base)
     return metadata

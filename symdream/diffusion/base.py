@@ -63,6 +63,10 @@ class Base:
         names = ("text_encoder", "text_encoder_2")
         return {"unet": self.unet, **dict(zip(names, self.text_encoders, strict=False))}
 
+    def chosen(self, components: str) -> list[str]:
+        """The names in `components()` that "unet", "text_encoder" (all of them) or "both" stand for."""
+        return [c for c in self.components() if components == "both" or c.removesuffix("_2") == components]
+
     def to(self, device=None, dtype: torch.dtype | None = None) -> Base:
         """Move every model; returns self."""
         for module in (self.unet, self.vae, *self.text_encoders):

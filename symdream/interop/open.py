@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from symdream.diffusion.base import Base, load_base
+from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.errors import RequestError
 from symdream.interop.attach import Match, attach_adapter
 from symdream.interop.read import read_adapter
@@ -28,6 +29,8 @@ def open_adapter(
     adapter = read_adapter(path)
     loaded = load_base(base or base_of(Path(path), adapter.metadata), device=device, dtype=dtype)
     match = attach_adapter(loaded.components(), adapter)
+    if adapter.metadata.get("zero_terminal_snr"):
+        use_zero_terminal_snr(loaded)
     for line in differences(loaded, adapter.metadata):
         say(line)
     tell(match, Path(path))

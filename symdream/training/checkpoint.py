@@ -138,7 +138,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch
     state = optimizer.state_dict()
     tensors, numbers = {}, {"state": {}, "groups": []}
     for index, values in state["state"].items():
-        for key, value in values.items():
+        for key, value in flat(values).items():
             if isinstance(value, torch.Tensor):
                 tensors[f"state.{index}.{key}"] = value.detach().cpu().contiguous().clone()
             else:
@@ -152,6 +152,17 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch
                 plain[key] = value
         numbers["groups"].append(plain)
     return tensors, numbers
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """One parameter's state without its inner dicts, in which bitsandbytes wraps what it has quantised.
+
+    Its `load_state_dict` takes the plain form as well.
+    """
+    plain: dict[str, Any] = {}
+    for key, value in values.items():
+        plain |= flat(value) if isinstance(value, Mapping) else {key: value}
+    return plain
 
 
 def restore_optimizer(

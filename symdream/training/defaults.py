@@ -5,7 +5,7 @@ The rates lie in the table of methods (symdream.tuners.methods); how they were f
 
 from __future__ import annotations
 
-from symdream.config import TrainConfig
+from symdream.config import PRODIGY_LR, TrainConfig
 from symdream.diffusion.base import Base
 from symdream.errors import RequestError
 from symdream.tuners import METHODS
@@ -19,18 +19,23 @@ RAMP = 0.01  # of all steps: arXiv:2507.05566, appendix A.1
 def resolve(config: TrainConfig, base: Base) -> TrainConfig:
     """A copy of `config` in which nothing that this method and base need is None.
 
-    Raises: RequestError if the base cannot be trained yet.
+    Raises: RequestError if a setting cannot be had on this base.
     """
-    if base.family == "sdxl":
+    if config.loss.zero_terminal_snr and base.prediction_type != "v_prediction":
         raise RequestError(
-            f"{base.name} is an SDXL model; this version trains SD 1.x and 2.x.", fix="take --base sd15 or sprite"
+            f"zero_terminal_snr cannot be had on {base.name}: it predicts the noise (epsilon), and where a picture is "
+            "noise alone, that is its input and tells nothing about the picture.",
+            fix="leave --zero-terminal-snr out, or take a base that predicts v, such as stabilityai/stable-diffusion-2-1",
         )
     method = METHODS[config.adapter.method]
     embedded = base.identity == "sprite"
-    lr = config.training.lr or (method.lr if embedded else method.real_lr)
-    text_encoder_lr = config.training.text_encoder_lr or (
-        method.text_encoder_lr if embedded else method.real_text_encoder_lr
-    )
+    if config.training.optimizer == "prodigy":
+        lr = text_encoder_lr = config.training.lr or PRODIGY_LR
+    else:
+        lr = config.training.lr or (method.lr if embedded else method.real_lr)
+        text_encoder_lr = config.training.text_encoder_lr or (
+            method.text_encoder_lr if embedded else method.real_text_encoder_lr
+        )
     resolved = config.model_copy(deep=True)
     resolved.adapter.alpha = config.adapter.alpha or float(config.adapter.rank)
     if method.has_ramp and config.adapter.ramp is None:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from symdream import __version__
 from symdream.config import TrainConfig, to_toml
 from symdream.data.captions import fill
-from symdream.diffusion.adapters import save_adapters
+from symdream.diffusion.adapters import adapter_layers, save_adapters
 from symdream.diffusion.base import Base
 from symdream.diffusion.grid import save_grid
 from symdream.diffusion.sampling import sample
@@ -27,7 +27,7 @@ from symdream.training.memory import peak_memory
 from symdream.training.photos import Photos
 from symdream.training.recorder import Recorder
 from symdream.training.run_folder import RunFolder, disk_error, write_json, write_text
-from symdream.tuners import count_parameters, linear_shapes, target_modules
+from symdream.tuners import count_parameters
 from symdream.ui import say
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "pillow")
@@ -135,6 +135,10 @@ def adapter_metadata(config: TrainConfig, base: Base, step: int, u: float | None
         "alpha": config.adapter.alpha,
         "u": u,
         "base": {"identity": base.identity, "hash": base.hash},
+        "family": base.family,
+        "prediction_type": base.prediction_type,
+        "resolution": config.model.resolution,
+        "zero_terminal_snr": config.loss.zero_terminal_snr,
         "trigger": config.subject.trigger,
         "class_noun": config.subject.class_noun,
         "prompts": sample_prompts(config),
@@ -172,7 +176,7 @@ def write_summary(
     """summary.json: what was trained and what it cost."""
     modules = base.components()
     adapter = config.adapter
-    shapes = [s for c in trainable for s in linear_shapes(modules[c], target_modules(adapter.targets, c))]
+    shapes = [(layer.in_features, layer.out_features) for c in trainable for layer in adapter_layers(modules[c])]
     run.update_summary(
         method=adapter.method,
         rank=adapter.rank,

@@ -72,3 +72,34 @@ def adapter_tensors(run: RunFolder) -> dict:
         for file in sorted(run.adapter.glob("*/adapter_model.safetensors"))
         for name, tensor in load_file(file).items()
     }
+
+
+def assert_resumes_exactly(folder: Path, base: Path, photos: Path, **flags) -> RunFolder:
+    """4 steps at once equal 2 steps, a stop, and 2 more after a resume, bit for bit; returns the unbroken run."""
+    import torch
+
+    from symdream.errors import Stopped
+
+    flags = {"steps": 4, **flags}
+    whole = train_tiny(folder / "whole", base, photos, **flags)
+    broken = RunFolder.create(folder / "broken")
+    record = broken.record
+
+    def stop_at_2(**values):
+        record(**values)
+        if values["step"] == 2:
+            broken.stop_file.touch()
+
+    broken.record = stop_at_2
+    try:
+        run_training(broken, tiny_config(base, photos, **flags))
+        raise AssertionError("the run was asked to stop and did not")
+    except Stopped:
+        pass
+    again = RunFolder.open(broken.path)
+    run_training(again, settings.build(settings.read_toml(again.config)), resume=True)
+    ours, theirs = adapter_tensors(whole), adapter_tensors(again)
+    assert ours.keys() == theirs.keys() and ours
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+    return whole
