@@ -16,7 +16,9 @@ from symdream.interop.layers import Adapter, Layer, PlainLayer
 from symdream.tuners import SymmetricLinear
 
 
-def collect(components: Mapping[str, nn.Module], name: str = "default", metadata: Mapping[str, Any] | None = None) -> Adapter:
+def collect(
+    components: Mapping[str, nn.Module], name: str = "default", metadata: Mapping[str, Any] | None = None
+) -> Adapter:
     """The adapter called `name` on these models, at weight 1, as LoRA or DoRA.
 
     Weights set by set_scale or set_adapters are left out, u and alpha / r are in. The tensors are copies on the CPU.
@@ -26,7 +28,7 @@ def collect(components: Mapping[str, nn.Module], name: str = "default", metadata
     for component, model in components.items():
         for module_name, module in model.named_modules():
             if isinstance(module, BaseTunerLayer) and name in getattr(module, "r", {}):
-                place = Place(component, with_text_model(module_name))
+                place = Place(component, with_text_model(module_name.replace(".base_layer", "")))
                 layers[place] = _plain(module, name, place)
     if not layers:
         raise RequestError(f"No adapter called {name!r} is attached to {', '.join(components)}.")

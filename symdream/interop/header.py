@@ -75,7 +75,8 @@ def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
 def _check(name: str, tensor: Tensor, path: Path) -> None:
     if tensor.dtype not in FLOATS:
         raise RequestError(
-            f"{path.name} holds {name} as {tensor.dtype}; an adapter's weights are {', '.join(FLOATS)}.", where=str(path)
+            f"{path.name} holds {name} as {tensor.dtype}; an adapter's weights are {', '.join(FLOATS)}.",
+            where=str(path),
         )
     numbers = 1
     for side in tensor.shape:

@@ -59,12 +59,14 @@ KOHYA_PREFIXES = {
 }
 
 # Identifiers with an underscore inside; everything else in a kohya name is a dot.
+# fmt: off
 COMPOUNDS = (
-    "down_blocks mid_block up_blocks transformer_blocks to_q to_k to_v to_out proj_in proj_out "
-    "text_model self_attn q_proj k_proj v_proj out_proj layer_norm1 layer_norm2 token_embedding "
-    "position_embedding final_layer_norm text_projection time_emb_proj time_embedding add_embedding linear_1 linear_2 "
-    "conv_shortcut conv_in conv_out conv_norm_out"
-).split()
+    "down_blocks", "mid_block", "up_blocks", "transformer_blocks", "to_q", "to_k", "to_v", "to_out", "proj_in",
+    "proj_out", "text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "text_projection",
+    "time_emb_proj", "time_embedding", "add_embedding", "linear_1", "linear_2", "conv_shortcut", "conv_in",
+    "conv_out",
+)
+# fmt: on
 COMPOUND = re.compile("|".join(rf"(?<![a-z]){c.replace('_', '[.]')}(?![a-z])" for c in COMPOUNDS))
 
 # diffusers before 0.20 and its elder attention processors.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from torch import Tensor
 from symdream.diffusion.base import Base
 from symdream.errors import RequestError, WorkError
 from symdream.interop.collect import collect
+from symdream.interop.grouping import WEIGHTS
 from symdream.interop.keys import PEFT_PREFIX, Place, kohya_name
 from symdream.interop.layers import Adapter, PlainLayer
 from symdream.interop.metadata import (
@@ -68,12 +70,28 @@ def base_facts(base: Base) -> dict[str, Any]:
 
 
 def write_lora(adapter: Adapter, path: Path, layout: str, *, dtype: torch.dtype = torch.float32) -> Report:
-    """Write a plain (LoRA or DoRA) adapter in `layout`: "diffusers", "kohya" or "peft" (a folder).
+    """Write an adapter as LoRA (DoRA) in `layout`: "diffusers", "kohya" or "peft" (a folder).
 
     Whole or not at all: what was at `path` stays until the new one is complete.
     Raises: RequestError for a DoRA in kohya's layout, WorkError if the numbers are not finite or the disk is full.
     """
-    adapter = adapter.plain()
+    path = Path(path)
+    plain = replace(adapter.plain(), metadata={k: v for k, v in adapter.metadata.items() if k != "shapes"})
+    stored = stored_form(plain, layout, dtype)
+    size = _write_peft(stored, path) if layout == "peft" else _write_file(stored, path, layout)
+    return Report(
+        path=path,
+        layout=layout,
+        dtype=_short(dtype),
+        layers=len(stored.layers),
+        parameters=sum(t.numel() for layer in stored.layers.values() for t in layer.tensors()),
+        bytes=size,
+        error=relative_error(plain.layers, stored.layers),
+    )
+
+
+def stored_form(adapter: Adapter, layout: str, dtype: torch.dtype) -> Adapter:
+    """A plain adapter as `layout` keeps it, in `dtype`. Raises: as write_lora does."""
     if layout == "kohya" and adapter.is_dora:
         # Seen in their sources: A1111 and ComfyUI norm W0 + BA over its columns where DoRA (and PEFT) has its rows.
         raise RequestError(
@@ -87,20 +105,7 @@ def write_lora(adapter: Adapter, path: Path, layout: str, *, dtype: torch.dtype 
     for place, layer in stored.layers.items():
         if not all(bool(torch.isfinite(t).all()) for t in layer.tensors()):
             raise WorkError(f"The update of {place} is not finite in {_short(dtype)}; nothing was written.")
-    path = Path(path)
-    if layout == "peft":
-        size = _write_peft(stored, path)
-    else:
-        size = _write_file(stored, path, layout)
-    return Report(
-        path=path,
-        layout=layout,
-        dtype=_short(dtype),
-        layers=len(stored.layers),
-        parameters=sum(t.numel() for layer in stored.layers.values() for t in layer.tensors()),
-        bytes=size,
-        error=relative_error(adapter.layers, stored.layers),
-    )
+    return stored
 
 
 def in_format(layer: PlainLayer, dtype: torch.dtype) -> PlainLayer:
@@ -127,7 +132,9 @@ def file_tensors(layers: Mapping[Place, PlainLayer], layout: str, *, sdxl: bool 
             name = kohya_name(place, sdxl)
             tensors[f"{name}.lora_down.weight"] = layer.A
             tensors[f"{name}.lora_up.weight"] = layer.B
-            tensors[f"{name}.alpha"] = torch.tensor(layer.scale * layer.rank, dtype=layer.A.dtype)
+            alpha = torch.tensor(layer.scale * layer.rank)
+            exact = torch.equal(alpha.to(layer.A.dtype).float(), alpha)
+            tensors[f"{name}.alpha"] = alpha.to(layer.A.dtype) if exact else alpha
         else:
             tensors[f"{place}.lora_A.weight"] = layer.A
             tensors[f"{place}.lora_B.weight"] = layer.B
@@ -136,14 +143,35 @@ def file_tensors(layers: Mapping[Place, PlainLayer], layout: str, *, sdxl: bool 
     return {key: tensor.contiguous() for key, tensor in tensors.items()}
 
 
-def _write_file(adapter: Adapter, path: Path, layout: str) -> int:
+def _file_contents(adapter: Adapter, layout: str, title: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors = file_tensors(adapter.layers, layout, sdxl=family_of(adapter.layers, adapter.metadata) == "sdxl")
     texts = {"format": "pt", OURS: json.dumps(adapter.metadata, ensure_ascii=False)}
-    texts |= header_texts(adapter, tensors, path.stem)
+    texts |= header_texts(adapter, tensors, title)
     if layout == "diffusers":
         texts[PEFT_METADATA] = peft_text(adapter)
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=texts))
+    return tensors, texts
+
+
+def _write_file(adapter: Adapter, path: Path, layout: str) -> int:
+    tensors, texts = _file_contents(adapter, layout, path.stem)
+    write_atomically(path, lambda temporary: save_tensors(tensors, temporary, texts))
     return path.stat().st_size
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, texts: Mapping[str, str]) -> None:
+    """save_file, readable to others as the user's umask has it: safetensors itself makes files private."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata=dict(texts))
+    path.chmod(mode)
+
+
+def file_bytes(adapter: Adapter, layout: str, dtype: torch.dtype, title: str) -> int:
+    """How large the file of this adapter would be; for "peft", the tensors and headers of all its files."""
+    tensors, texts = _file_contents(
+        stored_form(adapter.plain(), layout, dtype), "diffusers" if layout == "peft" else layout, title
+    )
+    return len(save(tensors, metadata=texts))
 
 
 def header_texts(adapter: Adapter, tensors: Mapping[str, Tensor], title: str) -> dict[str, str]:
@@ -158,8 +186,6 @@ def _write_peft(adapter: Adapter, folder: Path) -> int:
     """folder/COMPONENT/ with adapter_config.json and adapter_model.safetensors, as PeftModel.from_pretrained reads."""
     from peft import LoraConfig
 
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise RequestError(f"{folder} exists.", fix="choose another -o, or remove it first")
     size = 0
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -172,16 +198,26 @@ def _write_peft(adapter: Adapter, folder: Path) -> int:
             tensors = file_tensors({Place(component, m): x for m, x in layers.items()}, "diffusers")
             tensors = {peft_key(key, component): t for key, t in tensors.items()}
             texts = {"format": "pt", OURS: json.dumps(adapter.metadata, ensure_ascii=False)}
-            save_file(tensors, target / "adapter_model.safetensors", metadata=texts)
-            size += (target / "adapter_model.safetensors").stat().st_size
+            save_tensors(tensors, target / WEIGHTS, texts)
+            size += (target / WEIGHTS).stat().st_size
             fsync_folder(target)
         temporary.chmod(0o755)
-        temporary.replace(folder)
+        replace_folder(temporary, folder)
     except OSError as error:
         raise disk_error(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return size
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`, which may be there."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    if old.exists():
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def peft_key(key: str, component: str) -> str:

@@ -18,15 +18,13 @@ BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 
 def family_of(layers: Mapping[Place, Any], metadata: Mapping[str, Any]) -> str:
-    """"sd1", "sd2" or "sdxl": as the metadata says, else by the layers' names and widths.
+    """The family (sd1, sd2 or sdxl): as the metadata says, else by the layers' names and widths.
 
-    Only SDXL has a second text encoder and a first block without attention; only SD 2.x reads text states 1024 wide.
+    Only SDXL has a second text encoder and transformer blocks in a row; only SD 2.x reads text states 1024 wide.
     """
     if metadata.get("family") in BASE_VERSIONS:
         return metadata["family"]
-    modules = {place.module for place in layers if place.component == "unet"}
-    first_block = any(m.startswith("down_blocks.0.") for m in modules)
-    if any(p.component == "text_encoder_2" for p in layers) or (modules and not first_block):
+    if any(p.component == "text_encoder_2" or ".transformer_blocks.1." in p.module for p in layers):
         return "sdxl"
     text_inputs = {
         layer.A.shape[1]

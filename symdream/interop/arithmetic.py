@@ -1,0 +1,118 @@
+"""Scaling, adding and compressing adapters. The first two are exact, the third tells its error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from symdream.errors import RequestError
+from symdream.interop.keys import Place
+from symdream.interop.layers import Adapter, PlainLayer
+from symdream.interop.spectrum import core_svd
+
+
+def scale(adapter: Adapter, weight: float) -> Adapter:
+    """The adapter whose weight 1 is `weight` of this one. A DoRA cannot be scaled: its update is not linear."""
+    _refuse_dora(adapter, "scaled")
+    plain = adapter.plain()
+    return replace(plain, layers={p: replace(x, scale=x.scale * weight) for p, x in plain.layers.items()})
+
+
+def add(adapters: list[Adapter], weights: list[float]) -> Adapter:
+    """sum_i w_i dW_i, exactly: [w_1 B_1, w_2 B_2, ...] [A_1; A_2; ...], so ranks add up where layers meet.
+
+    The metadata are the first adapter's, with what they were added from.
+    Raises: RequestError for DoRA, or a layer of different shapes.
+    """
+    for adapter in adapters:
+        _refuse_dora(adapter, "added")
+    parts: dict[Place, list[PlainLayer]] = {}
+    for adapter, weight in zip(adapters, weights, strict=True):
+        for place, layer in adapter.plain().layers.items():
+            folded = replace(layer, scale=layer.scale * weight).folded()
+            parts.setdefault(place, []).append(folded)
+    return replace(adapters[0].plain(), layers={place: _concatenate(place, layers) for place, layers in parts.items()})
+
+
+def _concatenate(place: Place, layers: list[PlainLayer]) -> PlainLayer:
+    if len({(x.A.shape[1:], x.B.shape[0]) for x in layers}) > 1:
+        raise RequestError(f"These adapters are for different architectures: {place} has another size in each.")
+    dtype = torch.promote_types(layers[0].A.dtype, layers[-1].A.dtype)
+    return PlainLayer(torch.cat([x.A.to(dtype) for x in layers]), torch.cat([x.B.to(dtype) for x in layers], dim=1))
+
+
+def _refuse_dora(adapter: Adapter, verb: str) -> None:
+    if adapter.is_dora:
+        raise RequestError(
+            f"A DoRA cannot be {verb}: its update is not linear in its weights.", fix="merge it: --to merged"
+        )
+
+
+Factored = dict[Place, tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def factor(adapter: Adapter) -> Factored:
+    """Each update as its thin SVD: (U (out, k), s (k,), V (in, k)), the best approximation of every rank at once.
+
+    For a square SymLoRA layer the singular values are the |Lambda| that diagonalising A diag(Lambda) A^T gives.
+    """
+    if any(layer.A.ndim != 2 for layer in adapter.plain().layers.values()):
+        raise RequestError("This file also adapts convolutions, which cannot be compressed.")
+    return {
+        place: core_svd(layer.B.double().numpy() * layer.scale, layer.A.double().numpy())
+        for place, layer in adapter.plain().layers.items()
+    }
+
+
+def compress_to_rank(adapter: Adapter, rank: int) -> Adapter:
+    """Every update replaced by its best approximation of at most `rank`."""
+    factors = factor(adapter)
+    return _truncated(adapter, factors, {place: min(rank, s.size) for place, (_, s, _) in factors.items()})
+
+
+def compress_to_numbers(adapter: Adapter, budget: int, factors: Factored | None = None) -> Adapter:
+    """The best update with at most `budget` numbers in A and B: ranks are given where they carry most.
+
+    `factors` are those of `factor`, for calling this several times.
+    A singular value s of a layer costs in + out numbers and takes s^2 off the squared error; they are taken in
+    the order of s^2 / (in + out). Layers may end with no rank at all: then they are left out.
+    Raises: RequestError if nothing fits.
+    """
+    factors = factors or factor(adapter)
+    offers = [
+        (s[i] ** 2 / (len(U) + len(V)), -i, str(place), place, len(U) + len(V))
+        for place, (U, s, V) in factors.items()
+        for i in range(s.size)
+        if s[i] > 0
+    ]
+    ranks: dict[Place, int] = {}
+    full = set()
+    for _, _, _, place, cost in sorted(offers, reverse=True):
+        # Once one value of a layer did not fit, its smaller ones have no place either.
+        if place in full or cost > budget:
+            full.add(place)
+            continue
+        budget -= cost
+        ranks[place] = ranks.get(place, 0) + 1
+    if not ranks:
+        raise RequestError("Not even one rank of one layer fits into that size.", fix="ask for a larger size")
+    return _truncated(adapter, factors, ranks)
+
+
+def _truncated(adapter: Adapter, factors: Factored, ranks: Mapping[Place, int]) -> Adapter:
+    plain = adapter.plain()
+    layers = {}
+    for place, rank in ranks.items():
+        U, s, V = (x[..., :rank] for x in factors[place])
+        # Half of each singular value on either side suits fp16 best.
+        root = np.sqrt(s)
+        layers[place] = replace(
+            plain.layers[place],
+            A=torch.from_numpy(np.ascontiguousarray((V * root).T)).float(),
+            B=torch.from_numpy(np.ascontiguousarray(U * root)).float(),
+            scale=1.0,
+        )
+    return replace(plain, layers=layers)

@@ -1,0 +1,143 @@
+"""From an adapter at some path to a file (or folder) that other tools load."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from symdream.diffusion.export_base import refuse_existing
+from symdream.errors import RequestError
+from symdream.interop import arithmetic
+from symdream.interop.collect import collect
+from symdream.interop.companions import write_companions
+from symdream.interop.layers import Adapter, SymmetricLayer
+from symdream.interop.lora_file import Report, file_bytes, write_lora
+from symdream.interop.open import open_adapter
+from symdream.interop.read import read_adapter
+from symdream.interop.spectrum import relative_error
+from symdream.ui import say
+
+UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2}
+NUMBER_BYTES = {torch.float32: 4, torch.float16: 2, torch.bfloat16: 2}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an export wrote, beside its report: the error of compressing (0 if not asked for) and the companions."""
+
+    report: Report | None
+    path: Path
+    bytes: int
+    compression_error: float
+    companions: list[Path]
+
+
+def parse_size(text: str) -> tuple[str, int]:
+    """("rank", 4) from "4"; ("bytes", 200000) from "200KB".
+
+    Raises: RequestError for anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KM]?B)?", text.strip(), re.IGNORECASE)
+    if match is None or (match[2] is None and "." in match[1]) or float(match[1]) <= 0:
+        raise RequestError(f"--compress {text} is neither a rank nor a size.", fix="write 4, or 200KB")
+    if match[2] is None:
+        return "rank", int(match[1])
+    return "bytes", int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def whole_adapter(path: Path, base: str | None) -> Adapter:
+    """The adapter at `path` as LoRA or DoRA. A symmetric one that does not tell its layers' shapes needs its base."""
+    adapter = read_adapter(path)
+    warn(path, adapter)
+    if any(isinstance(layer, SymmetricLayer) and layer.shape is None for layer in adapter.layers.values()):
+        say(f"{path} does not tell the shapes of its layers; loading its base for them.")
+        loaded, metadata = open_adapter(path, base=base)
+        return collect(loaded.components(), metadata=metadata)
+    return adapter.plain()
+
+
+def warn(path: Path, adapter: Adapter) -> None:
+    """Say what makes an adapter do less than its owner may think."""
+    ramps = {layer.u for layer in adapter.layers.values() if isinstance(layer, SymmetricLayer)}
+    if ramps and min(ramps) < 1:
+        say(f"note: {path} was saved while its ramp was at u = {min(ramps):g}; it is exported at that strength.")
+    if adapter.ignored:
+        say(f"note: {len(adapter.ignored)} keys of {path} are not used, such as {adapter.ignored[0]}.")
+    for note in adapter.notes:
+        say(f"note: {note}.")
+
+
+def export(
+    source: Path,
+    to: str,
+    output: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    compress: str | None = None,
+    weight: float = 1.0,
+    added: Sequence[tuple[Path, float]] = (),
+    base: str | None = None,
+    overwrite: bool = False,
+) -> Result:
+    """Write the adapter at `source` to `output` as "diffusers", "kohya", "peft" or "merged".
+
+    `weight` scales it and `added` are other adapters (path, weight) to add, both exactly; `compress` is a rank or a
+    size of the file. `base` names the base where the adapter does not.
+    Raises: RequestError, WorkError; `output` is then as it was.
+    """
+    source, output = Path(source), Path(output)
+    refuse_existing(output, overwrite)
+    if to == "merged":
+        return _merged(source, output, dtype=dtype, weight=weight, base=base, overwrite=overwrite)
+    adapter = whole_adapter(source, base)
+    if added:
+        others = [whole_adapter(path, None) for path, _ in added]
+        adapter = arithmetic.add([adapter, *others], [weight, *(w for _, w in added)])
+        adapter.metadata["added"] = [f"{path.name}:{w:g}" for path, w in [(source, weight), *added]]
+    elif weight != 1:
+        adapter = arithmetic.scale(adapter, weight)
+    kept, error = adapter, 0.0
+    if compress is not None:
+        kept = _compressed(adapter, compress, to, output, dtype)
+        left = {place: kept.layers.get(place) or _nothing(layer) for place, layer in adapter.layers.items()}
+        error = relative_error(adapter.layers, left)
+        kept = replace(kept, metadata={**kept.metadata, "compression_error": error})
+    report = write_lora(kept, output, to, dtype=dtype)
+    companions = write_companions(output, source, kept.metadata) if output.suffix == ".safetensors" else []
+    return Result(report, output, report.bytes, error, companions)
+
+
+def _nothing(layer):
+    return replace(layer, A=torch.zeros_like(layer.A[:1]), B=torch.zeros_like(layer.B[:, :1]))
+
+
+def _compressed(adapter: Adapter, wish: str, to: str, output: Path, dtype: torch.dtype) -> Adapter:
+    kind, amount = parse_size(wish)
+    if kind == "rank":
+        return arithmetic.compress_to_rank(adapter, amount)
+    # The header's size depends on which layers stay, so the numbers are cut until the file fits.
+    numbers = amount // NUMBER_BYTES[dtype]
+    factors = arithmetic.factor(adapter)
+    while True:
+        kept = arithmetic.compress_to_numbers(adapter, numbers, factors)
+        size = file_bytes(kept, to, dtype, output.stem)
+        if size <= amount:
+            return kept
+        numbers -= max(1, (size - amount) // NUMBER_BYTES[dtype])
+
+
+def _merged(
+    source: Path, output: Path, *, dtype: torch.dtype, weight: float, base: str | None, overwrite: bool
+) -> Result:
+    from symdream.diffusion.adapters import set_weight
+    from symdream.interop.merge import write_merged
+
+    loaded, metadata = open_adapter(source, base=base)
+    set_weight(loaded, weight)
+    size = write_merged(loaded, output, metadata, dtype=dtype, overwrite=overwrite)
+    companions = write_companions(output, source, metadata, lora=False) if output.suffix == ".safetensors" else []
+    return Result(None, output, size, 0.0, companions)

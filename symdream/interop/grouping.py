@@ -1,0 +1,116 @@
+"""Finds an adapter's files, and sorts their keys by layer. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from symdream.errors import RequestError
+from symdream.interop.keys import COMPONENTS, DOWN, LAMBDA, SINGLORA_A, SYMLORA_A, TEXT_MODEL, UP, Key, Place, parse_key
+
+WEIGHTS = "adapter_model.safetensors"
+WAY_OUT = "give a run folder, or a LoRA or DoRA file of diffusers, PEFT, kohya or symdream"
+OTHER_KINDS = {
+    "hada_w1": "a LoHa",
+    "lokr_w": "a LoKr",
+    "oft_": "an OFT",
+    "model.diffusion_model.": "a whole checkpoint, not an adapter",
+    "emb_params": "a textual inversion",
+    "transformer": "a LoRA of another architecture (a transformer)",
+    "double_blocks": "a LoRA of another architecture (Flux)",
+    "down_blocks.": "a UNet, not an adapter",
+}
+# What makes a whole layer.
+WHOLE = ({DOWN, UP}, {SINGLORA_A}, {SYMLORA_A, LAMBDA})
+
+
+def adapter_files(path: Path) -> dict[Path, str | None]:
+    """The files of the adapter at `path`, each with its component where the folder tells it.
+
+    Raises: RequestError if there is no adapter.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise RequestError(f"There is no adapter at {path}.", fix=WAY_OUT)
+    if path.is_file():
+        return {path: path.parent.name if path.parent.name in COMPONENTS else None}
+    for folder in (path / "adapter", path):
+        files = {folder / c / WEIGHTS: c for c in COMPONENTS if (folder / c / WEIGHTS).is_file()}
+        if files:
+            return files
+    if (path / WEIGHTS).is_file():
+        return {path / WEIGHTS: path.name if path.name in COMPONENTS else None}
+    if (path / "config.toml").is_file():
+        raise RequestError(f"The run {path} has no adapter yet.", fix=f"finish it: symdream train --resume {path}")
+    found = sorted(p.name for p in path.glob("*.safetensors"))
+    raise RequestError(
+        f"No adapter in {path}.", where=f"there are {', '.join(found[:5])}: name one" if found else None, fix=WAY_OUT
+    )
+
+
+@dataclass
+class Grouped:
+    """The keys of one file: for each layer its parts' keys, keys that could not be used, and the layouts met."""
+
+    layers: dict[Place, dict[str, str]] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+    layouts: set[str] = field(default_factory=set)
+
+    @property
+    def layout(self) -> str:
+        return "/".join(sorted(self.layouts))
+
+
+def group_keys(names: Iterable[str], component: str | None, path: Path) -> Grouped:
+    """Sort a file's keys by layer; `component` is the one that its folder tells.
+
+    Raises: RequestError if a weight is there twice, a layer is not whole, or nothing is recognised.
+    """
+    grouped, names = Grouped(), list(names)
+    for name in names:
+        key = parse_key(name)
+        if key is None:
+            grouped.ignored.append(name)
+            continue
+        grouped.layouts.add(key.layout)
+        parts = grouped.layers.setdefault(_place(key, component), {})
+        if key.part in parts:
+            raise RequestError(f"{path.name} holds the same weight twice.", where=f"{parts[key.part]} and {name}")
+        parts[key.part] = name
+    _leave_out_foreign(grouped)
+    if not grouped.layers:
+        raise nothing_found(path, names)
+    for place, parts in grouped.layers.items():
+        if sum(whole <= parts.keys() for whole in WHOLE) != 1:
+            raise RequestError(
+                f"{path.name} has only a part of the update of {place}: {', '.join(parts)}.",
+                fix="get the file again; it seems to be cut",
+            )
+    return grouped
+
+
+def _leave_out_foreign(grouped: Grouped) -> None:
+    """A layer that also has a part which is not understood would do something else without it: ignore it whole."""
+    stems = {name.split(".")[0] if name.startswith("lora_") else name.rsplit(".lora", 1)[0] for name in grouped.ignored}
+    for place, parts in list(grouped.layers.items()):
+        key = next(iter(parts.values()))
+        if (key.split(".")[0] if key.startswith("lora_") else key.rsplit(".lora", 1)[0]) in stems:
+            grouped.ignored += grouped.layers.pop(place).values()
+
+
+def _place(key: Key, component: str | None) -> Place:
+    told = key.component or component
+    if told is None:
+        told = "text_encoder" if key.module.startswith(TEXT_MODEL) else "unet"
+    return Place(told, key.module)
+
+
+def nothing_found(path: Path, keys: list[str]) -> RequestError:
+    kind = next((kind for part, kind in OTHER_KINDS.items() if any(part in key for key in keys)), None)
+    return RequestError(
+        f"No adapter weight was recognised in {path.name}: 0 of {len(keys)} keys"
+        + (f"; it looks like {kind}." if kind else "."),
+        where=f"keys such as {sorted(keys)[0]}" if keys else "the file is empty",
+        fix=WAY_OUT,
+    )

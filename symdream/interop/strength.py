@@ -1,0 +1,76 @@
+"""What a file says about the strength and shape of its layers, in whichever way its layout has. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from symdream.errors import RequestError
+from symdream.interop.grouping import WEIGHTS
+from symdream.interop.header import AdapterHeader
+from symdream.interop.keys import Place, without_text_model
+from symdream.interop.metadata import OURS, PEFT_METADATA
+
+PEFT_CONFIG = "adapter_config.json"
+
+
+class Strength:
+    """Reads what stands beside the weights of one file: its metadata, and PEFT's adapter_config.json."""
+
+    def __init__(self, path: Path, header: AdapterHeader, layout: str):
+        self.path, self.layout = path, layout
+        self.ours = header.json(OURS)
+        self.peft = header.json(PEFT_METADATA)
+        config = path.parent / PEFT_CONFIG
+        self.config = _read_config(config) if path.name == WEIGHTS and config.is_file() else None
+        self.notes: list[str] = []
+
+    def plain(self, place: Place, rank: int, alpha: float | None) -> float:
+        """LoRA's scale: from the layer's own alpha, else PEFT's configuration, else 1."""
+        if alpha is not None:
+            return alpha / rank
+        prefix = place.component + "."
+        config = self.config or {k.removeprefix(prefix): v for k, v in self.peft.items() if k.startswith(prefix)}
+        if not config and self.layout == "peft" and not self.notes:
+            self.notes.append(f"there is no {PEFT_CONFIG} beside this PEFT file: alpha is taken to be the rank")
+        return _peft_scale(config, place.module, rank)
+
+    def symmetric(self) -> tuple[float, float]:
+        """(alpha, u) of SingLoRA and SymLoRA. Raises: RequestError if they are not told."""
+        config = self.config or self.ours
+        alpha, u = config.get("alpha"), config.get("u")
+        if not isinstance(alpha, int | float):
+            raise RequestError(
+                f"{self.path.name} does not tell its alpha, and without it its strength is unknown.",
+                fix=f"keep {PEFT_CONFIG} beside it, or give the run folder",
+            )
+        return float(alpha), 1.0 if u is None else float(u)
+
+    def shape(self, place: Place, n: int) -> tuple[int, int] | None:
+        """(out, in) of a symmetric layer whose A is n wide, None if the file is of a kind that does not tell."""
+        shapes = self.ours.get("shapes")
+        if not isinstance(shapes, dict):
+            return None
+        return tuple(shapes.get(without_text_model(place.module), (n, n)))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RequestError(f"{path} is not valid JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise RequestError(f"{path} holds no JSON object.")
+    return config
+
+
+def _peft_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+    alpha = config.get("lora_alpha", rank)
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        name = without_text_model(pattern.removeprefix("^"))
+        if without_text_model(module) == name or module.endswith("." + name):
+            alpha = value
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank

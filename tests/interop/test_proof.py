@@ -1,0 +1,92 @@
+"""The exported file does what the trained adapter does: every method, every target, every family."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from helpers.tiny_bases import (
+    FAMILIES,
+    adapted,
+    base_answers,
+    distance,
+    picture,
+    pipe_answers,
+    tiny_base,
+    write_base,
+)
+from peft import PeftModel
+
+from symdream.errors import RequestError
+from symdream.interop.collect import collect
+from symdream.interop.lora_file import write_diffusers_lora, write_lora
+from symdream.interop.merge import write_merged
+from symdream.tuners import METHODS
+
+PIPELINES = {"sd1": StableDiffusionPipeline, "sd2": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
+EVERY = [(family, method) for family in FAMILIES for method in METHODS]
+every_pair = pytest.mark.parametrize(("family", "method"), EVERY)
+
+
+@every_pair
+def test_the_diffusers_file_answers_and_paints_like_the_adapter(family, method, tmp_path):
+    base = adapted(family, method)
+    report = write_diffusers_lora(base, tmp_path / "x.safetensors", {"method": method})
+    pipe = tiny_base(family).pipeline()
+    plain = pipe_answers(pipe, family)
+    pipe.load_lora_weights(tmp_path / "x.safetensors")
+    assert distance(pipe_answers(pipe, family), base_answers(base)) < 1e-5
+    assert distance(plain, base_answers(base)) > 1e-3, "the adapter must do something"
+    assert (picture(pipe) - picture(base.pipeline())).abs().max() < 1e-4
+    assert report.error < 1e-6
+
+
+@every_pair
+def test_the_kohya_file_answers_and_paints_like_the_adapter(family, method, tmp_path):
+    base = adapted(family, method)
+    adapter = collect(base.components(), metadata={"family": family})
+    path = tmp_path / "x.safetensors"
+    if method == "dora":
+        with pytest.raises(RequestError, match="DoRA cannot be written in kohya's layout"):
+            write_lora(adapter, path, "kohya")
+        assert not list(tmp_path.iterdir())
+        return
+    write_lora(adapter, path, "kohya")
+    pipe = tiny_base(family).pipeline()
+    pipe.load_lora_weights(path)
+    assert distance(pipe_answers(pipe, family), base_answers(base)) < 1e-5
+    assert (picture(pipe) - picture(base.pipeline())).abs().max() < 1e-4
+
+
+@every_pair
+def test_the_peft_folder_answers_like_the_adapter(family, method, tmp_path):
+    base = adapted(family, method)
+    write_lora(collect(base.components()), tmp_path / "peft", "peft")
+    fresh = tiny_base(family)
+    fresh.unet = PeftModel.from_pretrained(fresh.unet, tmp_path / "peft" / "unet")
+    names = list(fresh.components())[1:]
+    encoders = zip(names, fresh.text_encoders, strict=True)
+    fresh.text_encoders = [PeftModel.from_pretrained(e, tmp_path / "peft" / name) for name, e in encoders]
+    assert distance(base_answers(fresh), base_answers(base)) < 1e-5
+
+
+@every_pair
+def test_the_merged_folder_answers_like_the_adapter(family, method, tmp_path):
+    base = adapted(family, method)
+    wanted = base_answers(base)
+    write_merged(base, tmp_path / "merged", {}, dtype=torch.float32, overwrite=False)
+    pipe = PIPELINES[family].from_pretrained(tmp_path / "merged")
+    assert distance(pipe_answers(pipe, family), wanted) < 1e-5
+
+
+@every_pair
+def test_the_merged_single_file_answers_and_paints_like_the_adapter(family, method, tmp_path):
+    base = adapted(family, method)
+    wanted, painted = base_answers(base), picture(base.pipeline())
+    write_merged(base, tmp_path / "merged.safetensors", {}, dtype=torch.float32, overwrite=False)
+    folder = write_base(tiny_base(family), tmp_path / "base")
+    pipe = PIPELINES[family].from_single_file(
+        str(tmp_path / "merged.safetensors"), config=str(folder), local_files_only=True
+    )
+    assert distance(pipe_answers(pipe, family), wanted) < 1e-5
+    assert (picture(pipe) - painted).abs().max() < 1e-4
