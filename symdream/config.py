@@ -118,7 +118,7 @@ class Loss(Section):
     min_snr_gamma: PositiveFloat | None = None
     """Min-SNR weighting (arXiv:2303.09556) with this γ, 5 in the paper (None: every timestep counts the same)."""
     noise_offset: NonNegativeFloat = 0.0
-    """Strength of noise shared by a whole picture, so that very dark and bright ones are learned (0: none; 0.1 is usual)."""
+    """Strength of noise shared by a whole picture, for very dark and very bright ones (0: none; 0.1 is usual)."""
     zero_terminal_snr: bool = False
     """Let the last timestep be noise alone (arXiv:2305.08891); only for bases that predict v."""
 

@@ -38,8 +38,10 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     from symdream.data.training_set import TrainingSet
     from symdream.diffusion.adapters import attach
     from symdream.diffusion.base import load_base
+    from symdream.diffusion.checkpointing import use_gradient_checkpointing
     from symdream.diffusion.engine import EagerEngine
     from symdream.diffusion.noise_schedule import use_zero_terminal_snr
+    from symdream.diffusion.parking import park
     from symdream.training import checkpoint, outputs
     from symdream.training.defaults import resolve
     from symdream.training.devices import open_accelerator
@@ -68,8 +70,16 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
         base, adapter.method, adapter.rank, adapter.alpha, adapter.targets, components, adapter.dropout, training.seed
     )
     data = TrainingSet(
-        base, photos.images, photos.captions, config.model.resolution, noise_offset=config.loss.noise_offset
+        base,
+        photos.images,
+        photos.captions,
+        config.model.resolution,
+        noise_offset=config.loss.noise_offset,
+        frozen_text="text_encoder" not in components,
     )
+    park([base.vae, *([] if data.text is None else base.text_encoders)])
+    if training.gradient_checkpointing:
+        use_gradient_checkpointing(base, components)
     optimizer = make_optimizer(config, trainable)
     parameters = [p for named in trainable.values() for p in named.values()]
     engine = EagerEngine(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from symdream.data import draws
 from symdream.diffusion.base import Base
-from symdream.diffusion.conditioning import Text, size_ids, tokenize
+from symdream.diffusion.conditioning import Text, encode, size_ids, tokenize
 from symdream.diffusion.loss import offset_noise
 from symdream.errors import WorkError
 
@@ -83,7 +83,10 @@ class Batch:
 
 
 class TrainingSet:
-    """Latents and captions of the photos on the device, and the batches drawn from them."""
+    """Latents and captions of the photos on the device, and the batches drawn from them.
+
+    `frozen_text`: no text encoder is trained, so captions are encoded here, once.
+    """
 
     def __init__(
         self,
@@ -92,12 +95,15 @@ class TrainingSet:
         captions: Sequence[str],
         resolution: int,
         noise_offset: float = 0.0,
+        frozen_text: bool = False,
     ):
         images = {path.name: square(image, resolution) for path, image in photos.items()}
         self.mean, self.std = encode_images(base.vae, images)
         self.scaling_factor = base.vae.config.scaling_factor
         texts = sorted(set(captions))
         self.token_ids = tuple(ids.to(base.device) for ids in tokenize(base, texts))
+        with torch.no_grad():
+            self.text = encode(base, self.token_ids) if frozen_text else None
         self.sizes = torch.stack([square_sizes(photo, resolution) for photo in photos.values()]).to(base.device)
         self.noise_offset = noise_offset
         self.caption = [texts.index(caption) for caption in captions]
@@ -126,5 +132,6 @@ class TrainingSet:
             timesteps=timesteps,
             captions=rows,
             token_ids=tuple(ids[used] for ids in self.token_ids),
+            text=None if self.text is None else self.text.rows(torch.tensor(used, device=self.device)),
             sizes=self.sizes[chosen],
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from PIL import Image
 
 from symdream.diffusion.base import Base
+from symdream.diffusion.parking import all_present
 
 SAMPLERS = ("base", "ddim", "euler", "dpm++")
 
@@ -19,6 +21,19 @@ def make_scheduler(base: Base, sampler: str):
     kinds = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler, "dpm++": DPMSolverMultistepScheduler}
     kind = type(base.scheduler) if sampler == "base" else kinds[sampler]
     return kind.from_config(base.scheduler.config)
+
+
+@contextmanager
+def evaluating(base: Base) -> Iterator[None]:
+    """The base in eval mode, and afterwards in the mode it had."""
+    training = {m: m.training for m in base.components().values()}
+    for module in training:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.train(mode)
 
 
 @torch.inference_mode()
@@ -51,12 +66,9 @@ def sample(
     guidance = base.defaults["guidance"] if guidance is None else guidance
     pipe = base.pipeline()
     pipe.scheduler = make_scheduler(base, sampler)
-    training = {m: m.training for m in base.components().values()}
-    for module in training:
-        module.eval()
     images: list[Image.Image] = []
     batches = -(-len(prompts) // batch_size)
-    try:
+    with all_present(base), evaluating(base):
         for batch in range(batches):
             part = slice(batch * batch_size, (batch + 1) * batch_size)
 
@@ -67,7 +79,8 @@ def sample(
 
             images += pipe(
                 prompt=list(prompts[part]),
-                negative_prompt=[negative_prompt] * len(prompts[part]),
+                # None is not "" on SDXL: it was trained with zeros for no text, and its pipeline then gives them.
+                negative_prompt=[negative_prompt] * len(prompts[part]) if negative_prompt else None,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 generator=[torch.Generator().manual_seed(s) for s in seeds[part]],
@@ -75,7 +88,4 @@ def sample(
                 height=height or base.resolution,
                 callback_on_step_end=report,
             ).images
-    finally:
-        for module, mode in training.items():
-            module.train(mode)
     return images

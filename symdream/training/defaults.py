@@ -25,7 +25,7 @@ def resolve(config: TrainConfig, base: Base) -> TrainConfig:
         raise RequestError(
             f"zero_terminal_snr cannot be had on {base.name}: it predicts the noise (epsilon), and where a picture is "
             "noise alone, that is its input and tells nothing about the picture.",
-            fix="leave --zero-terminal-snr out, or take a base that predicts v, such as stabilityai/stable-diffusion-2-1",
+            fix="leave --zero-terminal-snr out, or take a base that predicts v, such as SD 2.1",
         )
     method = METHODS[config.adapter.method]
     embedded = base.identity == "sprite"

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from symdream.errors import RequestError
+from symdream.ui import say
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -28,9 +29,29 @@ def open_accelerator(device: str, dtype: str) -> tuple[Accelerator, torch.dtype]
         raise RequestError(f"No {device} device on this machine.", fix=f"take --device auto; here is: {here}")
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
     chosen = auto_dtype(accelerator.device.type) if dtype == "auto" else DTYPES[dtype]
-    if chosen == torch.float16 and accelerator.device.type == "cpu":
-        raise RequestError("fp16 does not train on a CPU.", fix="take --dtype fp32 (or leave it at auto)")
+    if problem := dtype_problem(accelerator.device.type, chosen):
+        raise RequestError(problem, fix="leave --dtype at auto, or take fp32")
+    if is_leader() and (label := untested(accelerator.device.type)):
+        say(f"note: {label} is untested; please report what you find.")
     return accelerator, chosen
+
+
+def dtype_problem(device_type: str, dtype: torch.dtype) -> str | None:
+    """Why a base in `dtype` cannot train on this kind of device, or None."""
+    if dtype == torch.float16 and device_type == "cpu":
+        return "fp16 does not train on a CPU: its kernels there are slow or missing, and fp32 costs less time."
+    if dtype == torch.bfloat16 and device_type == "cuda" and auto_dtype("cuda") != torch.bfloat16:
+        return "This GPU only emulates bf16, slower than fp32; its own half precision is fp16."
+    return None
+
+
+def untested(device_type: str) -> str | None:
+    """The name of a platform on which symdream was never run, or None."""
+    if device_type == "mps":
+        return "training on an Apple GPU (MPS)"
+    if device_type == "cuda" and torch.version.hip:
+        return "training on an AMD GPU (ROCm)"
+    return None
 
 
 def auto_dtype(device_type: str) -> torch.dtype:

@@ -41,7 +41,7 @@ def step(trainable, optimizer, number):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("method", ["lora", "symlora"])
 def test_a_checkpoint_brings_an_optimizer_back_bit_for_bit(tmp_path, tiny_sd2, photos, name, method):
-    # This base's text is 1024 wide: some tensors have more than 4096 elements. Smaller ones stay fp32 in the 8-bit optimizer.
+    # This base's text is 1024 wide: some tensors have more than 4096 elements, which 8-bit AdamW needs.
     options = {"optimizer": name, "method": method, "rank": 8}
     trainable, optimizer = prepare(tiny_sd2, photos, **options)
     for number in range(3):
@@ -72,7 +72,8 @@ def test_the_8_bit_optimizer_keeps_its_moments_in_8_bits(tiny_sd2, photos):
 def test_8_bit_adamw_steps_nearly_as_adamw(tiny_sd2, photos):
     results = {}
     for name in ("adamw", "adamw8bit"):
-        trainable, optimizer = prepare(tiny_sd2, photos, optimizer=name, method="lora", rank=8, components="unet", lr=1e-3)
+        flags = {"optimizer": name, "method": "lora", "rank": 8, "components": "unet", "lr": 1e-3}
+        trainable, optimizer = prepare(tiny_sd2, photos, **flags)
         for number in range(5):
             step(trainable, optimizer, number)
         results[name] = torch.cat([p.detach().flatten() for p in trainable["unet"].values()])

@@ -1,0 +1,21 @@
+"""Gradient checkpointing (arXiv:1604.06174): activations of a block are computed again when its gradient is due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from symdream.diffusion.base import Base
+
+
+def use_gradient_checkpointing(base: Base, components: Iterable[str]) -> None:
+    """Keep only the inputs of each block of the UNet and of the text encoders that are trained.
+
+    The UNet takes part whatever is trained, since the gradient of the text runs through it. The non-reentrant kind:
+    the other one needs an input with a gradient, which a frozen UNet with adapters does not get.
+    """
+    base.unet.enable_gradient_checkpointing()
+    for component, module in base.components().items():
+        if component != "unet" and component in components:
+            # The older name warns in transformers 5.23, the newer one is not in all of 5.
+            new = getattr(module, "activation_checkpointing_enable", None)
+            (new or module.gradient_checkpointing_enable)({"use_reentrant": False})

@@ -1,0 +1,114 @@
+import pytest
+import torch
+from helpers.runs import tiny_config
+
+from symdream.data.training_set import Batch
+from symdream.diffusion.adapters import attach
+from symdream.diffusion.base import load_base
+from symdream.diffusion.conditioning import tokenize
+from symdream.diffusion.engine import EagerEngine
+from symdream.errors import RequestError
+from symdream.training import devices
+from symdream.training.checkpoint import load_checkpoint, save_checkpoint
+from symdream.training.defaults import resolve
+from symdream.training.optimizer import make_optimizer
+
+
+def test_fp16_on_a_cpu_is_refused():
+    with pytest.raises(RequestError, match="fp16 does not train on a CPU"):
+        devices.open_accelerator("cpu", "fp16")
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_auto_takes_bf16_only_where_it_is_native(monkeypatch, native, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert devices.auto_dtype("cuda") == expected
+    assert devices.auto_dtype("cpu") == torch.float32
+    assert (devices.dtype_problem("cuda", torch.bfloat16) is None) == native
+
+
+def test_a_device_that_is_not_there_is_told_with_those_that_are():
+    if torch.cuda.is_available():
+        pytest.skip("has the device")
+    with pytest.raises(RequestError, match="No cuda device") as caught:
+        devices.open_accelerator("cuda", "auto")
+    assert "cpu" in caught.value.fix
+
+
+def test_untested_platforms_are_labelled(monkeypatch):
+    assert devices.untested("cpu") is None and "MPS" in devices.untested("mps")
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    assert "ROCm" in devices.untested("cuda")
+
+
+class Half:
+    """A tiny base in fp16 with fp32 adapters, an optimizer and a scaler, as the trainer sets them up."""
+
+    def __init__(self, folder, photos, *, scale=2.0**10, dtype=torch.float16):
+        self.base = load_base(str(folder), dtype=dtype)
+        config = resolve(tiny_config(folder, photos, method="lora"), self.base)
+        chosen = self.base.chosen("both")
+        self.trainable = attach(self.base, "lora", 4, 4.0, "qkvo", chosen, 0.0, 0)
+        self.optimizer = make_optimizer(config, self.trainable)
+        self.engine = EagerEngine(self.base, train_text_encoder=True)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=dtype == torch.float16)
+        generator = torch.Generator().manual_seed(0)
+        self.batch = Batch(
+            x0=torch.randn(1, 4, 16, 16, generator=generator),
+            noise=torch.randn(1, 4, 16, 16, generator=generator),
+            timesteps=torch.tensor([400]),
+            captions=torch.tensor([0]),
+            token_ids=tokenize(self.base, ["a sks toy"]),
+        )
+
+    @property
+    def parameters(self):
+        return [p for named in self.trainable.values() for p in named.values()]
+
+    def backward(self):
+        self.scaler.scale(self.engine.loss(self.batch)).backward()
+        self.scaler.unscale_(self.optimizer)
+
+    def update(self):
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def test_an_fp16_base_with_fp32_adapters_has_nearly_the_gradients_of_fp32(tiny_sd1, photos):
+    half, full = Half(tiny_sd1, photos), Half(tiny_sd1, photos, dtype=torch.float32)
+    assert {p.dtype for p in half.parameters} == {torch.float32} and half.base.unet.dtype == torch.float16
+    half.backward()
+    full.backward()
+    ours, exact = (torch.cat([p.grad.flatten() for p in side.parameters]) for side in (half, full))
+    assert ours.isfinite().all()
+    assert torch.cosine_similarity(ours, exact, dim=0) > 0.99
+
+
+def test_a_step_whose_gradient_overflows_is_skipped_and_the_scale_halved(tiny_sd1, photos):
+    half = Half(tiny_sd1, photos)
+    before, scale = [p.detach().clone() for p in half.parameters], half.scaler.get_scale()
+    half.scaler.scale(half.engine.loss(half.batch)).backward()
+    half.parameters[1].grad[0] = float("inf")
+    half.scaler.unscale_(half.optimizer)
+    half.update()
+    assert all(torch.equal(a, b) for a, b in zip(before, half.parameters, strict=True))
+    assert half.scaler.get_scale() == scale / 2
+    half.backward()
+    half.update()
+    assert not all(torch.equal(a, b) for a, b in zip(before, half.parameters, strict=True))
+
+
+def test_the_scale_is_part_of_a_checkpoint(tmp_path, tiny_sd1, photos):
+    half = Half(tiny_sd1, photos, scale=2.0**7)
+    half.backward()
+    half.update()
+    save_checkpoint(tmp_path, 1, half.trainable, half.optimizer, {"scaler": half.scaler.state_dict()}, keep=1)
+    other = Half(tiny_sd1, photos)
+    state = load_checkpoint(tmp_path / "step-1", other.trainable, other.optimizer)
+    other.scaler.load_state_dict(state["scaler"])
+    for side in (half, other):
+        side.backward()
+        side.update()
+    assert other.scaler.get_scale() == half.scaler.get_scale() == 2.0**7
+    assert all(torch.equal(a, b) for a, b in zip(half.parameters, other.parameters, strict=True))
