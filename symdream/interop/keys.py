@@ -40,6 +40,8 @@ SUFFIXES = {
     ".lora_up.weight": UP,
     ".lora.down.weight": DOWN,
     ".lora.up.weight": UP,
+    "_lora.down.weight": DOWN,
+    "_lora.up.weight": UP,
     ".lora_linear_layer.down.weight": DOWN,
     ".lora_linear_layer.up.weight": UP,
     ".lora_magnitude_vector.weight": MAGNITUDE,
@@ -68,9 +70,6 @@ COMPOUNDS = (
 )
 # fmt: on
 COMPOUND = re.compile("|".join(rf"(?<![a-z]){c.replace('_', '[.]')}(?![a-z])" for c in COMPOUNDS))
-
-# diffusers before 0.20 and its elder attention processors.
-OLD_ATTENTION = re.compile(r"\.processor\.to_(q|k|v|out)_lora$|\.to_(q|k|v|out)_lora$")
 
 # Both SD 1.x and SDXL have two resnets in each block of the UNet.
 LAYERS_PER_BLOCK = 2
@@ -120,13 +119,11 @@ def parse_key(key: str) -> Key | None:
 
 
 def _modern(module: str, component: str) -> str:
-    old = OLD_ATTENTION.search(module)
-    if old is None:
-        return module
-    letter = old[1] or old[2]
+    """From diffusers' elder names (attn1.processor.to_out_lora, self_attn.to_q_lora) without their `_lora`."""
+    module = module.replace(".processor.", ".")
     if component == "unet":
-        return module[: old.start()] + (".to_out.0" if letter == "out" else f".to_{letter}")
-    return module[: old.start()] + f".{letter}_proj"
+        return module + ".0" if module.endswith(".to_out") else module
+    return re.sub(r"\.to_(q|k|v|out)$", r".\1_proj", module)
 
 
 def with_text_model(module: str) -> str:

@@ -24,7 +24,13 @@ from symdream.interop.merge import write_merged
 from symdream.tuners import METHODS
 
 PIPELINES = {"sd1": StableDiffusionPipeline, "sd2": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
-EVERY = [(family, method) for family in FAMILIES for method in METHODS]
+# A second or two each; together too many for the quick run, which takes a symmetric method and the one with magnitudes.
+QUICK = {("sd1", "singlora"), ("sd1", "dora")}
+EVERY = [
+    pytest.param(family, method, marks=() if (family, method) in QUICK else pytest.mark.slow)
+    for family in FAMILIES
+    for method in METHODS
+]
 every_pair = pytest.mark.parametrize(("family", "method"), EVERY)
 
 

@@ -1,0 +1,114 @@
+"""Against the dense matrices, which the code under test never forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from symdream.errors import RequestError
+from symdream.interop.arithmetic import add, compress_to_numbers, compress_to_rank, scale
+from symdream.interop.keys import Place
+from symdream.interop.layers import Adapter, PlainLayer, SymmetricLayer
+from symdream.interop.lora_file import in_format
+from symdream.interop.spectrum import relative_error, singular_values
+from symdream.tuners.symmetric import dense_delta
+
+P1, P2 = Place("unet", "down_blocks.0.a"), Place("text_encoder", "text_model.b")
+
+
+def layer(r: int, n_in: int, n_out: int, seed: int, factor: float = 1.0) -> PlainLayer:
+    generator = torch.Generator().manual_seed(seed)
+    return PlainLayer(
+        torch.randn(r, n_in, generator=generator), torch.randn(n_out, r, generator=generator), factor
+    )
+
+
+def dense(x: PlainLayer) -> torch.Tensor:
+    return x.scale * x.B.double() @ x.A.double()
+
+
+def close(a, b, tolerance=1e-6) -> bool:
+    return float((a - b).norm()) <= tolerance * float(b.norm())
+
+
+@given(r1=st.integers(1, 6), r2=st.integers(1, 6), w1=st.floats(-2, 2), w2=st.floats(-2, 2), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_adding_is_exact_and_ranks_add_up(r1, r2, w1, w2, seed):
+    a, b = Adapter({P1: layer(r1, 12, 9, seed, 0.5)}), Adapter({P1: layer(r2, 12, 9, seed + 1), P2: layer(2, 7, 7, 3)})
+    total = add([a, b], [w1, w2])
+    wanted = w1 * dense(a.layers[P1]) + w2 * dense(b.layers[P1])
+    assert (dense(total.layers[P1]) - wanted).abs().max() < 1e-4
+    assert total.layers[P1].rank == r1 + r2
+    assert torch.allclose(dense(total.layers[P2]), w2 * dense(b.layers[P2]), atol=1e-6)
+
+
+def test_scaling_scales():
+    adapter = Adapter({P1: layer(3, 8, 5, 0, 0.25)})
+    assert close(dense(scale(adapter, -0.5).layers[P1]), -0.5 * dense(adapter.layers[P1]))
+
+
+@pytest.mark.parametrize("action", [lambda a: scale(a, 0.5), lambda a: add([a, a], [1, 1])])
+def test_a_dora_is_neither_scaled_nor_added(action):
+    dora = Adapter({P1: PlainLayer(torch.ones(1, 4), torch.ones(3, 1), magnitude=torch.ones(3))})
+    with pytest.raises(RequestError, match="not linear"):
+        action(dora)
+
+
+def test_different_architectures_are_not_added():
+    with pytest.raises(RequestError, match="different architectures"):
+        add([Adapter({P1: layer(2, 8, 8, 0)}), Adapter({P1: layer(2, 8, 9, 0)})], [1, 1])
+
+
+@given(r=st.integers(1, 8), k=st.integers(1, 8), n_in=st.integers(2, 14), n_out=st.integers(2, 14), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=40)
+def test_compressing_gives_the_best_approximation_of_that_rank(r, k, n_in, n_out, seed):
+    adapter = Adapter({P1: layer(r, n_in, n_out, seed, 0.5)})
+    found = compress_to_rank(adapter, k).layers[P1]
+    U, s, Vt = torch.linalg.svd(dense(adapter.layers[P1]), full_matrices=False)
+    wanted = (U[:, :k] * s[:k]) @ Vt[:k]
+    assert found.rank <= k
+    assert float((dense(found) - wanted).norm()) < 1e-5 * float(s[0])
+
+
+def test_compressing_a_square_symlora_keeps_the_largest_lambdas_after_diagonalising():
+    generator = torch.Generator().manual_seed(0)
+    A, d = torch.randn(6, 20, generator=generator), torch.tensor([3.0, -2.0, 1.0, -0.5, 0.2, 4.0])
+    adapter = Adapter({P1: SymmetricLayer(A, d, alpha=3.0, shape=(20, 20))})
+    update = dense_delta(A, d, 0.5, 20, 20).double()
+    values, vectors = torch.linalg.eigh(update)
+    largest = values.abs().argsort(descending=True)[:3]
+    wanted = (vectors[:, largest] * values[largest]) @ vectors[:, largest].T
+    found = compress_to_rank(adapter, 3)
+    assert close(dense(found.layers[P1]), wanted, 1e-5)
+    told = relative_error(adapter.plain().layers, found.layers)
+    assert told == pytest.approx(float((wanted - update).norm() / update.norm()), rel=1e-5)
+
+
+def test_a_budget_goes_where_the_energy_is():
+    adapter = Adapter({P1: layer(4, 10, 10, 0, 100.0), P2: layer(4, 10, 10, 1, 0.001)})
+    kept = compress_to_numbers(adapter, 3 * 20)
+    assert {place: x.rank for place, x in kept.layers.items()} == {P1: 3}
+    with pytest.raises(RequestError, match="larger size"):
+        compress_to_numbers(adapter, 19)
+
+
+def test_singular_values_are_those_of_the_dense_update():
+    x = layer(5, 9, 13, 0)
+    assert singular_values(x.B.numpy(), x.A.numpy()) == pytest.approx(torch.linalg.svdvals(dense(x))[:5].numpy())
+
+
+@given(scale_of_B=st.integers(-7, 3))
+@settings(deadline=None)
+def test_fp16_keeps_three_digits_whatever_the_scale_of_B(scale_of_B):
+    x = layer(4, 30, 20, 0)
+    x = PlainLayer(x.A, x.B * 10.0**scale_of_B)
+    stored = in_format(x, torch.float16)
+    assert relative_error({P1: x}, {P1: stored}) < 1e-3
+
+
+def test_what_fp16_holds_exactly_is_left_alone():
+    x = layer(4, 30, 20, 0).to(torch.float16).to(torch.float32)
+    stored = in_format(x, torch.float16)
+    assert torch.equal(stored.A.float(), x.A) and torch.equal(stored.B.float(), x.B)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+from helpers.tiny_models import tiny_parts
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from symdream.interop.keys import (
+    DOWN,
+    MAGNITUDE,
+    UP,
+    Key,
+    Place,
+    kohya_module,
+    kohya_name,
+    parse_key,
+    with_text_model,
+    without_text_model,
+)
+
+TO_K = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+Q_PROJ = "text_model.encoder.layers.3.self_attn.q_proj"
+
+
+@pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
+def places(request) -> list[Place]:
+    """Every linear layer of a family's UNet and text encoders."""
+    return [
+        Place(component, with_text_model(name))
+        for component, model in tiny_parts(request.param).items()
+        if component != "vae"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+
+
+def test_every_linear_layer_comes_back_from_its_kohya_name(places):
+    for place in places:
+        for sdxl in (False, True):
+            key = parse_key(kohya_name(place, sdxl) + ".lora_down.weight")
+            assert (key.layout, key.component, key.module, key.part) == ("kohya", *(place.component, place.module), DOWN)
+
+
+def test_no_two_layers_share_a_kohya_name(places):
+    assert len({kohya_name(place, True) for place in places}) == len(places)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (f"unet.{TO_K}.lora_A.weight", Key("diffusers", "unet", TO_K, DOWN)),
+        (f"unet.{TO_K}.lora.up.weight", Key("diffusers", "unet", TO_K, UP)),
+        (f"unet.{TO_K}.lora_magnitude_vector", Key("diffusers", "unet", TO_K, MAGNITUDE)),
+        (f"unet.{TO_K[:-5]}.processor.to_k_lora.down.weight", Key("diffusers", "unet", TO_K, DOWN)),
+        (f"unet.{TO_K}.lora_A.default_0.weight", Key("diffusers", "unet", TO_K, DOWN)),
+        (f"base_model.model.{TO_K}.lora_B.weight", Key("peft", None, TO_K, UP)),
+        (f"base_model.model.{TO_K}.singlora_A", Key("native", None, TO_K, "singlora_A")),
+        (f"text_encoder.{Q_PROJ}.lora_A.weight", Key("diffusers", "text_encoder", Q_PROJ, DOWN)),
+        (f"text_encoder_2.{Q_PROJ}.lora_A.weight", Key("diffusers", "text_encoder_2", Q_PROJ, DOWN)),
+        ("text_encoder.encoder.layers.3.self_attn.q_proj.lora_A.weight", Key("diffusers", "text_encoder", Q_PROJ, DOWN)),
+        (f"lora_te1_{Q_PROJ.replace('.', '_')}.dora_scale", Key("kohya", "text_encoder", Q_PROJ, MAGNITUDE)),
+    ],
+)
+def test_keys_of_each_layout_are_understood(key, expected):
+    assert parse_key(key) == expected
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["unet.conv_in.weight", "lora_unet_x.hada_w1_a", "lora_transformer_x.lora_down.weight", "vae.x.lora_A.weight", ""],
+)
+def test_keys_of_other_things_are_not(key):
+    assert parse_key(key) is None
+
+
+@pytest.mark.parametrize(
+    ("sgm", "diffusers"),
+    [
+        ("input_blocks_4_1_transformer_blocks_0_attn1_to_q", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"),
+        ("input_blocks_8_1_proj_in", "down_blocks.2.attentions.1.proj_in"),
+        ("middle_block_1_transformer_blocks_9_ff_net_2", "mid_block.attentions.0.transformer_blocks.9.ff.net.2"),
+        (
+            "output_blocks_5_1_transformer_blocks_1_attn2_to_out_0",
+            "up_blocks.1.attentions.2.transformer_blocks.1.attn2.to_out.0",
+        ),
+    ],
+)
+def test_stability_ais_block_names_become_diffusers_names(sgm, diffusers):
+    assert kohya_module(sgm) == diffusers
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_parsed_or_refused_without_an_error(text):
+    assert parse_key(text) is None or parse_key(text).module is not None
+
+
+@given(st.integers(0, 40), st.sampled_from(["q_proj", "k_proj", "v_proj", "out_proj"]))
+def test_text_model_comes_and_goes(layer, projection):
+    module = f"encoder.layers.{layer}.self_attn.{projection}"
+    assert without_text_model(with_text_model(module)) == module
+    assert with_text_model(with_text_model(module)) == with_text_model(module)
