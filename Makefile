@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 .PHONY: demo test test-all lint clean
 
 demo: $(READY)
-	$(BIN)/symdream demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(NOUN),--class-noun "$(NOUN)")
+	$(BIN)/symdream demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(NOUN),--class-noun "$(NOUN)") $(ARGS)
 
 test: $(READY)
 	@echo "running the fast tests"

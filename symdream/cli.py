@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
 def run_command(name: str, argv: list[str]) -> int:
     """Parse `argv` for the command `name`, run it, and tell errors the way users can act on."""
     from symdream.errors import SymdreamError
+    from symdream.threads import choose_waiting
 
+    choose_waiting()
     module = importlib.import_module(f"symdream.commands.{name}")
     try:
         args = module.parse(argv) if hasattr(module, "parse") else parse(module, name, argv)

@@ -74,7 +74,7 @@ def run(args: Args) -> int:
     from symdream.training.outputs import seconds_since_start
 
     base = run_training(folder, config)
-    result = evaluate_run(folder, base=base)
+    result = evaluate_run(folder, base=base, seed=args.seed)
     grid = folder.path / "grid.png"
     draw_grid(grid, folder, result["prompts"])
     lora = folder.path / f"{folder.path.name}-lora.safetensors"

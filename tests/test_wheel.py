@@ -1,0 +1,50 @@
+"""A wheel in a fresh virtual environment: the demo works from it, weights and sample photos included."""
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_a_wheel_in_a_fresh_environment(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(REPOSITORY)],
+        check=True, capture_output=True, timeout=600,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("symdream-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert any(name.endswith("sample_data/owl/00.png") for name in names)
+    assert any("assets/sprite" in name and name.endswith(".safetensors") for name in names)
+
+    # The new environment borrows the installed dependencies, which take minutes to install, but has no symdream.
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True, timeout=600)
+    site = subprocess.run(
+        [sys.executable, "-c", "import torch, pathlib; print(pathlib.Path(torch.__file__).parent.parent)"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    packages = subprocess.run(
+        [python, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    (Path(packages) / "dependencies.pth").write_text(site + "\n")
+    # No editable install may shadow the wheel: the interpreter runs isolated, from another folder.
+    where = subprocess.run(
+        [python, "-I", "-c", "import symdream; print(symdream.__file__)"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert str(tmp_path) in where.stdout, where.stderr
+
+    command = [tmp_path / "env" / "bin" / "symdream", "demo", "--steps", "2", "-o", "demo run é"]
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "demo run é"
+    assert (run / "grid.png").is_file() and list(run.glob("*-lora.safetensors"))
+    assert "DINO" in result.stdout and "LoRA of the same rank" in result.stdout
