@@ -31,9 +31,7 @@ TOP_NAMES = {
 def openai_weights(checkpoint: Mapping[str, torch.Tensor], prefix: str) -> Weights:
     """Weights below `prefix`, named from "embeddings." and "encoder." on."""
     inner = {key.removeprefix(prefix): value for key, value in checkpoint.items() if key.startswith(prefix)}
-    return {
-        key.removeprefix("text_model."): value for key, value in inner.items() if not key.endswith("position_ids")
-    }
+    return {key.removeprefix("text_model."): value for key, value in inner.items() if not key.endswith("position_ids")}
 
 
 def openclip_weights(checkpoint: Mapping[str, torch.Tensor], prefix: str) -> tuple[Weights, torch.Tensor | None]:

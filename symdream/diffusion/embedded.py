@@ -40,8 +40,9 @@ def load_transformers_part(model_class: type, folder: Path, **model_args):
 
 def load_diffusers_part(model_class: type, folder: Path):
     """An embedded diffusers model in fp32."""
-    model = model_class.from_config(model_class.load_config(folder, local_files_only=True))
-    model.load_state_dict(read_int8(folder))
+    with torch.device("meta"):  # no random start: every weight is assigned below, strictly
+        model = model_class.from_config(model_class.load_config(folder, local_files_only=True))
+    model.load_state_dict(read_int8(folder), assign=True)
     return model.eval()
 
 

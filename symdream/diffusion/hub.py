@@ -10,6 +10,7 @@ from pathlib import Path
 from symdream.diffusion.architecture import family_of_folder
 from symdream.diffusion.folders import STEMS, VARIANTS, MissingPart, plan_folder, read_json, weight_components
 from symdream.diffusion.names import Source, pickle_refused
+from symdream.diffusion.resumable import fetch_blob
 from symdream.errors import RequestError, SymdreamError, WorkError
 from symdream.ui import say
 
@@ -96,6 +97,9 @@ def fetch(source: Source) -> Snapshot:
         total = sum(sizes[name] for name in files)
         _check_disk(total)
         say(f"Fetching {source.repo} ({total / 1e9:.2f} GB in {len(files)} files; what is there already is kept).")
+        for name in files:
+            if name.endswith(".safetensors"):
+                fetch_blob(source.repo, info.sha, name)
         folder = Path(snapshot_download(**where, allow_patterns=files))
     except SymdreamError:
         raise

@@ -1,0 +1,60 @@
+import json
+
+import pytest
+import torch
+
+from symdream.cli import main
+from symdream.config import TrainConfig
+from symdream.diffusion.forecast import fits, time_estimates
+from symdream.diffusion.machine import Machine, available_ram, look_at_machine
+from symdream.diffusion.sizes import KNOWN
+
+
+def a_machine(**changes):
+    given = {"device": "cpu", "device_name": "test", "dtype": "float32", "memory": 8 * 10**9, "memory_kind": "RAM"}
+    return Machine(**(given | {"cores": 4, "versions": {}, "note": None} | changes))
+
+
+def test_this_machine_is_described_from_what_is_there():
+    machine = look_at_machine()
+    assert machine.versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert machine.device in ("cpu", "cuda", "mps")
+    assert machine.dtype in ("float32", "bfloat16", "float16")
+    assert (machine.device == "cpu") <= (machine.dtype == "float32")
+    assert machine.cores >= 1
+    ram = available_ram()
+    assert ram is None or ram > 10**8
+
+
+def test_what_fits_follows_memory_batch_and_number_format():
+    small = {(f.base, f.batch_size): f.fits for f in fits(a_machine(memory=8 * 10**9))}
+    assert small == {("sprite", 1): True, ("sprite", 4): True, ("sd15", 1): True, ("sd15", 4): False}
+    half = {(f.base, f.batch_size): f.fits for f in fits(a_machine(memory=8 * 10**9, dtype="bfloat16"))}
+    assert half["sd15", 4]
+    assert {f.fits for f in fits(a_machine(memory=None))} == {None}
+
+
+def test_a_run_takes_its_steps_and_sd15_is_labelled_as_an_estimate():
+    sprite, sd15 = time_estimates(a_machine(), 0.5)
+    assert (sprite.seconds, sprite.measured) == (0.5 * TrainConfig().training.steps, True)
+    assert sd15.seconds == pytest.approx(sprite.seconds * KNOWN["sd15"].flops / KNOWN["sprite"].flops)
+    assert not sd15.measured
+    assert "estimate" in sd15.text
+
+
+def test_on_a_gpu_the_time_of_sd15_is_called_unknown():
+    _, sd15 = time_estimates(a_machine(device="cuda"), 0.05)
+    assert sd15.seconds is None
+    assert "unknown" in sd15.text
+
+
+@pytest.mark.slow
+def test_doctor_reports_everything_as_text_and_as_json(capsys):
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for word in ("device", "dtype", "memory", "versions", "sprite", "sd15", "fits", "measured", "estimate"):
+        assert word in text
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["times"][0]["seconds"] > 0
+    assert {base["name"] for base in report["bases"]} >= {"sprite", "sd15", "sdxl"}

@@ -1,0 +1,169 @@
+"""Loading diffusers folders: small models in the real layouts, and everything that can be wrong with a folder."""
+
+import json
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from helpers.tiny_models import TINY_RESOLUTION, write_tiny_sd
+
+from symdream.diffusion.base import load_base
+from symdream.diffusion.checks import check_folder
+from symdream.errors import RequestError, SymdreamError
+
+FAMILIES = ("sd1", "sd2", "sdxl")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tiny é models")
+    return {family: write_tiny_sd(root / family, family) for family in FAMILIES}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A fresh SD 1.x folder to damage."""
+    return write_tiny_sd(tmp_path / "tiny")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_loads_and_is_told_apart(folders, family):
+    base = load_base(str(folders[family]))
+    assert (base.family, base.identity, base.resolution) == (family, f"folder:{family}", TINY_RESOLUTION)
+    assert base.prediction_type == ("v_prediction" if family == "sd2" else "epsilon")
+    encoders = 2 if family == "sdxl" else 1
+    assert len(base.text_encoders) == len(base.tokenizers) == encoders
+    assert list(base.components()) == ["unet", "text_encoder", "text_encoder_2"][: 1 + encoders]
+    assert len(base.hash) == 64
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_draws_through_its_pipeline(folders, family):
+    pipe = load_base(str(folders[family])).pipeline()
+    image = pipe("sks bird", num_inference_steps=1, height=TINY_RESOLUTION, width=TINY_RESOLUTION).images[0]
+    assert image.size == (TINY_RESOLUTION, TINY_RESOLUTION)
+
+
+def test_our_loading_gives_the_weights_that_diffusers_own_gives(folders):
+    ours = load_base(str(folders["sd1"]))
+    theirs = StableDiffusionPipeline.from_pretrained(folders["sd1"], safety_checker=None)
+    for name, module in {"vae": ours.vae, **ours.components()}.items():
+        for key, tensor in getattr(theirs, name).state_dict().items():
+            assert torch.equal(module.state_dict()[key], tensor), (name, key)
+
+
+def test_text_as_wide_as_the_real_sd2_goes_through(tmp_path):
+    base = load_base(str(write_tiny_sd(tmp_path / "wide", "sd2", text_width=1024)))
+    assert base.unet.config.cross_attention_dim == base.text_encoder.config.hidden_size == 1024
+    tokens = base.tokenizer("sks bird", padding="max_length", max_length=77, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        answer = base.unet(torch.zeros(1, 4, 8, 8), 10, base.text_encoder(tokens)[0]).sample
+    assert torch.isfinite(answer).all()
+
+
+def test_weights_that_are_there_only_as_fp16_are_found(tmp_path):
+    folder = write_tiny_sd(tmp_path / "half", variant="fp16")
+    assert not list(folder.glob("unet/diffusion_pytorch_model.safetensors"))
+    base = load_base(str(folder))
+    assert base.dtype == torch.float32
+    assert load_base(str(folder), dtype=torch.float16).text_encoder.dtype == torch.float16
+
+
+def test_weights_in_shards_are_found_and_a_missing_shard_is_named(folder):
+    whole = load_base(str(folder))
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    whole.unet.save_pretrained(folder / "unet", max_shard_size="3MB")
+    shards = sorted((folder / "unet").glob("*.safetensors"))
+    assert len(shards) > 1
+    sharded = load_base(str(folder))
+    assert all(torch.equal(a, b) for a, b in zip(whole.unet.parameters(), sharded.unet.parameters(), strict=True))
+    shards[1].unlink()
+    with pytest.raises(RequestError, match=shards[1].name):
+        load_base(str(folder))
+
+
+def test_a_copy_under_another_name_has_the_same_hash(folder):
+    first = load_base(str(folder)).hash
+    moved = folder.rename(folder.with_name("other"))
+    assert load_base(str(moved)).hash == first
+    assert load_base(str(write_tiny_sd(folder, seed=1))).hash != first
+
+
+def test_a_truncated_weight_file_is_named_with_its_size(folder):
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(RequestError, match="truncated"):
+        load_base(str(folder))
+    [finding] = check_folder(folder)
+    assert "truncated" in finding.problem
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 400, b"\x10" + b"\0" * 7 + b"{not json at all"])
+def test_a_weight_file_that_is_none_is_refused(folder, content):
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(content)
+    with pytest.raises(RequestError, match="not a safetensors file"):
+        load_base(str(folder))
+
+
+def test_a_pickle_under_a_safetensors_name_is_refused_as_a_pickle(folder):
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"PK\x03\x04" + b"\0" * 100)
+    with pytest.raises(RequestError, match="is a pickle"):
+        load_base(str(folder))
+
+
+def test_a_folder_with_pickles_only_is_refused(folder):
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(RequestError, match="is a pickle"):
+        load_base(str(folder))
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "unet/diffusion_pytorch_model.safetensors",
+        "text_encoder/config.json",
+        "tokenizer/tokenizer.json",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+    ],
+)
+def test_a_missing_part_is_named(folder, missing):
+    (folder / missing).unlink()
+    with pytest.raises(RequestError) as caught:
+        load_base(str(folder))
+    assert missing.split("/")[1] in str(caught.value)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(RequestError, match="no model_index.json"):
+        load_base(str(tmp_path))
+
+
+def test_an_inpainting_unet_is_refused(tmp_path):
+    folder = write_tiny_sd(tmp_path / "inpaint", in_channels=9)
+    with pytest.raises(RequestError, match="inpainting"):
+        load_base(str(folder))
+
+
+@pytest.mark.parametrize("pipeline", ["FluxPipeline", "StableDiffusion3Pipeline", "PixArtAlphaPipeline"])
+def test_other_architectures_are_refused_by_what_they_are(tmp_path, pipeline):
+    index = {"_class_name": pipeline, "transformer": ["diffusers", "Transformer2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(RequestError, match=pipeline):
+        load_base(str(tmp_path))
+
+
+def test_broken_json_is_named(folder):
+    (folder / "model_index.json").write_text("{")
+    with pytest.raises(RequestError, match="model_index.json is not valid JSON"):
+        load_base(str(folder))
+
+
+def test_weights_of_other_shapes_than_the_config_end_in_one_error_of_ours(folder):
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    config["cross_attention_dim"] = 48
+    (folder / "unet" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SymdreamError, match="cannot be loaded"):
+        load_base(str(folder))
