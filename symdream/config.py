@@ -11,7 +11,7 @@ import difflib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -45,6 +45,49 @@ class Subject(Section):
     """The word that will stand for the subject; best one token that means nothing."""
     template: str | None = None
     """Caption of a photo without a .txt; {subject} becomes trigger and class noun (None: the base's)."""
+
+
+class OneOfSubjects(Subject):
+    """One of several subjects that are learned in one run, each by its own trigger."""
+
+    repeats: PositiveInt = 1
+    """How often each of its photos counts beside those of the other subjects."""
+
+
+class Data(Section):
+    """How photos and captions become training samples."""
+
+    buckets: bool = False
+    """Keep the shape of photos: each step trains on one of several picture sizes (off: squares)."""
+    crop: Literal["center", "random"] = "center"
+    """What of a photo is shown that does not fit: its middle, or one of 4 places along the longer side."""
+    flip: bool = False
+    """Half of the samples show the photo mirrored; not for subjects with writing or an unlike left and right."""
+    tag_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability that a comma-separated tag of a caption is left out of a sample (tags with the trigger stay)."""
+    caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability that a sample has an empty caption."""
+    mask_strength: Fraction = 1.0
+    """How little what lies outside of a mask (alpha, or NAME_mask.png) counts in the loss: 1 nothing, 0 as the rest."""
+    cache_dir: Path | None = None
+    """Where latents, text embeddings and class images are kept (None: $SYMDREAM_CACHE, else ~/.cache/symdream)."""
+
+
+class Prior(Section):
+    """Prior preservation: class images are trained on beside the photos, so that "a dog" stays any dog."""
+
+    class_count: NonNegativeInt = 0
+    """How many class images the base draws, once, to train on beside the photos (0: none; 100 is usual)."""
+    class_images: Path | None = None
+    """Folder with class images, instead of letting the base draw them."""
+    class_prompt: str | None = Field(default=None, min_length=1)
+    """Caption of the class images (None: the template with the class noun alone)."""
+    prior_loss_weight: PositiveFloat = 1.0
+    """How much the class images count in the loss, compared with the photos."""
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.class_count or self.class_images)
 
 
 class Model(Section):
@@ -146,11 +189,20 @@ class TrainConfig(Section):
     """Everything that decides a run. `config.toml` in the run folder is this, complete."""
 
     subject: Subject = Subject()
+    subjects: list[OneOfSubjects] = []
+    """Several subjects in one run, as [[subjects]] tables in place of [subject]."""
+    data: Data = Data()
+    prior: Prior = Prior()
     model: Model = Model()
     adapter: Adapter = Adapter()
     training: Training = Training()
     loss: Loss = Loss()
     output: Output = Output()
+
+    @property
+    def learned(self) -> list[OneOfSubjects]:
+        """The subjects of the run, one or several."""
+        return self.subjects or [OneOfSubjects(**self.subject.model_dump())]
 
 
 def conflicts(config: TrainConfig) -> list[Problem]:
@@ -166,7 +218,7 @@ def conflicts(config: TrainConfig) -> list[Problem]:
             problems.append(Problem(key, f"belongs to method {owner}; this run trains {method}"))
     if config.adapter.components == "unet" and config.training.text_encoder_lr is not None:
         problems.append(Problem("training.text_encoder_lr", "does nothing: components = unet trains no text encoder"))
-    return problems + one_rate_problems(config)
+    return problems + one_rate_problems(config) + data_conflicts(config)
 
 
 def one_rate_problems(config: TrainConfig) -> list[Problem]:
@@ -184,14 +236,44 @@ def one_rate_problems(config: TrainConfig) -> list[Problem]:
     return problems
 
 
+def data_conflicts(config: TrainConfig) -> list[Problem]:
+    """Conflicts of [subject], [[subjects]] and [prior]."""
+    problems = []
+    prior, subjects = config.prior, config.subjects
+    if subjects and config.subject != Subject():
+        given = [name for name in Subject.model_fields if getattr(config.subject, name) != getattr(Subject(), name)]
+        problems += [Problem(f"subject.{name}", "does not go with [[subjects]], which say it each") for name in given]
+    if len(subjects) == 1 and subjects[0].repeats > 1:
+        problems.append(Problem("subjects[1].repeats", "does nothing: there is no other subject to count beside"))
+    triggers = [subject.trigger for subject in subjects]
+    for trigger in sorted({trigger for trigger in triggers if triggers.count(trigger) > 1}):
+        problems.append(Problem(f"subjects: trigger = {trigger}", "stands for two subjects; each needs its own"))
+    if prior.class_images and prior.class_count:
+        problems.append(Problem("prior.class_count", "does not go with class_images: they are given or drawn"))
+    if not prior.wanted:
+        for name in ("class_prompt", "prior_loss_weight"):
+            if getattr(prior, name) != getattr(Prior(), name):
+                problems.append(Problem(f"prior.{name}", "does nothing without class_count or class_images"))
+    if len({subject.class_noun for subject in subjects}) > 1:
+        for name in ("class_images", "class_prompt"):
+            if getattr(prior, name):
+                problems.append(Problem(f"prior.{name}", "is one class, the subjects are of several: take class_count"))
+    return problems
+
+
 def fields(model: type[Section] = TrainConfig) -> dict[str, tuple[str, Any]]:
     """Every setting by its flat name: (its section, its pydantic field)."""
     found: dict[str, tuple[str, Any]] = {}
-    for section, info in model.model_fields.items():
+    for section, info in sections(model).items():
         for name, setting in info.annotation.model_fields.items():
             assert name not in found, f"two settings are called {name}"
             found[name] = (section, setting)
     return found
+
+
+def sections(model: type[Section] = TrainConfig) -> dict[str, Any]:
+    """The tables with one value a setting: all but the list [[subjects]], which has no flags."""
+    return {k: v for k, v in model.model_fields.items() if get_origin(v.annotation) is not list}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -245,17 +327,27 @@ def build(
 
 
 def _without(settings: Mapping[str, Any], error: ValidationError) -> dict[str, Any]:
-    wrong = {tuple(e["loc"][:2]) for e in error.errors()}
-    return {
-        section: {k: v for k, v in values.items() if (section, k) not in wrong}
-        for section, values in settings.items()
-        if (section,) not in wrong
-    }
+    wrong = {tuple(e["loc"][: 3 if e["loc"][0] == "subjects" else 2]) for e in error.errors()}
+    kept: dict[str, Any] = {}
+    for section, values in settings.items():
+        if (section,) in wrong:
+            continue
+        if isinstance(values, list):
+            kept[section] = [
+                {k: v for k, v in entry.items() if (section, i, k) not in wrong}
+                for i, entry in enumerate(values) if isinstance(entry, Mapping)
+            ]  # fmt: skip
+        else:
+            kept[section] = {k: v for k, v in values.items() if (section, k) not in wrong}
+    return kept
 
 
 def _problem(error: Mapping[str, Any]) -> Problem:
-    location = [str(part) for part in error["loc"]]
+    location = [str(part) for part in error["loc"] if isinstance(part, str)]
+    numbers = [part for part in error["loc"] if isinstance(part, int)]
     key = ".".join(location[:2])
+    if location[0] == "subjects" and numbers:
+        key = f"subjects[{numbers[0] + 1}]" + "".join(f".{part}" for part in location[1:2])
     if error["type"] == "extra_forbidden":
         return Problem(key, "unknown key" + _did_you_mean(location))
     shown = key if isinstance(error["input"], Mapping) else f"{key} = {error['input']}"
@@ -293,6 +385,9 @@ SYNONYMS = {
 def _did_you_mean(location: list[str]) -> str:
     known = fields()
     name = location[-1]
+    if location[0] == "subjects" and len(location) > 1:
+        close = difflib.get_close_matches(name, list(OneOfSubjects.model_fields), 1)
+        return f'; did you mean "{close[0]}"?' if close else f"; it knows {', '.join(OneOfSubjects.model_fields)}"
     if len(location) == 1 and name not in known:
         close = difflib.get_close_matches(name, list(TrainConfig.model_fields), 1)
         if close:
@@ -316,10 +411,12 @@ def to_toml(config: TrainConfig) -> str:
     import tomli_w
 
     lines = []
-    for section, info in type(config).model_fields.items():
+    for section, info in sections(type(config)).items():
         values = getattr(config, section).model_dump(mode="json")
         lines.append(f"# {info.annotation.__doc__.splitlines()[0]}\n[{section}]")
         for name, value in values.items():
             lines.append(f"# {name}: not set" if value is None else tomli_w.dumps({name: value}).rstrip("\n"))
         lines.append("")
+    for subject in config.subjects:
+        lines += ["[[subjects]]", tomli_w.dumps(subject.model_dump(mode="json", exclude_none=True))]
     return "\n".join(lines)

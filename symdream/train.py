@@ -35,6 +35,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     """
     import torch
 
+    from symdream.data.store import Store, cache_folder
     from symdream.data.training_set import TrainingSet
     from symdream.diffusion.adapters import attach
     from symdream.diffusion.base import load_base
@@ -47,36 +48,45 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     from symdream.training.devices import open_accelerator
     from symdream.training.interrupt import StopRequest
     from symdream.training.optimizer import average_gradients, make_optimizer
-    from symdream.training.photos import read_photos
+    from symdream.training.photos import add_class_images, read_photos
     from symdream.training.progress import Progress
     from symdream.training.recorder import Recorder
     from symdream.training.schedule import lr_factor, ramp
+    from symdream.training.startup import Startup
     from symdream.tuners import set_ramp
 
+    startup = Startup()
     accelerator, dtype = open_accelerator(config.model.device, config.model.dtype)
     leader = accelerator.is_main_process
     base = load_base(config.model.base, device=accelerator.device, dtype=dtype)
+    startup.done("base")
     config = resolve(config, base)
+    photos = read_photos(config)
+    with accelerator.main_process_first():
+        add_class_images(photos, config, base, quiet=not leader)
     if config.loss.zero_terminal_snr:
         use_zero_terminal_snr(base)
-    photos = read_photos(config)
     if leader:
         outputs.describe(run, config, base, photos, accelerator, resume=resume)
         outputs.show_trigger(run, config, base)
+    startup.done("photos")
 
     adapter, training = config.adapter, config.training
     components = base.chosen(adapter.components)
     trainable = attach(
         base, adapter.method, adapter.rank, adapter.alpha, adapter.targets, components, adapter.dropout, training.seed
     )
+    startup.done("adapter")
+    store = Store(cache_folder(config.data.cache_dir))
     data = TrainingSet(
         base,
-        photos.images,
-        photos.captions,
-        config.model.resolution,
-        noise_offset=config.loss.noise_offset,
+        photos,
+        config,
+        store,
+        step_samples=training.batch_size * training.accumulation * accelerator.num_processes,
         frozen_text="text_encoder" not in components,
     )
+    startup.done("latents", store.tell("latents"))
     park([base.vae, *([] if data.text is None else base.text_encoders)])
     if training.gradient_checkpointing:
         use_gradient_checkpointing(base, components)
@@ -130,6 +140,8 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
+            if leader:
+                startup.first_step()
 
             done = step + 1
             progress.update(done, f"loss {recorder.smooth_loss:.4f}")
@@ -157,6 +169,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
         if config.output.sample_every:
             outputs.write_samples(run, config, base, training.steps)
         outputs.write_summary(run, config, base, trainable, recorder)
+        run.update_summary(startup_seconds=startup.seconds)
     accelerator.wait_for_everyone()
     return base
 

@@ -1,8 +1,12 @@
 """Settings every test needs: offline, and small models and photos that are made once."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Latents are cached by content, so sharing a folder is safe; the user's own stays clean.
+_cache = tempfile.TemporaryDirectory(prefix="symdream-cache-")
+os.environ["SYMDREAM_CACHE"] = _cache.name
 
 import pytest
 

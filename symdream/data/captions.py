@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from symdream.data import draws
 from symdream.errors import RequestError
 
 PLACEHOLDER = "{subject}"
+TAG_VARIANTS = 32  # thinned versions of one caption: bounded, so that their embeddings can be cached
 
 
 def fill(template: str, *, trigger: str, class_noun: str) -> str:
@@ -36,3 +38,23 @@ def caption_of(photo: Path, template: str, *, trigger: str, class_noun: str) -> 
     if not text:
         raise RequestError(f"{beside} is empty.", fix=f"write the caption of {photo.name} into it, or remove it")
     return fill(text, trigger=trigger, class_noun=class_noun)
+
+
+def thinned(caption: str, rate: float, keep: str, seed: int) -> list[str]:
+    """The caption as tag dropout may show it: TAG_VARIANTS draws in which each comma-separated tag is left out with
+    probability `rate`, all but those that contain the word `keep` (the trigger) and the first where none does.
+
+    A caption of one tag has itself as its only variant. A pure function of its arguments.
+    """
+    tags = [tag.strip() for tag in caption.split(",") if tag.strip()]
+    if len(tags) < 2 or not rate:
+        return [caption]
+    stays = {i for i, tag in enumerate(tags) if keep in tag.split()} or {0}
+    variants = []
+    for variant in range(TAG_VARIANTS):
+        shown = [
+            tag for i, tag in enumerate(tags)
+            if i in stays or draws.uniform(seed, variant, f"tag {i} of {caption}") >= rate
+        ]  # fmt: skip
+        variants.append(", ".join(shown))
+    return variants

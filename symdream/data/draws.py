@@ -25,9 +25,9 @@ def image_index(seed: int, sample: int, count: int, stream: str = "image") -> in
     return int(torch.randperm(count, generator=generator(seed, stream, epoch))[place])
 
 
-def timestep(seed: int, sample: int, count: int) -> int:
+def timestep(seed: int, sample: int, count: int, stream: str = "timestep") -> int:
     """Uniform in 0 … count-1."""
-    return int(torch.randint(count, (), generator=generator(seed, "timestep", sample)))
+    return int(torch.randint(count, (), generator=generator(seed, stream, sample)))
 
 
 def normal(seed: int, sample: int, shape: tuple[int, ...], stream: str) -> torch.Tensor:

@@ -1,66 +1,31 @@
-"""The training set of one run: photos as cached latents, captions as token ids, both on the device.
+"""The training set of one run: photos as cached latents, captions as token ids or embeddings, all on the device.
 
-A batch is a pure function of (seed, step): which photo, which timestep, which noise (symdream.data.draws).
+A batch is a pure function of (seed, step): which photo and which cut of it, which caption, which timestep, which
+noise (symdream.data.draws; the bucket of a step: symdream.data.turns).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from symdream.config import TrainConfig
 from symdream.data import draws
+from symdream.data.buckets import Cut, assign, bucket_sizes, bucket_step, cuts
+from symdream.data.captions import thinned
+from symdream.data.latents import LatentCache
+from symdream.data.masks import latent_weights
+from symdream.data.store import Store
+from symdream.data.texts import embed_all
+from symdream.data.turns import turn
 from symdream.diffusion.base import Base
-from symdream.diffusion.conditioning import Text, encode, size_ids, tokenize
+from symdream.diffusion.conditioning import Text, size_ids, tokenize
 from symdream.diffusion.loss import offset_noise
-from symdream.errors import WorkError
-
-
-def square(image: Image.Image, side: int) -> Image.Image:
-    """The centre square of `image`, resized to side × side (Lanczos)."""
-    edge = min(image.size)
-    left, top = (image.width - edge) // 2, (image.height - edge) // 2
-    return image.crop((left, top, left + edge, top + edge)).resize((side, side), Image.Resampling.LANCZOS)
-
-
-def square_sizes(image: Image.Image, side: int) -> Tensor:
-    """SDXL's size_ids of a photo that `square` cuts."""
-    edge = min(image.size)
-    scale = side / edge
-    top, left = (image.height - edge) // 2, (image.width - edge) // 2
-    return size_ids((image.height, image.width), (round(top * scale), round(left * scale)), (side, side))
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """RGB image to (3, H, W) in [-1, 1], the VAE's range."""
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.view(image.height, image.width, 3).permute(2, 0, 1).float() / 127.5 - 1
-
-
-@torch.no_grad()
-def encode_images(vae: torch.nn.Module, images: dict[str, Image.Image]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (N, 4, H/8, W/8) of the VAE's posterior, fp32, unscaled.
-
-    The VAE runs in fp32 here: Stable Diffusion's overflows in fp16, and encoding happens once.
-    Raises: WorkError naming the image whose latents are not finite.
-    """
-    dtype = next(vae.parameters()).dtype
-    device = next(vae.parameters()).device
-    # nn.Module's own `to`: diffusers' override warns about a list of modules that is empty here.
-    torch.nn.Module.to(vae, dtype=torch.float32)
-    means, deviations = [], []
-    for name, image in images.items():
-        posterior = vae.encode(to_tensor(image).unsqueeze(0).to(device)).latent_dist
-        if not (posterior.mean.isfinite().all() and posterior.std.isfinite().all()):
-            raise WorkError(f"The VAE gives no finite latents for {name}.", fix="open and save the photo again")
-        means.append(posterior.mean[0])
-        deviations.append(posterior.std[0])
-    torch.nn.Module.to(vae, dtype=dtype)
-    return torch.stack(means), torch.stack(deviations)
+from symdream.errors import RequestError
+from symdream.training.photos import Photo, Photos
 
 
 @dataclass
@@ -69,7 +34,8 @@ class Batch:
 
     x0, noise (B, 4, h, w) fp32; timesteps (B,); captions (B,) rows of the C captions in use, which are given as
     `token_ids`, (C, 77) for each tokenizer, or as `text`, already encoded; sizes (B, 6), SDXL's size_ids;
-    weights (B,) of the samples in the loss (None: all 1).
+    weights (B,) of the samples in the loss (None: all 1); mask (B, 1, h, w), weights of latent pixels (None: all 1).
+    With prior preservation the first half are photos and the second half class images.
     """
 
     x0: Tensor
@@ -80,58 +46,193 @@ class Batch:
     text: Text | None = None
     sizes: Tensor | None = None
     weights: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass
+class Bucket:
+    """Everything of one picture size (width, height): V cuts of photos and class images, by row.
+
+    entries: indices of photos, each as often as it repeats. photo_rows: for each photo its places, for each place
+    the row of the plain cut and, with flip, of the mirrored one. class_rows: rows by class prompt.
+    mean, std (V, 4, h, w); sizes (V, 6); masks (V, 1, h, w) or None.
+    """
+
+    size: tuple[int, int]
+    entries: list[int] = field(default_factory=list)
+    photo_rows: dict[int, list[list[int]]] = field(default_factory=dict)
+    class_rows: dict[str, list[int]] = field(default_factory=dict)
+    mean: Tensor | list[Tensor] = field(default_factory=list)
+    std: Tensor | list[Tensor] = field(default_factory=list)
+    sizes: Tensor | list[Tensor] = field(default_factory=list)
+    masks: Tensor | list[Tensor] | None = field(default_factory=list)
 
 
 class TrainingSet:
-    """Latents and captions of the photos on the device, and the batches drawn from them.
+    """Latents and captions on the device, and the batches drawn from them.
 
-    `frozen_text`: no text encoder is trained, so captions are encoded here, once.
+    `step_samples` is how many samples one optimizer step takes over all its forward passes and processes: they share
+    a bucket. `frozen_text`: no text encoder is trained, so captions are encoded here, once.
+    Raises: RequestError if a mask leaves nothing of its photo; WorkError naming a photo that cannot be encoded.
     """
 
     def __init__(
         self,
         base: Base,
-        photos: dict[Path, Image.Image],
-        captions: Sequence[str],
-        resolution: int,
-        noise_offset: float = 0.0,
-        frozen_text: bool = False,
+        photos: Photos,
+        config: TrainConfig,
+        store: Store,
+        *,
+        step_samples: int,
+        frozen_text: bool,
     ):
-        images = {path.name: square(image, resolution) for path, image in photos.items()}
-        self.mean, self.std = encode_images(base.vae, images)
+        self.photos, self.options = photos, config.data
+        self.step_samples, self.noise_offset = step_samples, config.loss.noise_offset
+        self.prior_weight = config.prior.prior_loss_weight
         self.scaling_factor = base.vae.config.scaling_factor
-        texts = sorted(set(captions))
-        self.token_ids = tuple(ids.to(base.device) for ids in tokenize(base, texts))
-        with torch.no_grad():
-            self.text = encode(base, self.token_ids) if frozen_text else None
-        self.sizes = torch.stack([square_sizes(photo, resolution) for photo in photos.values()]).to(base.device)
-        self.noise_offset = noise_offset
-        self.caption = [texts.index(caption) for caption in captions]
+        self.vae_factor = 2 ** (len(base.vae.config.block_out_channels) - 1)
         self.timesteps = base.scheduler.config.num_train_timesteps
         self.device = base.device
+        self.buckets = self._fill_buckets(LatentCache(base.vae, store), config.model.resolution)
+        self._read_texts(base, store, config.training.seed, frozen_text)
+
+    def _fill_buckets(self, latents: LatentCache, resolution: int) -> list[Bucket]:
+        shapes = [(resolution, resolution)]
+        if self.options.buckets:
+            shapes = bucket_sizes(resolution, bucket_step(resolution, self.vae_factor))
+        buckets: dict[tuple[int, int], Bucket] = {}
+        for index, photo in enumerate(self.photos.photos):
+            shape = assign(photo.image.size, shapes)
+            bucket = buckets.setdefault(shape, Bucket(shape))
+            bucket.entries += [index] * photo.repeats
+            bucket.photo_rows[index] = self._add_photo(bucket, photo, latents)
+        for bucket in buckets.values():
+            for prompt, images in self.photos.class_images.items():
+                bucket.class_rows[prompt] = []
+                for image in images:
+                    [[cut]] = cuts(image.size, bucket.size, "center")
+                    encoded = latents(image.sha256, cut, image.read, str(image.path))
+                    bucket.class_rows[prompt].append(self._add(bucket, cut, encoded, latent_weights(None, cut, self.vae_factor, 0)))
+        masked = any(photo.mask for photo in self.photos.photos)
+        for bucket in buckets.values():
+            for name in ("mean", "std", "sizes", "masks"):
+                setattr(bucket, name, torch.stack(getattr(bucket, name)).to(self.device))
+            if not masked:
+                bucket.masks = None
+        return [buckets[shape] for shape in sorted(buckets)]
+
+    def _add_photo(self, bucket: Bucket, photo: Photo, latents: LatentCache) -> list[list[int]]:
+        places = []
+        for place in cuts(photo.image.size, bucket.size, self.options.crop, flip=self.options.flip):
+            masks = [latent_weights(photo.mask, cut, self.vae_factor, self.options.mask_strength) for cut in place]
+            if not masks[0].any():
+                continue  # this place shows nothing of the subject
+            places.append([
+                self._add(bucket, cut, latents(photo.sha256, cut, lambda: photo.image, str(photo.path)), mask)
+                for cut, mask in zip(place, masks, strict=True)
+            ])  # fmt: skip
+        if not places:
+            raise RequestError(
+                f"The mask of {photo.path} leaves nothing of the photo when it is cut to "
+                f"{bucket.size[0]} × {bucket.size[1]} pixels.",
+                fix="crop the photo around the subject, take --buckets, or a --mask-strength below 1",
+            )
+        return places
+
+    @staticmethod
+    def _add(bucket: Bucket, cut: Cut, latents: dict[str, Tensor], mask: Tensor) -> int:
+        bucket.mean.append(latents["mean"])
+        bucket.std.append(latents["std"])
+        bucket.sizes.append(size_ids(cut.photo[::-1], cut.top_left, cut.size[::-1]))
+        bucket.masks.append(mask)
+        return len(bucket.mean) - 1
+
+    def _read_texts(self, base: Base, store: Store, seed: int, frozen: bool) -> None:
+        """`variants[photo]`: rows of its caption, one for each way tag dropout may thin it."""
+        rate = self.options.tag_dropout
+        shown = [thinned(photo.caption, rate, photo.trigger, seed) for photo in self.photos.photos]
+        texts = {text for variants in shown for text in variants} | set(self.photos.class_prompts)
+        if self.options.caption_dropout:
+            texts.add("")
+        self.texts = sorted(texts)
+        self.row = {text: row for row, text in enumerate(self.texts)}
+        self.variants = [[self.row[text] for text in variants] for variants in shown]
+        self.token_ids = tuple(ids.to(self.device) for ids in tokenize(base, self.texts))
+        self.text = embed_all(base, self.texts, store) if frozen else None
 
     def __len__(self) -> int:
-        return len(self.caption)
+        return len(self.photos.photos)
 
     def batch(self, seed: int, samples: Sequence[int]) -> Batch:
-        """The batch of the given global sample indices."""
-        shape = tuple(self.mean.shape[1:])
-        chosen = [draws.image_index(seed, k, len(self)) for k in samples]
-        noise = torch.stack([draws.normal(seed, k, shape, "noise") for k in samples]).to(self.device)
-        if self.noise_offset:
-            offsets = torch.stack([draws.normal(seed, k, (shape[0], 1, 1), "offset") for k in samples])
-            noise = offset_noise(noise, offsets.to(self.device), self.noise_offset)
-        posterior = torch.stack([draws.normal(seed, k, shape, "latent") for k in samples]).to(self.device)
-        timesteps = torch.tensor([draws.timestep(seed, k, self.timesteps) for k in samples], device=self.device)
+        """The batch of the given global sample indices, all of one step."""
+        bucket, photos = self.shown(seed, samples)
+        rows, captions = [], []
+        for k, photo in zip(samples, photos, strict=True):
+            rows.append(self._photo_row(bucket, photo, seed, k))
+            captions.append(self._caption_row(photo, seed, k))
+        parts = [self._draw(bucket, rows, seed, samples, "")]
+        weights = None
+        if self.photos.class_images:
+            prompts = [self.photos.class_prompts[self.photos.photos[photo].subject] for photo in photos]
+            class_rows = [self._class_row(bucket, p, seed, k) for p, k in zip(prompts, samples, strict=True)]
+            parts.append(self._draw(bucket, class_rows, seed, samples, "class "))
+            rows += class_rows
+            captions += [self.row[prompt] for prompt in prompts]
+            # mean over 2B of 2 w_i l_i = mean over the photos + prior_loss_weight · mean over the class images
+            weights = torch.tensor([2.0] * len(samples) + [2.0 * self.prior_weight] * len(samples), device=self.device)
+        x0, noise, timesteps = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         # Photos mostly share one caption: each different caption goes through the text encoder once.
-        used = sorted({self.caption[i] for i in chosen})
-        rows = torch.tensor([used.index(self.caption[i]) for i in chosen], device=self.device)
+        used = sorted(set(captions))
         return Batch(
-            x0=self.scaling_factor * (self.mean[chosen] + self.std[chosen] * posterior),
+            x0=x0,
             noise=noise,
             timesteps=timesteps,
-            captions=rows,
+            captions=torch.tensor([used.index(row) for row in captions], device=self.device),
             token_ids=tuple(ids[used] for ids in self.token_ids),
             text=None if self.text is None else self.text.rows(torch.tensor(used, device=self.device)),
-            sizes=self.sizes[chosen],
+            sizes=bucket.sizes[rows],
+            weights=weights,
+            mask=None if bucket.masks is None else bucket.masks[rows],
         )
+
+    def shown(self, seed: int, samples: Sequence[int]) -> tuple[Bucket, list[int]]:
+        """The bucket of the samples' step, and the photo that each sample shows."""
+        step = samples[0] // self.step_samples
+        assert samples[-1] // self.step_samples == step, "samples of two steps in one batch"
+        number, visit = turn(seed, step, [len(bucket.entries) for bucket in self.buckets])
+        bucket = self.buckets[number]
+        stream = "image" if len(self.buckets) == 1 else f"image {bucket.size}"
+        shift = (visit - step) * self.step_samples  # from the run's samples to those of this bucket
+        count = len(bucket.entries)
+        return bucket, [bucket.entries[draws.image_index(seed, k + shift, count, stream)] for k in samples]
+
+    def _photo_row(self, bucket: Bucket, photo: int, seed: int, k: int) -> int:
+        places = bucket.photo_rows[photo]
+        place = places[int(draws.uniform(seed, k, "crop") * len(places))] if len(places) > 1 else places[0]
+        return place[draws.uniform(seed, k, "flip") < 0.5] if len(place) > 1 else place[0]
+
+    def _caption_row(self, photo: int, seed: int, k: int) -> int:
+        if self.options.caption_dropout and draws.uniform(seed, k, "caption dropout") < self.options.caption_dropout:
+            return self.row[""]
+        variants = self.variants[photo]
+        return variants[int(draws.uniform(seed, k, "tags") * len(variants))] if len(variants) > 1 else variants[0]
+
+    def _class_row(self, bucket: Bucket, prompt: str, seed: int, k: int) -> int:
+        rows = bucket.class_rows[prompt]
+        return rows[draws.image_index(seed, k, len(rows), "class image")]
+
+    def _draw(
+        self, bucket: Bucket, rows: list[int], seed: int, samples: Sequence[int], stream: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x0, noise and timesteps of the rows; `stream` keeps class images' draws apart from photos'."""
+        mean, std = bucket.mean[rows], bucket.std[rows]
+        shape = tuple(mean.shape[1:])
+        noise = torch.stack([draws.normal(seed, k, shape, stream + "noise") for k in samples]).to(self.device)
+        if self.noise_offset:
+            offsets = torch.stack([draws.normal(seed, k, (shape[0], 1, 1), stream + "offset") for k in samples])
+            noise = offset_noise(noise, offsets.to(self.device), self.noise_offset)
+        posterior = torch.stack([draws.normal(seed, k, shape, stream + "latent") for k in samples]).to(self.device)
+        timesteps = torch.tensor(
+            [draws.timestep(seed, k, self.timesteps, stream + "timestep") for k in samples], device=self.device
+        )
+        return self.scaling_factor * (mean + std * posterior), noise, timesteps

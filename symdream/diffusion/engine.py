@@ -35,4 +35,4 @@ class EagerEngine:
         if self.min_snr_gamma is not None:
             by_noise = min_snr_weights(schedule, batch.timesteps, self.min_snr_gamma, base.prediction_type)
             weights = by_noise if weights is None else weights * by_noise
-        return diffusion_loss(prediction, target, weights)
+        return diffusion_loss(prediction, target, weights, batch.mask)

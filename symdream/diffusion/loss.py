@@ -31,9 +31,19 @@ def prediction_target(
     raise ValueError(f"prediction_type {prediction_type!r}: know epsilon and v_prediction")
 
 
-def diffusion_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean over the batch of w_i · mean((prediction_i - target_i)²), in fp32; weights (B,), None = ones."""
-    per_sample = (prediction.float() - target.float()).pow(2).mean(dim=(1, 2, 3))
+def diffusion_loss(
+    prediction: Tensor, target: Tensor, weights: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Mean over the batch of w_i · Σ m_i (prediction_i - target_i)² / Σ m_i, in fp32.
+
+    weights (B,) of samples and mask (B, 1, H, W) of latent pixels, both None = ones. A mask moves the loss within
+    its sample without changing how much the sample counts.
+    """
+    squares = (prediction.float() - target.float()).pow(2)
+    if mask is None:
+        per_sample = squares.mean(dim=(1, 2, 3))
+    else:
+        per_sample = (mask * squares.mean(dim=1, keepdim=True)).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3))
     return (per_sample if weights is None else weights * per_sample).mean()
 
 
@@ -52,7 +62,7 @@ def min_snr_weights(alphas_cumprod: Tensor, timesteps: Tensor, gamma: float, pre
     """
     ratio = snr(alphas_cumprod, timesteps)
     if prediction_type == "epsilon":
-        return ratio.clamp(max=gamma) / ratio
+        return (gamma / ratio).clamp(max=1)  # the same, and 1 where SNR = 0
     if prediction_type == "v_prediction":
         return ratio.clamp(max=gamma) / (ratio + 1)
     raise ValueError(f"prediction_type {prediction_type!r}: know epsilon and v_prediction")

@@ -44,6 +44,9 @@ def resolve(config: TrainConfig, base: Base) -> TrainConfig:
     if config.adapter.components != "unet":
         resolved.training.text_encoder_lr = text_encoder_lr
     resolved.model.resolution = config.model.resolution or base.resolution
-    resolved.subject.template = config.subject.template or TEMPLATES.get(base.identity, REAL_TEMPLATE)
-    resolved.subject.images = config.subject.images.resolve()
+    for subject in resolved.subjects or [resolved.subject]:
+        subject.template = subject.template or TEMPLATES.get(base.identity, REAL_TEMPLATE)
+        subject.images = subject.images.resolve()
+    if config.prior.class_images:
+        resolved.prior.class_images = config.prior.class_images.resolve()
     return resolved

@@ -49,6 +49,7 @@ def describe(
         for name, old, new in (
             ("base", before["base"], identity),
             ("photos or captions", before["photos"], photos.hash),
+            ("class images", before.get("class_images"), photos.class_hash),
         ):
             if old != new:
                 raise RequestError(
@@ -67,21 +68,24 @@ def describe(
             "dtype": str(base.dtype).removeprefix("torch."),
             "base": identity,
             "photos": photos.hash,
+            "class_images": photos.class_hash,
         },
     )
-    subject = config.subject
+    names = " and ".join(f'"{subject.trigger} {subject.class_noun}"' for subject in config.learned)
     say(
-        f"Teaching {base.name} \"{subject.trigger} {subject.class_noun}\" from {len(photos.images)} photos: "
+        f"Teaching {base.name} {names} from {len(photos.photos)} photos: "
         f"{config.adapter.method} rank {config.adapter.rank}, {config.training.steps} steps, "
         f"{accelerator.device.type} {str(base.dtype).removeprefix('torch.')}, in {run.path}"
     )
-    if not 3 <= len(photos.images) <= 30:
-        say(f"  note: 3 to 6 photos are usual; these are {len(photos.images)}.")
-    warn_about_trigger(base, subject.trigger)
+    for place, subject in enumerate(config.learned):
+        count = sum(photo.subject == place for photo in photos.photos)
+        if not 3 <= count <= 30:
+            say(f"  note: 3 to 6 photos are usual; of {subject.trigger} {subject.class_noun} there are {count}.")
+        warn_about_trigger(base, subject.trigger)
     if base.identity == "sprite":
         from symdream.diffusion.photographs import photo_warning
 
-        if warning := photo_warning(list(photos.images.values())):
+        if warning := photo_warning([photo.image for photo in photos.photos]):
             say(warning)
 
 
@@ -100,10 +104,15 @@ def show_trigger(run: RunFolder, config: TrainConfig, base: Base) -> None:
     path = run.samples / "trigger-before-training.png"
     if base.identity == "sprite" or path.exists():
         return
-    prompt = fill(config.subject.template, trigger=config.subject.trigger, class_noun="")
+    prompts = [fill(subject.template, trigger=subject.trigger, class_noun="") for subject in config.learned]
     run.samples.mkdir(parents=True, exist_ok=True)
-    sample(base, [prompt], [0])[0].save(path)
-    say(f'  what this base draws for "{prompt}": {path}. If it is something of its own, choose another --trigger.')
+    images = sample(base, prompts, [0] * len(prompts))
+    if len(images) == 1:
+        images[0].save(path)
+    else:
+        save_grid(path, [images], column_labels=prompts)
+    asked = " and ".join(f'"{prompt}"' for prompt in prompts)
+    say(f"  what this base draws for {asked}: {path}. If it is something of its own, choose another --trigger.")
 
 
 def device_name(device: torch.device) -> str:
@@ -111,8 +120,11 @@ def device_name(device: torch.device) -> str:
 
 
 def sample_prompts(config: TrainConfig) -> list[str]:
-    words = {"trigger": config.subject.trigger, "class_noun": config.subject.class_noun}
-    return [fill(p, **words) for p in config.output.sample_prompts or [config.subject.template]]
+    return [
+        fill(prompt, trigger=subject.trigger, class_noun=subject.class_noun)
+        for subject in config.learned
+        for prompt in config.output.sample_prompts or [subject.template]
+    ]
 
 
 def write_samples(run: RunFolder, config: TrainConfig, base: Base, step: int) -> Path:
@@ -123,6 +135,12 @@ def write_samples(run: RunFolder, config: TrainConfig, base: Base, step: int) ->
     path = run.samples / f"step-{step:05d}.png"
     save_grid(path, [images], column_labels=prompts, row_labels=[f"step {step}"])
     return path
+
+
+def words(config: TrainConfig) -> dict[str, Any]:
+    """trigger and class_noun of the (first) subject and, where there are several, `subjects` with those of all."""
+    each = [{"trigger": subject.trigger, "class_noun": subject.class_noun} for subject in config.learned]
+    return each[0] if len(each) == 1 else {**each[0], "subjects": each}
 
 
 def adapter_metadata(config: TrainConfig, base: Base, step: int, u: float | None) -> dict[str, Any]:
@@ -139,8 +157,7 @@ def adapter_metadata(config: TrainConfig, base: Base, step: int, u: float | None
         "prediction_type": base.prediction_type,
         "resolution": config.model.resolution,
         "zero_terminal_snr": config.loss.zero_terminal_snr,
-        "trigger": config.subject.trigger,
-        "class_noun": config.subject.class_noun,
+        **words(config),
         "prompts": sample_prompts(config),
         "steps": config.training.steps,
         "step": step,
@@ -187,8 +204,7 @@ def write_summary(
         seconds_per_step=recorder.median_seconds(),
         peak_memory_bytes=peak_memory(),
         base={"identity": base.identity, "hash": base.hash},
-        trigger=config.subject.trigger,
-        class_noun=config.subject.class_noun,
+        **words(config),
         seed=config.training.seed,
     )
 

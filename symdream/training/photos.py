@@ -3,35 +3,104 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from symdream.config import TrainConfig
-from symdream.data.captions import caption_of
+from symdream.data import class_images
+from symdream.data.captions import caption_of, fill
+from symdream.data.class_images import ClassImage
 from symdream.data.images import find_images, read_image
+from symdream.data.masks import mask_file, read_mask
+from symdream.data.store import cache_folder
+from symdream.diffusion.base import Base
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo of one subject; `subject` is its place in the config, `sha256` is of the file's bytes."""
+
+    path: Path
+    image: Image.Image
+    caption: str
+    trigger: str
+    subject: int
+    repeats: int
+    sha256: str
+    mask: Image.Image | None
 
 
 @dataclass
 class Photos:
-    """Images by path, their captions in the same order, and one hash over all of it."""
+    """All photos of a run, subject by subject, and the class images of each class prompt."""
 
-    images: dict[Path, Image.Image]
-    captions: list[str]
-    hash: str
+    photos: list[Photo]
+    hash: str  # over the bytes of photos and masks, and the captions
+    class_prompts: list[str] = field(default_factory=list)  # of each subject; none without prior preservation
+    class_images: dict[str, list[ClassImage]] = field(default_factory=dict)
+
+    @property
+    def images(self) -> dict[Path, Image.Image]:
+        return {photo.path: photo.image for photo in self.photos}
+
+    @property
+    def captions(self) -> list[str]:
+        return [photo.caption for photo in self.photos]
+
+    @property
+    def class_hash(self) -> str | None:
+        """One hash over the class images, None without prior preservation."""
+        if not self.class_images:
+            return None
+        digest = hashlib.sha256()
+        for prompt, images in self.class_images.items():
+            digest.update(prompt.encode() + b"\0" + "".join(image.sha256 for image in images).encode())
+        return digest.hexdigest()
 
 
 def read_photos(config: TrainConfig) -> Photos:
     """Read the photos of a resolved config.
 
-    Raises: RequestError if a photo or caption cannot be read.
+    Raises: RequestError if a photo, mask or caption cannot be read.
     """
-    subject = config.subject
-    paths = find_images(subject.images)
-    words = {"trigger": subject.trigger, "class_noun": subject.class_noun}
-    captions = [caption_of(path, subject.template, **words) for path in paths]
+    photos = []
     digest = hashlib.sha256()
-    for path, caption in zip(paths, captions, strict=True):
-        digest.update(hashlib.sha256(path.read_bytes()).digest() + caption.encode() + b"\0")
-    return Photos({path: read_image(path) for path in paths}, captions, digest.hexdigest())
+    for place, subject in enumerate(config.learned):
+        words = {"trigger": subject.trigger, "class_noun": subject.class_noun}
+        for path in find_images(subject.images):
+            caption = caption_of(path, subject.template, **words)
+            sha256 = hashlib.sha256(path.read_bytes())
+            digest.update(sha256.digest() + caption.encode() + b"\0")
+            mask = None
+            if config.data.mask_strength:
+                mask = read_mask(path)
+                if beside := mask_file(path):
+                    digest.update(hashlib.sha256(beside.read_bytes()).digest())
+            image = read_image(path)
+            photos.append(
+                Photo(path, image, caption, subject.trigger, place, subject.repeats, sha256.hexdigest(), mask)
+            )
+    return Photos(photos, digest.hexdigest())
+
+
+def add_class_images(photos: Photos, config: TrainConfig, base: Base, *, quiet: bool = False) -> None:
+    """Find the class images of a run with prior preservation, and let the base draw those that are missing.
+
+    The base must not carry an adapter yet. Raises: RequestError, WorkError.
+    """
+    prior = config.prior
+    if not config.prior.wanted:
+        return
+    photos.class_prompts = [
+        prior.class_prompt or fill(subject.template, trigger="", class_noun=subject.class_noun)
+        for subject in config.learned
+    ]
+    for prompt in dict.fromkeys(photos.class_prompts):
+        if prior.class_images:
+            photos.class_images[prompt] = class_images.from_folder(prior.class_images)
+        else:
+            photos.class_images[prompt] = class_images.from_base(
+                base, prompt, prior.class_count, config.model.resolution, cache_folder(config.data.cache_dir), quiet=quiet
+            )

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from symdream import config as settings
-from symdream.config import TrainConfig
+from symdream.config import Subject, TrainConfig
 from symdream.data.captions import caption_of, template_problem
+from symdream.data.checks import check_class_images, effects
 from symdream.data.images import read_folder
+from symdream.data.masks import lonely_masks, read_mask
 from symdream.errors import Problem, Problems, RequestError
 from symdream.training.run_folder import RunFolder, new_run_path
 
@@ -95,27 +97,41 @@ def read_request(args: Any) -> TrainConfig:
 
 
 def check_subject(config: TrainConfig) -> list[Problem]:
-    """Problems with the photos and words of the subject (all of them, since each costs a user one more try)."""
+    """Problems with the photos and words of the subjects (all of them, since each costs a user one more try)."""
+    if not config.subjects:
+        return check_one(config.subject, "subject", config) + check_class_images(config) + effects(config)
     problems = []
-    subject = config.subject
+    for number, subject in enumerate(config.subjects, 1):
+        problems += check_one(subject, f"subjects[{number}]", config)
+    return problems + check_class_images(config) + effects(config)
+
+
+def check_one(subject: Subject, key: str, config: TrainConfig) -> list[Problem]:
+    problems = []
     if subject.class_noun is None:
-        problems.append(Problem("subject.class_noun", 'is needed: what the subject is, such as --class-noun "dog"'))
+        flag = 'is needed: what the subject is, such as --class-noun "dog"'
+        problems.append(Problem(f"{key}.class_noun", flag if key == "subject" else "is needed: what the subject is"))
     template_ok = subject.template is None or (problem := template_problem(subject.template)) is None
     if not template_ok:
-        problems.append(Problem(f"subject.template = {subject.template}", problem))
+        problems.append(Problem(f"{key}.template = {subject.template}", problem))
     if subject.images is None:
-        problems.append(Problem("subject.images", "is needed: the folder with the photos, such as --images photos/"))
+        flag = "is needed: the folder with the photos" + (", such as --images photos/" if key == "subject" else "")
+        problems.append(Problem(f"{key}.images", flag))
         return problems
     try:
         found = read_folder(subject.images)
     except RequestError as error:
-        return [*problems, Problem("subject.images", error.what + (f" {error.fix}" if error.fix else ""))]
-    problems += [Problem("subject.images", problem) for problem in found.problems]
+        return [*problems, Problem(f"{key}.images", error.what + (f" {error.fix}" if error.fix else ""))]
+    problems += [Problem(f"{key}.images", problem) for problem in found.problems]
     for path in found.images:
         try:
             caption_of(path, "{subject}", trigger=subject.trigger, class_noun=subject.class_noun or "")
+            if config.data.mask_strength:
+                read_mask(path)
         except RequestError as error:
-            problems.append(Problem("subject.images", error.what))
+            problems.append(Problem(f"{key}.images", error.what))
+    for mask in lonely_masks(subject.images):
+        problems.append(Problem(f"{key}.images", f"{mask} is a mask without a photo of its name"))
     return problems
 
 
@@ -123,7 +139,8 @@ def output_path(config: TrainConfig) -> Path:
     """Where the run goes: --output, else a new folder under ./runs named after photos, method and rank."""
     if config.output.output is not None:
         return config.output.output
-    name = re.sub(r"[^\w.-]+", "-", config.subject.images.resolve().name).strip("-.") or "subject"
+    folders = "-".join(subject.images.resolve().name for subject in config.learned)
+    name = re.sub(r"[^\w.-]+", "-", folders).strip("-.") or "subject"
     return new_run_path(Path("runs"), f"{name}-{config.adapter.method.replace('+', 'plus')}-r{config.adapter.rank}")
 
 
@@ -145,10 +162,11 @@ def reopen(args: Any) -> tuple[RunFolder, TrainConfig]:
         )
     run = RunFolder.open(args.resume)
     config = settings.build(settings.read_toml(run.config), str(run.config))
-    try:
-        found = read_folder(config.subject.images)
-    except RequestError as error:
-        raise RequestError(f"The photos of this run are gone: {error.what}", fix="put them back") from None
-    if found.problems:
-        raise Problems(str(run.config), [Problem("subject.images", p) for p in found.problems])
+    for subject in config.learned:
+        try:
+            found = read_folder(subject.images)
+        except RequestError as error:
+            raise RequestError(f"The photos of this run are gone: {error.what}", fix="put them back") from None
+        if found.problems:
+            raise Problems(str(run.config), [Problem("subject.images", p) for p in found.problems])
     return run, config

@@ -107,3 +107,21 @@ def test_a_rescaled_schedule_ends_in_noise_alone_starts_the_same_and_falls(first
     assert rescaled[-1] == 0
     assert rescaled[0].item() == pytest.approx(alphas[0].item())
     assert (rescaled.diff() < 0).all()
+
+
+def test_a_mask_weights_latent_pixels_and_keeps_the_samples_count():
+    generator = torch.Generator().manual_seed(0)
+    prediction, target = (torch.randn(3, 4, 6, 5, generator=generator) for _ in range(2))
+    mask = torch.rand(3, 1, 6, 5, generator=generator)
+    weights = torch.tensor([2.0, 2.0, 0.5])
+    each = [
+        sum(
+            float(mask[i, 0, y, x] * ((prediction[i, :, y, x] - target[i, :, y, x]) ** 2).mean())
+            for y in range(6) for x in range(5)
+        ) / float(mask[i].sum())
+        for i in range(3)
+    ]  # fmt: skip
+    expected = sum(w * e for w, e in zip(weights.tolist(), each, strict=True)) / 3
+    assert diffusion_loss(prediction, target, weights, mask).item() == pytest.approx(expected, rel=1e-5)
+    plain = diffusion_loss(prediction, target, weights)
+    torch.testing.assert_close(diffusion_loss(prediction, target, weights, torch.full_like(mask, 0.3)), plain)

@@ -1,0 +1,132 @@
+"""Class images for prior preservation (DreamBooth, arXiv:2208.12242, section 3.2): what the class looks like to the
+base, so that learning the subject does not change it. Given in a folder, or drawn once by the base and kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from symdream.data.images import find_images, read_image
+from symdream.data.store import content_key
+from symdream.diffusion.base import Base
+from symdream.diffusion.png import save_png
+from symdream.diffusion.sampling import sample
+from symdream.errors import WorkError
+from symdream.training.progress import Progress
+from symdream.ui import say
+
+KIND = "class-images"
+# Far from the seeds that people and scores use, so that drift is not measured on pictures that were trained on.
+FIRST_SEED = 1_000_000
+BATCH = 4
+TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+@dataclass(frozen=True)
+class ClassImage:
+    """A picture that is read only when its latents are not cached; `size` is (width, height) as read."""
+
+    path: Path
+    size: tuple[int, int]
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> ClassImage:
+        try:
+            with Image.open(path) as image:
+                turned = image.getexif().get(0x0112) in TURNED
+                size = image.size[::-1] if turned else image.size
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+            size = read_image(path).size  # tells what is wrong with it
+        return cls(path, size, hashlib.sha256(path.read_bytes()).hexdigest())
+
+    def read(self) -> Image.Image:
+        return read_image(self.path)
+
+
+def from_folder(folder: Path) -> list[ClassImage]:
+    """The user's class images. Raises: RequestError if there are none, or one cannot be read."""
+    return [ClassImage.of(path) for path in find_images(folder)]
+
+
+def from_base(
+    base: Base, prompt: str, count: int, resolution: int, cache: Path, *, quiet: bool = False
+) -> list[ClassImage]:
+    """`count` pictures of `prompt` from seeds FIRST_SEED on, drawn by the base alone where the cache lacks them.
+
+    Every batch is kept as soon as it is done, so an interrupted making loses little. No safety checker looks at them
+    (it would paint some black). The base must not carry an adapter yet.
+    Raises: WorkError if they cannot be written.
+    """
+    settings = drawn_with(base, prompt, resolution)
+    folder = cache / KIND / content_key(**settings)[:32]
+    files = [folder / f"{number:05d}.png" for number in range(count)]
+    missing = [number for number, file in enumerate(files) if not intact(file)]
+    if missing:
+        if not quiet:
+            say(f'Class images of "{prompt}": {count - len(missing)} there, {len(missing)} to draw, kept in {folder}')
+        with Progress("class images", len(missing), quiet=quiet) as progress:
+            for first in range(0, len(missing), BATCH):
+                numbers = missing[first : first + BATCH]
+                seeds = [FIRST_SEED + number for number in numbers]
+                images = sample(base, [prompt] * len(numbers), seeds, width=resolution, height=resolution)
+                for number, seed, image in zip(numbers, seeds, images, strict=True):
+                    _write(image, files[number], png_settings(base, prompt, resolution, seed))
+                progress.update(first + len(numbers))
+    elif not quiet:
+        say(f'Class images of "{prompt}": {count} from the cache ({folder})')
+    return [ClassImage.of(file) for file in files]
+
+
+def drawn_with(base: Base, prompt: str, resolution: int) -> dict[str, Any]:
+    """All that the pictures follow from: what their folder's name is a hash of."""
+    return {
+        "base": base.hash,
+        "prompt": prompt,
+        "first_seed": FIRST_SEED,
+        "sampler": [type(base.scheduler).__name__, {k: str(v) for k, v in sorted(base.scheduler.config.items())}],
+        **base.defaults,
+        "resolution": resolution,
+        "dtype": str(base.dtype),
+    }
+
+
+def png_settings(base: Base, prompt: str, resolution: int, seed: int) -> Mapping[str, Any]:
+    return {
+        "prompt": prompt, "negative_prompt": "", "seed": seed, "base": base.identity, "adapter": None,
+        "sampler": "base", "width": resolution, "height": resolution, **base.defaults,
+    }  # fmt: skip
+
+
+def intact(file: Path) -> bool:
+    """True if `file` is a whole PNG (its own checksums hold)."""
+    try:
+        with Image.open(file) as image:
+            image.verify()
+        return True
+    except FileNotFoundError:
+        return False
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        say(f"note: {file} is damaged ({error}); it is drawn again.")
+        return False
+
+
+def _write(image: Image.Image, file: Path, settings: Mapping[str, Any]) -> None:
+    temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp.png")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_png(image, temporary, settings)
+        os.replace(temporary, file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise WorkError(
+            f"Could not keep the class image {file}: {error.strerror or error}.",
+            fix="make room, or choose another place with --cache-dir",
+        ) from error

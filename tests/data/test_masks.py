@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from symdream.data.buckets import cuts
+from symdream.data.masks import latent_weights, lonely_masks, mask_file, read_mask
+from symdream.errors import RequestError
+
+
+def photo(path, size=(64, 48), mode="RGB"):
+    Image.new(mode, size, "red").save(path)
+    return path
+
+
+def test_a_photo_without_mask_has_none(tmp_path):
+    assert read_mask(photo(tmp_path / "a.png")) is None
+    assert read_mask(photo(tmp_path / "opaque.png", mode="RGBA")) is None
+
+
+def test_the_alpha_channel_is_the_mask_and_a_file_wins_over_it(tmp_path):
+    image = Image.new("RGBA", (64, 48), (255, 0, 0, 0))
+    image.paste((255, 0, 0, 255), (0, 0, 32, 48))
+    image.save(tmp_path / "a.png")
+    assert np.asarray(read_mask(tmp_path / "a.png")).mean() == 127.5
+    Image.new("L", (64, 48), 255).save(tmp_path / "a_mask.png")
+    assert np.asarray(read_mask(tmp_path / "a.png")).min() == 255
+
+
+def test_a_mask_may_be_of_another_file_type_and_size_but_not_shape(tmp_path):
+    path = photo(tmp_path / "a.png")
+    Image.new("L", (128, 96), 255).save(tmp_path / "a_mask.JPG", "JPEG")
+    assert mask_file(path).name == "a_mask.JPG" and read_mask(path).size == (64, 48)
+    (tmp_path / "a_mask.JPG").unlink()
+    Image.new("L", (96, 128), 255).save(tmp_path / "a_mask.png")
+    with pytest.raises(RequestError, match="96 × 128"):
+        read_mask(path)
+
+
+def test_an_empty_mask_two_masks_and_a_lonely_mask_are_named(tmp_path):
+    path = photo(tmp_path / "a.png")
+    Image.new("L", (64, 48), 0).save(tmp_path / "a_mask.png")
+    with pytest.raises(RequestError, match="black all over"):
+        read_mask(path)
+    Image.new("L", (64, 48), 9).save(tmp_path / "a_mask.webp")
+    with pytest.raises(RequestError, match="2 masks"):
+        read_mask(path)
+    assert lonely_masks(tmp_path) == []
+    path.unlink()
+    assert [p.name for p in lonely_masks(tmp_path)] == ["a_mask.png", "a_mask.webp"]
+
+
+@settings(deadline=None)
+@given(strength=st.floats(0, 1), seed=st.integers(0, 99), flip=st.booleans())
+def test_weights_are_one_minus_strength_times_what_the_mask_leaves_out(strength, seed, flip):
+    pixels = np.random.default_rng(seed).integers(0, 256, (64, 64), dtype=np.uint8)
+    cut = cuts((64, 64), (64, 64), "center", flip=True)[0][flip]
+    weights = latent_weights(Image.fromarray(pixels), cut, 8, strength)
+    seen = pixels[:, ::-1] if flip else pixels
+    m = torch.tensor(seen / 255.0).view(8, 8, 8, 8).mean(dim=(1, 3))  # rows and columns inside each latent pixel
+    assert weights.shape == (1, 8, 8)
+    # Pillow rounds each mean to 8 bits, once for each direction.
+    torch.testing.assert_close(weights[0].double(), 1 - strength * (1 - m), atol=1.1 / 255, rtol=0)
+
+
+def test_without_a_mask_every_latent_pixel_counts_one():
+    [[cut]] = cuts((100, 64), (96, 64), "center")
+    assert torch.equal(latent_weights(None, cut, 8, 1.0), torch.ones(1, 8, 12))
