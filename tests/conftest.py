@@ -8,7 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 _cache = tempfile.TemporaryDirectory(prefix="symdream-cache-")
 os.environ["SYMDREAM_CACHE"] = _cache.name
 
-import pytest
+import pytest  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -57,40 +57,49 @@ def from_folder(folder: Path) -> list[ClassImage]:
 
 
 def from_base(
-    base: Base, prompt: str, count: int, resolution: int, cache: Path, *, quiet: bool = False
+    base: Base,
+    prompt: str,
+    count: int,
+    resolution: int,
+    cache: Path,
+    *,
+    kind: str = KIND,
+    first_seed: int = FIRST_SEED,
+    batch: int = BATCH,
+    quiet: bool = False,
 ) -> list[ClassImage]:
-    """`count` pictures of `prompt` from seeds FIRST_SEED on, drawn by the base alone where the cache lacks them.
+    """`count` square pictures of `prompt` from seeds `first_seed` on, drawn by the base where the cache lacks them.
 
-    Every batch is kept as soon as it is done, so an interrupted making loses little. No safety checker looks at them
-    (it would paint some black). The base must not carry an adapter yet.
+    Every batch is kept as soon as it is done, so an interrupted making loses little. Batches begin at multiples of
+    their size and are drawn whole: a picture that is drawn again comes out the same to the last bit, which it
+    would not beside others. No safety checker looks at them (it would paint some black). The base must not carry an
+    adapter yet.
     Raises: WorkError if they cannot be written.
     """
-    settings = drawn_with(base, prompt, resolution)
-    folder = cache / KIND / content_key(**settings)[:32]
-    files = [folder / f"{number:05d}.png" for number in range(count)]
-    missing = [number for number, file in enumerate(files) if not intact(file)]
-    if missing:
-        if not quiet:
-            say(f'Class images of "{prompt}": {count - len(missing)} there, {len(missing)} to draw, kept in {folder}')
-        with Progress("class images", len(missing), quiet=quiet) as progress:
-            for first in range(0, len(missing), BATCH):
-                numbers = missing[first : first + BATCH]
-                seeds = [FIRST_SEED + number for number in numbers]
-                images = sample(base, [prompt] * len(numbers), seeds, width=resolution, height=resolution)
-                for number, seed, image in zip(numbers, seeds, images, strict=True):
-                    _write(image, files[number], png_settings(base, prompt, resolution, seed))
-                progress.update(first + len(numbers))
-    elif not quiet:
-        say(f'Class images of "{prompt}": {count} from the cache ({folder})')
-    return [ClassImage.of(file) for file in files]
+    folder = cache / kind / content_key(**drawn_with(base, prompt, resolution, first_seed, batch))[:32]
+    files = [folder / f"{number:05d}.png" for number in range(-(-count // batch) * batch)]
+    missing = [number for number in range(count) if not intact(files[number])]
+    if not quiet:
+        there = f"{count - len(missing)} from the cache"
+        say(f'Pictures of "{prompt}": {there}, {len(missing)} to draw ({folder})')
+    starts = sorted({number // batch * batch for number in missing})
+    with Progress("pictures drawn", len(starts) * batch, quiet=quiet or not starts) as progress:
+        for done, start in enumerate(starts, 1):
+            seeds = [first_seed + number for number in range(start, start + batch)]
+            images = sample(base, [prompt] * batch, seeds, width=resolution, height=resolution, batch_size=batch)
+            for seed, image in zip(seeds, images, strict=True):
+                _write(image, files[seed - first_seed], png_settings(base, prompt, resolution, seed))
+            progress.update(done * batch)
+    return [ClassImage.of(file) for file in files[:count]]
 
 
-def drawn_with(base: Base, prompt: str, resolution: int) -> dict[str, Any]:
+def drawn_with(base: Base, prompt: str, resolution: int, first_seed: int, batch: int) -> dict[str, Any]:
     """All that the pictures follow from: what their folder's name is a hash of."""
     return {
         "base": base.hash,
         "prompt": prompt,
-        "first_seed": FIRST_SEED,
+        "first_seed": first_seed,
+        "batch": batch,
         "sampler": [type(base.scheduler).__name__, {k: str(v) for k, v in sorted(base.scheduler.config.items())}],
         **base.defaults,
         "resolution": resolution,

@@ -11,6 +11,7 @@ one is made again. The folder may be deleted at any time.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -103,7 +104,5 @@ class Store:
             # A cache is a convenience: training goes on, and the next start encodes again.
             self._writes = False
             say(f"note: the cache {self.folder} cannot be written ({error}); nothing more is kept in it.")
-            try:
+            with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            except OSError:
-                pass

@@ -112,7 +112,8 @@ class TrainingSet:
                 for image in images:
                     [[cut]] = cuts(image.size, bucket.size, "center")
                     encoded = latents(image.sha256, cut, image.read, str(image.path))
-                    bucket.class_rows[prompt].append(self._add(bucket, cut, encoded, latent_weights(None, cut, self.vae_factor, 0)))
+                    whole = latent_weights(None, cut, self.vae_factor, 0)
+                    bucket.class_rows[prompt].append(self._add(bucket, cut, encoded, whole))
         masked = any(photo.mask for photo in self.photos.photos)
         for bucket in buckets.values():
             for name in ("mean", "std", "sizes", "masks"):

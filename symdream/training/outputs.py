@@ -18,6 +18,8 @@ from accelerate import Accelerator
 from symdream import __version__
 from symdream.config import TrainConfig, to_toml
 from symdream.data.captions import fill
+from symdream.data.class_images import from_base
+from symdream.data.store import cache_folder
 from symdream.diffusion.adapters import adapter_layers, save_adapters
 from symdream.diffusion.base import Base
 from symdream.diffusion.grid import save_grid
@@ -105,8 +107,15 @@ def show_trigger(run: RunFolder, config: TrainConfig, base: Base) -> None:
     if base.identity == "sprite" or path.exists():
         return
     prompts = [fill(subject.template, trigger=subject.trigger, class_noun="") for subject in config.learned]
+    cache = cache_folder(config.data.cache_dir)
+    images = [
+        image.read()
+        for prompt in prompts
+        for image in from_base(
+            base, prompt, 1, base.resolution, cache, kind="triggers", first_seed=0, batch=1, quiet=True
+        )
+    ]
     run.samples.mkdir(parents=True, exist_ok=True)
-    images = sample(base, prompts, [0] * len(prompts))
     if len(images) == 1:
         images[0].save(path)
     else:

@@ -101,6 +101,7 @@ def add_class_images(photos: Photos, config: TrainConfig, base: Base, *, quiet: 
         if prior.class_images:
             photos.class_images[prompt] = class_images.from_folder(prior.class_images)
         else:
+            cache = cache_folder(config.data.cache_dir)
             photos.class_images[prompt] = class_images.from_base(
-                base, prompt, prior.class_count, config.model.resolution, cache_folder(config.data.cache_dir), quiet=quiet
+                base, prompt, prior.class_count, config.model.resolution, cache, quiet=quiet
             )

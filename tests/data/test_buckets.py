@@ -10,7 +10,8 @@ sides = st.integers(32, 4000)
 
 
 @pytest.mark.parametrize(
-    ("resolution", "factor", "step"), [(512, 8, 64), (768, 8, 64), (1024, 8, 64), (256, 8, 32), (128, 4, 16), (64, 8, 16)]
+    ("resolution", "factor", "step"),
+    [(512, 8, 64), (768, 8, 64), (1024, 8, 64), (256, 8, 32), (128, 4, 16), (64, 8, 16)],
 )
 def test_steps_are_64_pixels_on_real_bases_and_finer_below(resolution, factor, step):
     assert bucket_step(resolution, factor) == step
@@ -40,7 +41,7 @@ def test_a_photo_goes_where_the_least_is_cut_away(width, height, resolution):
 
 
 @settings(deadline=None)
-@given(width=sides, height=sides, resolution=st.sampled_from([64, 128, 512]), crop=st.sampled_from(["center", "random"]))
+@given(sides, sides, st.sampled_from([64, 128, 512]), st.sampled_from(["center", "random"]))
 def test_a_cut_lies_inside_the_photo_and_keeps_its_proportions(width, height, resolution, crop):
     size = assign((width, height), bucket_sizes(resolution, bucket_step(resolution, 8)))
     places = cuts((width, height), size, crop, flip=True)

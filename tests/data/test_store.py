@@ -32,9 +32,8 @@ def test_a_damaged_entry_is_named_and_made_again(tmp_path, capsys, damage):
     if damage == "no checksum":
         save_file(TENSORS, path)
     else:
-        path.write_bytes(
-            {"cut short": whole[:-5], "empty": b"", "text": b"hello" * 9}.get(damage, whole[:-1] + bytes([whole[-1] ^ 1]))
-        )
+        flipped = whole[:-1] + bytes([whole[-1] ^ 1])
+        path.write_bytes({"cut short": whole[:-5], "empty": b"", "text": b"hello" * 9}.get(damage, flipped))
     again = Store(tmp_path)
     assert same(again.fetch("latents", "k", lambda: TENSORS), TENSORS)
     assert again.made["latents"] == 1 and str(path) in capsys.readouterr().err
