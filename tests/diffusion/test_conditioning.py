@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from symdream.data.training_set import square_sizes
+from symdream.data.buckets import cuts
 from symdream.diffusion.base import load_base
 from symdream.diffusion.conditioning import Text, encode, size_ids, tokenize, unet_arguments, unused_layers
 
@@ -54,10 +54,10 @@ def test_rows_give_each_sample_its_caption():
 
 
 def test_the_sizes_tell_the_photo_and_the_cut():
-    from PIL import Image
-
     # 400 wide, 200 high, cut to the middle 200 x 200, scaled by 1/2: the cut starts 50 pixels from the left.
-    assert square_sizes(Image.new("RGB", (400, 200)), 100).tolist() == [200, 400, 0, 50, 100, 100]
+    [[cut]] = cuts((400, 200), (100, 100), "center")
+    sizes = size_ids(cut.photo[::-1], cut.top_left, cut.size[::-1])
+    assert sizes.tolist() == [200, 400, 0, 50, 100, 100]
 
 
 def test_the_layer_that_sdxl_does_not_read_has_no_influence(tiny_sdxl):
