@@ -15,10 +15,7 @@ from symdream.threads import choose_waiting
     ],
 )
 def test_threads_spin_briefly_on_a_busy_machine_unless_the_user_says_otherwise(monkeypatch, load, before, after):
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in before.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "environ", dict(before))
     monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
     choose_waiting()
     assert os.environ.get("GOMP_SPINCOUNT") == after
