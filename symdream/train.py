@@ -47,6 +47,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     from symdream.training.defaults import resolve
     from symdream.training.devices import open_accelerator
     from symdream.training.interrupt import StopRequest
+    from symdream.training.memory_advice import out_of_memory_explained
     from symdream.training.optimizer import average_gradients, make_optimizer
     from symdream.training.photos import add_class_images, read_photos
     from symdream.training.progress import Progress
@@ -78,14 +79,15 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     )
     startup.done("adapter")
     store = Store(cache_folder(config.data.cache_dir))
-    data = TrainingSet(
-        base,
-        photos,
-        config,
-        store,
-        step_samples=training.batch_size * training.accumulation * accelerator.num_processes,
-        frozen_text="text_encoder" not in components,
-    )
+    with out_of_memory_explained(config, base):
+        data = TrainingSet(
+            base,
+            photos,
+            config,
+            store,
+            step_samples=training.batch_size * training.accumulation * accelerator.num_processes,
+            frozen_text="text_encoder" not in components,
+        )
     startup.done("latents", store.tell("latents"))
     park([base.vae, *([] if data.text is None else base.text_encoders)])
     if training.gradient_checkpointing:
@@ -113,6 +115,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
             checkpoint.save_checkpoint(run.checkpoints, step, trainable, optimizer, extra, keep=config.output.keep)
 
     with (
+        out_of_memory_explained(config, base),
         StopRequest(run.stop_file) as stop,
         Recorder(run, config, first, accelerator) as recorder,
         Progress("training", training.steps, start=first, quiet=not leader) as progress,
@@ -215,7 +218,9 @@ def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False) -
             steps=steps,
             error=None if stopped else str(error) or type(error).__name__,
         )
-        if not stopped:
+        if not run.config.exists():
+            run.remove()  # it never began: the next try finds the place free
+        elif not stopped:
             say(f"The run failed; its folder {run.path} keeps what was saved.")
         raise
     finally:

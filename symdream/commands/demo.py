@@ -47,7 +47,7 @@ class Args:
 def run(args: Args) -> int:
     from symdream import config as settings
     from symdream.metrics.prompts import read_prompts
-    from symdream.training.request import check_subject
+    from symdream.training.request import check_base, check_subject
     from symdream.training.run_folder import RunFolder, new_run_path
 
     images = args.images or sample_data() / SUBJECT
@@ -63,7 +63,7 @@ def run(args: Args) -> int:
         "steps": args.steps,
         "seed": args.seed,
     }
-    config = settings.build(settings.merge({}, flags), "the request", checks=(check_subject,))
+    config = settings.build(settings.merge({}, flags), "the request", checks=(check_subject, check_base))
     path = args.output or new_run_path(Path("runs"), f"demo-{images.resolve().name}")
     folder = RunFolder.create(path, overwrite=args.overwrite)
 

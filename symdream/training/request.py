@@ -93,7 +93,18 @@ def read_request(args: Any) -> TrainConfig:
     if args.config and args.given:
         where += " and the flags"
     merged = settings.merge(nested, args.given)
-    return settings.build(merged, where, checks=(check_subject,))
+    return settings.build(merged, where, checks=(check_subject, check_base))
+
+
+def check_base(config: TrainConfig) -> list[Problem]:
+    """Whether the base's name means anything; its weights are looked at when it is loaded."""
+    from symdream.diffusion.names import resolve_name
+
+    try:
+        resolve_name(config.model.base)
+    except RequestError as error:
+        return [Problem(f"model.base = {config.model.base}", error.what + (f" {error.fix}" if error.fix else ""))]
+    return []
 
 
 def check_subject(config: TrainConfig) -> list[Problem]:

@@ -155,6 +155,11 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
 
+    def remove(self) -> None:
+        """Remove the folder of a run that never began (this process holds its lock)."""
+        assert self._lock is not None and not self.config.exists()
+        shutil.rmtree(self.path)
+
     def read_state(self) -> dict[str, Any]:
         """state.json, or an empty dict before it was first written."""
         try:
