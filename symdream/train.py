@@ -67,9 +67,6 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
         add_class_images(photos, config, base, quiet=not leader)
     if config.loss.zero_terminal_snr:
         use_zero_terminal_snr(base)
-    if leader:
-        outputs.describe(run, config, base, photos, accelerator, resume=resume)
-        outputs.show_trigger(run, config, base)
     startup.done("photos")
 
     adapter, training = config.adapter, config.training
@@ -77,6 +74,9 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     trainable = attach(
         base, adapter.method, adapter.rank, adapter.alpha, adapter.targets, components, adapter.dropout, training.seed
     )
+    if leader:
+        outputs.describe(run, config, base, photos, accelerator, resume=resume)
+        outputs.show_trigger(run, config, base)
     startup.done("adapter")
     store = Store(cache_folder(config.data.cache_dir))
     with out_of_memory_explained(config, base):
