@@ -39,7 +39,8 @@ def need(config: TrainConfig, size: Footprint, *, gpu: bool) -> float:
     """Estimated bytes at the peak of a training step.
 
     Weights + trained numbers · OPTIMIZER_BYTES + pictures in a forward · activations + LIBRARIES; with prior
-    preservation each photo has a class image beside it. On a GPU the VAE, and text encoders that are frozen, do not count: they wait in the computer's memory.
+    preservation each photo has a class image beside it. On a GPU the VAE, and text encoders that are frozen, do not
+    count: they wait in the computer's memory.
     """
     training = config.training
     text_trained = config.adapter.components != "unet"
