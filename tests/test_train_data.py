@@ -419,3 +419,27 @@ def test_the_flags_of_data_and_prior_reach_the_run(tmp_path, tiny_sd1):
     stored = tomllib.loads((tmp_path / "run" / "config.toml").read_text(encoding="utf-8"))
     assert stored["data"]["buckets"] and stored["prior"]["class_count"] == 2
     assert list((tmp_path / "cache é" / "class-images").glob("*/00001.png"))
+
+
+@pytest.mark.slow
+def test_evaluate_scores_each_subject_and_how_much_they_bleed(tmp_path, capsys):
+    from symdream.cli import main
+
+    one, other = make_subject(tmp_path / "one", mask=False, tags=False), make_photos(tmp_path / "other", 2, (64, 64))
+    run = RunFolder.create(tmp_path / "run")
+    run_training(run, two_subjects("sprite", one, other, steps=1, batch_size=1, resolution=64, components="unet"))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a flat icon of a {subject}\n")
+    assert main(["evaluate", "--run", str(run.path), "--prompts", str(prompts), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [subject["trigger"] for subject in result["subjects"]] == ["sks", "zwx"]
+    found, everyone = result["bleeding"], range(2)
+    assert all(found["bleeding"][i][i] is None and found["photos"][i][i] is not None for i in everyone)
+    # DINO of a subject is its own cell, and the summary holds the mean over subjects.
+    for i in everyone:
+        assert found["similarity"][i][i] == pytest.approx(result["subjects"][i]["after"]["dino"], abs=1e-6)
+    mean = sum(subject["after"]["dino"] for subject in result["subjects"]) / 2
+    assert run.read_summary()["scores"]["after"]["dino"] == pytest.approx(mean)
+    assert (run.path / "evaluation" / "subject-2" / "grid.png").is_file()
+    assert main(["evaluate", "--run", str(run.path), "--prompts", str(prompts), "--overwrite"]) == 0
+    assert "photos of zwx toy" in " ".join(capsys.readouterr().out.split())

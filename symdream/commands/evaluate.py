@@ -108,7 +108,13 @@ def evaluate_the_run(args: Args) -> dict[str, Any]:
     finally:
         folder.release()
     if not args.json:
-        print_table(result)
+        for subject in result.get("subjects", []):
+            print(f"{subject['trigger']} {subject['class_noun']}")
+            print_table(subject)
+        if "bleeding" in result:
+            print_bleeding(result)
+        elif "subjects" not in result:
+            print_table(result)
     say(f"Images and scores: {args.output or args.run / 'evaluation'}")
     return result
 
@@ -159,6 +165,26 @@ def print_table(results: dict[str, Any]) -> None:
     if real["dino"] is not None:
         count = round(last["pairs"]["dino"] / last["pairs"]["clip_t"])
         table.add_row("photos among themselves", f"{real['dino']:.3f}", f"{real['clip_i']:.3f}", "", str(count))
+    Console().print(table)
+
+
+def print_bleeding(result: dict[str, Any]) -> None:
+    """How near each subject's pictures are to each subject's photos, beside what the photos themselves are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    found = result["bleeding"]
+    names = [f"{subject['trigger']} {subject['class_noun']}" for subject in result["subjects"]]
+    table = Table(caption="DINO; in brackets, what the row's own photos score, and the difference: + is bleeding")
+    table.add_column("pictures of")
+    for name in names:
+        table.add_column(f"photos of {name}", justify="right")
+    for i, name in enumerate(names):
+        cells = []
+        for j, value in enumerate(found["similarity"][i]):
+            more = "" if i == j else f" ({found['photos'][i][j]:.3f}, {found['bleeding'][i][j]:+.3f})"
+            cells.append(f"{value:.3f}{more}")
+        table.add_row(name, *cells)
     Console().print(table)
 
 

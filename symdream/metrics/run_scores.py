@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from symdream import config as settings
-from symdream.config import TrainConfig
+from symdream.config import Adapter, Subject
 from symdream.data.captions import fill
 from symdream.data.images import read_folder, read_image
 from symdream.diffusion.adapters import Disabled, attach_saved
@@ -20,8 +21,9 @@ from symdream.diffusion.grid import save_grid
 from symdream.diffusion.png import save_png
 from symdream.diffusion.sampling import sample
 from symdream.errors import Problem, Problems, RequestError
+from symdream.metrics.bleeding import bleeding
 from symdream.metrics.cache import EmbeddingCache
-from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, load_clip, load_dino
+from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, ClipEncoder, DinoEncoder, load_clip, load_dino
 from symdream.metrics.evaluate import SCORES, score_images
 from symdream.metrics.prompts import PHOTO_SCENES, SPRITE_SCENES, PromptSet, read_prompts
 from symdream.metrics.suitability import warn_if_unsuitable
@@ -56,6 +58,9 @@ def evaluate_run(
 
     Writes OUTPUT/before/, OUTPUT/after/, grid.png and scores.json (None: RUN/evaluation), and `scores` into
     summary.json. Returns the content of scores.json.
+    A run over several subjects is scored subject by subject, each in OUTPUT/subject-N/: `subjects` are their results,
+    `bleeding` how much they bleed into each other (symdream.metrics.bleeding), and the scores in summary.json the
+    means over them.
     Raises: RequestError if the run has no adapter, its photos are gone, or the output exists and `overwrite` is off.
     """
     output = run.path / "evaluation" if output is None else Path(output)
@@ -65,19 +70,68 @@ def evaluate_run(
         raise RequestError(
             f"{run.path} has no adapter yet.", fix=f"finish its training: symdream train --resume {run.path}"
         )
-    references = _read_photos(config)
     accelerator, dtype = open_accelerator(device, config.model.dtype)
+    references = [_read_photos(subject) for subject in config.learned]
     if base is None:
         base = load_base(config.model.base, device=accelerator.device, dtype=dtype)
         attach_saved(base, run.adapter)
         _check_base(base, run)
-    asked = run_prompts(config, base, prompts)
     embedded = base.identity == SPRITE
     dino_encoder = load_dino(dino or (SPRITE if embedded else PHOTO_DINO), device=accelerator.device)
     clip_encoder = load_clip(clip or (SPRITE if embedded else PHOTO_CLIP), device=accelerator.device)
-    warn_if_unsuitable(references, dino_encoder, clip_encoder)
+    cache = cache or EmbeddingCache()
+    asked = [run_prompts(subject, base, prompts) for subject in config.learned]
+    places = [output / f"subject-{i + 1}" for i in range(len(asked))] if config.subjects else [output]
+    results, drawn = [], []
+    for subject, photos, prompt_set, place in zip(config.learned, references, asked, places, strict=True):
+        warn_if_unsuitable(photos, dino_encoder, clip_encoder)
+        result, images = _score_subject(
+            subject, photos, prompt_set, place, run.path.name, config.adapter, base, dino_encoder, clip_encoder, cache,
+            count=count, seed=seed,
+        )  # fmt: skip
+        results.append(result)
+        drawn.append(images)
+    if not config.subjects:
+        [result] = results
+        run.update_summary(scores=short_scores(result))
+        return result
+    scores = {
+        row: {name: statistics.mean(result[row][name] for result in results) for name in SCORES}
+        for row in ("before", "after")
+    }
+    everything = {
+        "format": FORMAT_VERSION,
+        "subjects": [
+            {"trigger": subject.trigger, "class_noun": subject.class_noun, **result}
+            for subject, result in zip(config.learned, results, strict=True)
+        ],
+        "mean": scores,
+    }
+    if len(results) > 1:
+        embedded_photos = [cache.images(dino_encoder, photos) for photos in references]
+        everything["bleeding"] = bleeding([cache.images(dino_encoder, images) for images in drawn], embedded_photos)
+    write_json(output / "scores.json", everything)
+    run.update_summary(scores=scores, **{k: everything[k] for k in ("bleeding",) if k in everything})
+    return everything
 
-    words = {"trigger": config.subject.trigger, "class_noun": config.subject.class_noun}
+
+def _score_subject(
+    subject: Subject,
+    references: list[Image.Image],
+    asked: PromptSet,
+    output: Path,
+    name: str,
+    adapter: Adapter,
+    base: Base,
+    dino_encoder: DinoEncoder,
+    clip_encoder: ClipEncoder,
+    cache: EmbeddingCache,
+    *,
+    count: int,
+    seed: int,
+) -> tuple[dict[str, Any], list[Image.Image]]:
+    """The scores of one subject, written into `output`, and the pictures drawn with the adapter."""
+    words = {"trigger": subject.trigger, "class_noun": subject.class_noun}
     texts = [fill(prompt.text, **words) for prompt in asked.prompts for _ in range(count)]
     seeds = [seed + i for _ in asked.prompts for i in range(count)]
     with Disabled(base):
@@ -92,16 +146,15 @@ def evaluate_run(
             references,
             dino=dino_encoder,
             clip=clip_encoder,
-            trigger=config.subject.trigger,
+            trigger=subject.trigger,
             cache=cache,
         )
 
-    cache = cache or EmbeddingCache()
     result: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "base": {"identity": base.identity, "hash": base.hash},
-        "method": config.adapter.method,
-        "rank": config.adapter.rank,
+        "method": adapter.method,
+        "rank": adapter.rank,
         "prompts": [prompt.text for prompt in asked.prompts],
         "seeds": seeds[:count],
         "sampling": {**base.defaults, "sampler": "base", "width": base.resolution, "height": base.resolution},
@@ -110,9 +163,8 @@ def evaluate_run(
     }
     if ideal:
         result["ceiling"] = score([image for _, image in ideal], [text for text, _ in ideal])
-    _write(output, result, {"before": before, "after": after}, texts, seeds, run.path.name, count)
-    run.update_summary(scores=short_scores(result))
-    return result
+    _write(output, result, {"before": before, "after": after}, texts, seeds, name, count)
+    return result, after
 
 
 def short_scores(result: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -122,17 +174,17 @@ def short_scores(result: dict[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
-def run_prompts(config: TrainConfig, base: Base, file: Path | None = None) -> PromptSet:
-    """The prompts a run is judged by: of `file`, of the prompts.toml beside its photos, or general scenes.
+def run_prompts(subject: Subject, base: Base, file: Path | None = None) -> PromptSet:
+    """The prompts a subject is judged by: of `file`, of the prompts.toml beside its photos, or general scenes.
 
     Raises: RequestError if a prompt does not ask for the subject.
     """
-    beside = config.subject.images / "prompts.toml"
+    beside = subject.images / "prompts.toml"
     if file is None and not beside.is_file():
         return SPRITE_SCENES if base.identity == SPRITE else PHOTO_SCENES
     source = file or beside
     asked = read_prompts(source).held_out()
-    words = (config.subject.trigger, "{subject}")
+    words = (subject.trigger, "{subject}")
     silent = [p.text for p in asked.prompts if not any(word in p.text for word in words)]
     if silent:
         raise RequestError(
@@ -159,9 +211,9 @@ def check_output(output: Path, overwrite: bool) -> None:
         )
 
 
-def _read_photos(config: TrainConfig) -> list[Image.Image]:
+def _read_photos(subject: Subject) -> list[Image.Image]:
     try:
-        found = read_folder(config.subject.images)
+        found = read_folder(subject.images)
     except RequestError as error:
         raise RequestError(f"The photos of this run are gone: {error.what}", fix="put them back") from None
     if found.problems:
@@ -195,6 +247,7 @@ def _write(
     count: int,
 ) -> None:
     """The whole folder or nothing: it is made under a temporary name and renamed."""
+    output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     for name, images in sets.items():
         folder = temporary / name

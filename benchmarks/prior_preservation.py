@@ -1,0 +1,98 @@
+"""Does "a bird" stay a bird? The same subject learned with and without prior preservation, on the embedded base.
+
+    python benchmarks/prior_preservation.py -o runs/prior
+
+Trains twice with equal settings, once with class images that the base drew. Then draws class prompts (no trigger)
+with the base and with both adapters from the same seeds, which are none of the class images', and measures
+drift = mean of 1 - cos(DINO(base), DINO(adapted)); and the subject's DINO on its held-out prompts. Writes results.json
+and prior_preservation.png. About 10 minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+from symdream import config as settings
+from symdream.data.captions import fill
+from symdream.data.images import read_folder
+from symdream.diffusion.adapters import Disabled
+from symdream.diffusion.grid import save_grid
+from symdream.diffusion.sampling import sample
+from symdream.metrics.encoders import load_dino
+from symdream.metrics.prompts import read_prompts
+from symdream.metrics.scores import dino_score, drift, paired_cosines
+from symdream.train import run_training
+from symdream.training.request import check_subject
+from symdream.training.run_folder import RunFolder, write_json
+
+CLASS_PROMPTS = [
+    "a 3d render of a {}",
+    "a 3d render of a {} on a blue background",
+    "a 3d render of a {} on a dotted yellow background",
+    "a glossy icon of a {}",
+    "a flat icon of a {} on a green background",
+    "a cartoon emoji of a {}",
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subject", type=Path, default=Path("sample_data/owl"))
+    parser.add_argument("--method", default="singlora")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--class-count", type=int, default=32)
+    parser.add_argument("--seeds", type=int, default=3, help="pictures of each class prompt")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args()
+
+    asked = read_prompts(args.subject / "prompts.toml")
+    noun = asked.class_noun
+    class_prompts = [prompt.format(noun) for prompt in CLASS_PROMPTS for _ in range(args.seeds)]
+    seeds = [seed for _ in CLASS_PROMPTS for seed in range(args.seeds)]
+    subject_prompts = [fill(p.text, trigger="sks", class_noun=noun) for p in asked.held_out().prompts]
+    dino = load_dino("sprite", device="cpu")
+    photos = dino.images(list(read_folder(args.subject).images.values()))
+
+    rows: dict[str, list] = {}
+    results: dict[str, dict] = {}
+    for name, options in (("without", {}), ("with", {"class_count": args.class_count})):
+        given = {"images": args.subject, "class_noun": noun, "method": args.method, "steps": args.steps,
+                 "batch_size": args.batch_size, "device": "cpu", "tensorboard": False, **options}  # fmt: skip
+        run = RunFolder.create(args.output / name, overwrite=True)
+        base = run_training(run, settings.build(settings.merge({}, given), checks=(check_subject,)))
+        if "base" not in rows:
+            with Disabled(base):
+                rows["base"] = sample(base, class_prompts, seeds)
+            base_embedded = dino.images(rows["base"])
+        rows[name] = sample(base, class_prompts, seeds)
+        rows[f"{name} subject"] = sample(base, subject_prompts, [0] * len(subject_prompts))
+        moved = dino.images(rows[name])
+        each = (1 - paired_cosines(base_embedded, moved)).tolist()
+        results[name] = {
+            "drift": drift(base_embedded, moved),
+            "drift_standard_error": statistics.stdev(each) / len(each) ** 0.5,
+            "class_to_photos": dino_score(moved, photos),
+            "subject_dino": dino_score(dino.images(rows[f"{name} subject"]), photos),
+            "seconds_per_step": run.read_summary()["seconds_per_step"],
+            "drift_of_each": each,
+        }
+    results["base"] = {"class_to_photos": dino_score(base_embedded, photos)}
+    results["settings"] = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "output"}
+    write_json(args.output / "results.json", results)
+    shown = slice(0, None, args.seeds)
+    save_grid(
+        args.output / "prior_preservation.png",
+        [*(rows[name][shown] for name in ("base", "without", "with")), rows["without subject"], rows["with subject"]],
+        row_labels=["the base", "without", "with class images", "without: sks", "with: sks"],
+        column_labels=class_prompts[shown],
+        title=f'"{noun}" before and after learning "sks {noun}"',
+    )
+    print(json.dumps({k: {n: v for n, v in r.items() if n != "drift_of_each"} for k, r in results.items()}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
