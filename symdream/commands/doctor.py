@@ -46,7 +46,9 @@ def run(args: Args) -> int:
     print("\nWhat fits (estimated from parameter and activation counts)")
     for setting in settings:
         answer = {True: "fits", False: "too large", None: "unknown"}[setting.fits]
-        print(f"  {setting.base:<8} batch {setting.batch_size}  {setting.bytes / 1e9:>5.1f} GB  {answer}")
+        flag = "--gradient-checkpointing" if setting.gradient_checkpointing else ""
+        shown = f"batch {setting.batch_size}  {setting.bytes / 1e9:>5.1f} GB  {answer:<10} {flag}"
+        print(f"  {setting.base:<8} {shown}".rstrip())
     print("\nHow long a run of the default length takes")
     for time in times:
         print(f"  {time.base:<8} {time.text}")

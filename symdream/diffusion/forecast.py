@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from statistics import median
 
 from symdream.diffusion.machine import Machine
-from symdream.diffusion.sizes import KNOWN, training_bytes
+from symdream.diffusion.sizes import KNOWN
+from symdream.training.memory_advice import known_footprint, need
 
 TIMED_STEPS = 4
 TIMING_LIMIT = 6.0  # seconds: a slow machine gets fewer steps, but always one after the first
-TRAINABLE = ("sprite", "sd15")
 BATCHES = (1, 4)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether training `base` at this batch size has the memory it is estimated to need (None: unknown)."""
+    """Whether training `base` with these settings has the memory it is estimated to need (None: unknown)."""
 
     base: str
     batch_size: int
+    gradient_checkpointing: bool
     bytes: float
     fits: bool | None
 
@@ -37,13 +38,19 @@ class TimeEstimate:
 
 
 def fits(machine: Machine) -> list[Fit]:
+    """The settings that decide most, by the estimate that an out-of-memory message uses too."""
+    from symdream.config import TrainConfig
+
     bytes_per_number = 4 if machine.dtype == "float32" else 2
-    found = []
-    for base in TRAINABLE:
+    config, found = TrainConfig(), []
+    for base in KNOWN:
+        size = known_footprint(base, bytes_per_number)
         for batch_size in BATCHES:
-            needed = training_bytes(base, bytes_per_number=bytes_per_number, batch_size=batch_size)
-            enough = None if machine.memory is None else needed <= machine.memory
-            found.append(Fit(base, batch_size, needed, enough))
+            for checkpointing in (False, True):
+                config.training.batch_size, config.training.gradient_checkpointing = batch_size, checkpointing
+                needed = need(config, size, gpu=machine.device != "cpu")
+                enough = None if machine.memory is None else needed <= machine.memory
+                found.append(Fit(base, batch_size, checkpointing, needed, enough))
     return found
 
 

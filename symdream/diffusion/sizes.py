@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameters of each model; bytes of activations per image by bytes per number; FLOPs of a UNet forward."""
+    """Parameters of each model; bytes of activations per image by bytes per number, and what gradient checkpointing
+    leaves of them; FLOPs of a UNet forward."""
 
     unet: int
     vae: int
     text: int
     activations: dict[int, float]
+    checkpointed: dict[int, float]
     flops: float
     resolution: int
 
@@ -28,9 +30,19 @@ class Sizes:
 
 
 KNOWN = {
-    "sprite": Sizes(24_806_532, 2_702_087, 3_695_872, {4: 0.044e9, 2: 0.024e9}, 6.36e9, 128),
-    "sd15": Sizes(859_520_964, 83_653_863, 123_060_480, {4: 1.59e9, 2: 0.89e9}, 803e9, 512),
-    "sdxl": Sizes(2_567_463_684, 83_653_863, 123_060_480 + 694_659_840, {4: 11.1e9, 2: 6.42e9}, 6_782e9, 1024),
+    "sprite": Sizes(
+        24_806_532, 2_702_087, 3_695_872, {4: 0.044e9, 2: 0.024e9}, {4: 0.0134e9, 2: 0.0074e9}, 6.36e9, 128
+    ),
+    "sd15": Sizes(859_520_964, 83_653_863, 123_060_480, {4: 1.59e9, 2: 0.89e9}, {4: 0.43e9, 2: 0.24e9}, 803e9, 512),
+    "sdxl": Sizes(
+        2_567_463_684,
+        83_653_863,
+        123_060_480 + 694_659_840,
+        {4: 11.1e9, 2: 6.42e9},
+        {4: 1.24e9, 2: 0.66e9},
+        6_782e9,
+        1024,
+    ),
 }
 
 

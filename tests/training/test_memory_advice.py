@@ -16,6 +16,7 @@ from symdream.errors import WorkError
 from symdream.training.memory_advice import (
     advice,
     is_out_of_memory,
+    known_footprint,
     lower_resolution,
     need,
     out_of_memory,
@@ -154,6 +155,17 @@ def test_the_footprint_counts_what_a_forward_on_the_cpu_keeps(tiny_sd1):
     assert size.checkpointed < 0.6 * size.activations
     assert size.adapter == sum(p.numel() for p in base.unet.parameters() if p.requires_grad)
     assert size.text_adapter == 0 and size.bytes_per_number == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_table_of_known_bases_agrees_with_the_count(dtype):
+    base = load_base("sprite").to(dtype=dtype)
+    attach(base, "lora", 8, 8.0, "qkvo", ["unet"], 0.0, 0)
+    counted, known = measure(base, 128), known_footprint("sprite", dtype.itemsize)
+    assert (counted.unet, counted.vae, counted.text) == (known.unet, known.vae, known.text)
+    assert known.checkpointed == pytest.approx(counted.checkpointed, rel=0.05)
+    # The table counts a text without a gradient.
+    assert known.activations == pytest.approx(counted.activations, rel=0.25)
 
 
 STARVED = """
