@@ -1,0 +1,71 @@
+"""symdream demo, shortened: everything that it promises is there, and the LoRA file is the adapter."""
+
+import json
+
+import pytest
+import torch
+from helpers.runs import make_photos, symdream
+
+from symdream.commands.demo import sample_data
+from symdream.training.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("demo") / "my demo é"
+    result = symdream("demo", "--steps", "3", "--rank", "4", "-o", path, timeout=900)
+    assert result.returncode == 0, result.stderr
+    return RunFolder(path), result
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_pictures_scores_and_says_where(run):
+    folder, result = run
+    assert str(folder.path / "grid.png") in result.stdout and (folder.path / "grid.png").is_file()
+    summary = folder.read_summary()
+    assert summary["scores"].keys() == {"before", "after", "ceiling"}
+    for row in summary["scores"].values():
+        assert row.keys() == {"dino", "clip_i", "clip_t"} and all(-1 <= value <= 1 for value in row.values())
+    assert summary["scores"]["ceiling"]["dino"] > summary["scores"]["before"]["dino"] + 0.3
+    assert summary["trainable_parameters"] < 0.55 * summary["lora_parameters_at_this_rank"]
+
+
+@pytest.mark.slow
+def test_the_lora_file_loaded_by_diffusers_draws_what_the_adapter_draws(run):
+    from symdream.diffusion.adapters import attach_saved
+    from symdream.diffusion.base import load_base
+
+    folder, _ = run
+    (file,) = folder.path.glob("*-lora.safetensors")
+    ours, theirs = load_base("sprite"), load_base("sprite")
+    attach_saved(ours, folder.adapter)
+    theirs.pipeline().load_lora_weights(str(file))
+    ids = torch.arange(77)[None] + 5
+    x, t = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([400])
+    with torch.no_grad():
+        plain = load_base("sprite")
+        text, expected_text = theirs.text_encoder(ids)[0], ours.text_encoder(ids)[0]
+        assert (expected_text - plain.text_encoder(ids)[0]).abs().max() > 1e-4
+        torch.testing.assert_close(text, expected_text, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            theirs.unet(x, t, text).sample, ours.unet(x, t, expected_text).sample, rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.slow
+def test_an_existing_folder_is_refused_before_any_work(run):
+    folder, _ = run
+    before = json.dumps(folder.read_summary())
+    result = symdream("demo", "--steps", "3", "-o", folder.path)
+    assert result.returncode == 2 and "--overwrite" in result.stderr
+    assert json.dumps(folder.read_summary()) == before
+
+
+def test_photos_of_ones_own_need_a_noun(tmp_path):
+    result = symdream("demo", "--images", make_photos(tmp_path / "photos"), "-o", tmp_path / "run")
+    assert result.returncode == 2 and "class_noun" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_sample_owl_is_at_hand():
+    assert len(list((sample_data() / "owl").glob("*.png"))) == 5

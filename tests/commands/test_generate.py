@@ -1,0 +1,113 @@
+"""symdream generate, on a tiny run."""
+
+import json
+
+import pytest
+from helpers.runs import symdream, train_tiny
+from PIL import Image
+
+from symdream.commands import generate
+from symdream.diffusion.png import read_settings
+from symdream.errors import Problems, RequestError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_sd1, photos):
+    return train_tiny(tmp_path_factory.mktemp("runs") / "toy run é", tiny_sd1, photos, steps=1)
+
+
+def make(run, tmp_path, *prompts, **options):
+    options = {"steps": 2, "count": 2, "output": tmp_path / "images", "device": "cpu", **options}
+    args = generate.Args(adapter=run.path, prompt=list(prompts), **options)
+    assert generate.run(args) == 0
+    return args.output
+
+
+def test_images_carry_their_settings_and_are_gathered_in_a_grid(tmp_path, run, capsys):
+    output = make(run, tmp_path, "a photo of a {subject}", "a {subject} on grass", seed=5)
+    files = sorted(p.name for p in output.iterdir())
+    assert files == ["00-5.png", "00-6.png", "01-5.png", "01-6.png", "grid.png"]
+    assert capsys.readouterr().out.split("\n")[0].endswith("00-5.png")
+    settings = read_settings(output / "01-6.png")
+    assert settings["prompt"] == "a sks toy on grass" and settings["seed"] == 6 and settings["steps"] == 2
+    assert "Seed: 6" in Image.open(output / "01-6.png").text["parameters"]
+
+
+def test_an_image_depends_on_its_own_seed_only(tmp_path, run):
+    one = make(run, tmp_path, "a {subject}", seed=1, count=1, output=tmp_path / "one")
+    three = make(run, tmp_path, "a {subject}", seed=0, count=3, batch_size=3, output=tmp_path / "three")
+    a, b = Image.open(one / "00-1.png"), Image.open(three / "00-1.png")
+    assert max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes(), strict=True)) <= 1
+    assert a.tobytes() != Image.open(three / "00-2.png").tobytes()
+
+
+def test_weight_0_is_the_base_alone(tmp_path, run, tiny_sd1):
+    from symdream.diffusion.base import load_base
+    from symdream.diffusion.sampling import sample
+
+    output = make(run, tmp_path, "a {subject}", weight=0.0, count=1, seed=3)
+    (expected,) = sample(load_base(str(tiny_sd1)), ["a sks toy"], [3], steps=2)
+    assert Image.open(output / "00-3.png").tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++"])
+def test_every_sampler_makes_an_image(tmp_path, run, sampler):
+    output = make(run, tmp_path, "a {subject}", sampler=sampler, count=1, width=128, height=64)
+    assert Image.open(output / "00-0.png").size == (128, 64)
+
+
+def test_a_prompt_without_the_trigger_or_too_long_is_told(tmp_path, run, capsys):
+    make(run, tmp_path, "a red toy", "a {subject} " + "on grass " * 60 + "at night", count=1)
+    messages = capsys.readouterr().err
+    assert 'answers to "sks toy"' in messages and "cut off" in messages and "at night" in messages
+
+
+def test_all_problems_are_told_at_once(tmp_path):
+    args = generate.Args(
+        adapter=tmp_path / "nowhere", prompt=["", "x"], count=0, seed=-1, steps=0, width=63, output=tmp_path / "o"
+    )
+    with pytest.raises(Problems) as caught:
+        generate.run(args)
+    assert len(caught.value.problems) == 6
+    assert not (tmp_path / "o").exists()
+
+
+def test_existing_images_are_kept_unless_overwrite(tmp_path, run):
+    output = make(run, tmp_path, "a {subject}", count=1)
+    before = (output / "00-0.png").read_bytes()
+    with pytest.raises(Problems, match="--overwrite"):
+        make(run, tmp_path, "a {subject}", count=1, seed=9)
+    assert (output / "00-0.png").read_bytes() == before
+    make(run, tmp_path, "a {subject}", count=1, seed=9, overwrite=True)
+    assert sorted(p.name for p in output.iterdir()) == ["00-9.png", "grid.png"]
+
+
+def test_an_adapter_without_words_cannot_fill_the_placeholder(tmp_path, run):
+    from safetensors.torch import load_file, save_file
+
+    source = run.adapter / "unet"
+    bare = tmp_path / "bare" / "unet"
+    bare.mkdir(parents=True)
+    (bare / "adapter_config.json").write_text((source / "adapter_config.json").read_text())
+    save_file(load_file(source / "adapter_model.safetensors"), bare / "adapter_model.safetensors")
+    base = json.loads(run.env.read_text())["base"]["identity"].removeprefix("folder:")
+    assert base
+    args = generate.Args(
+        adapter=bare.parent, prompt=["a {subject}"], output=tmp_path / "o", base=str(run_base(run)), device="cpu"
+    )
+    with pytest.raises(RequestError, match="does not say which words"):
+        generate.run(args)
+
+
+def run_base(run):
+    from symdream.config import read_toml
+
+    return read_toml(run.config)["model"]["base"]
+
+
+def test_the_command_ends_with_2_on_an_adapter_that_is_none(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"nonsense")
+    result = symdream(
+        "generate", "--adapter", tmp_path / "a.safetensors", "--prompt", "x", "-o", tmp_path / "o", "--base", "sprite"
+    )
+    assert result.returncode == 2 and "a.safetensors" in result.stderr
