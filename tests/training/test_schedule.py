@@ -28,3 +28,19 @@ def test_the_ramp_is_the_papers_with_t_counted_from_1():
 @pytest.mark.parametrize("fraction", [0.0, None, 0.001])
 def test_no_ramp_means_u_is_1_at_once(fraction):
     assert ramp(0, 200, fraction) == 1.0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("warm", [0, 10])
+def test_after_the_warm_up_the_factor_is_diffusers_own(schedule, warm):
+    import torch
+    from diffusers.optimization import get_scheduler
+
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_scheduler(name, optimizer, num_warmup_steps=warm, num_training_steps=50)
+    for step in range(50):
+        if step >= warm:
+            assert lr_factor(step, 50, schedule, warm / 50) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        theirs.step()
