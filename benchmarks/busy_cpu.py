@@ -38,7 +38,8 @@ def measure(spin: str, busy: bool) -> float:
     env = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")}
     if spin != "default":
         env["GOMP_SPINCOUNT"] = spin
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() if busy else 0)]
+    loop = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(loop) for _ in range(os.cpu_count() if busy else 0)]
     try:
         result = subprocess.run(
             [sys.executable, "-c", STEP, str(STEPS)], env=env, capture_output=True, text=True, check=True

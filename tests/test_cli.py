@@ -53,7 +53,10 @@ def test_an_unknown_flag_ends_with_2():
 
 
 def test_import_symdream_loads_no_library():
-    code = "import sys, symdream; bad = {'torch', 'diffusers', 'peft', 'pydantic', 'tyro', 'numpy'} & set(sys.modules); assert not bad, bad"
+    code = (
+        "import sys, symdream; bad = {'torch', 'diffusers', 'peft', 'pydantic', 'tyro', 'numpy'} & set(sys.modules)\n"
+        "assert not bad, bad"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
