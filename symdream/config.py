@@ -11,13 +11,14 @@ import difflib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from symdream.errors import Problem, Problems, RequestError
 
 MethodName = Literal["lora", "lora+", "dora", "singlora", "symlora"]
+PresetName = Literal["quick", "quality", "paper"]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -166,6 +167,21 @@ class Loss(Section):
     """Let the last timestep be noise alone (arXiv:2305.08891); only for bases that predict v."""
 
 
+class Selection(Section):
+    """How many steps, which checkpoint, what strength: measured while training. Off, unless a preset turns it on."""
+
+    validate_every: NonNegativeInt = 0
+    """Steps between looks at the loss on images, timesteps and noises that never change (0: none)."""
+    select_every: NonNegativeInt = 0
+    """Steps between scores (DINO, CLIP-T) of pictures drawn so far; the best step and weight win (0: the last)."""
+    patience: NonNegativeInt = 0
+    """End after so many scores in a row that were not the best (0: train all steps)."""
+    dino: str | None = Field(default=None, min_length=1)
+    """DINO of the scores: sprite, a hub id or a folder (None: sprite for its own base, else facebook/dino-vits16)."""
+    clip: str | None = Field(default=None, min_length=1)
+    """CLIP of the scores, likewise (None: sprite for its own base, else openai/clip-vit-base-patch32)."""
+
+
 class Output(Section):
     """What is written, where, and how often."""
 
@@ -183,11 +199,15 @@ class Output(Section):
     """Prompts of the samples; {subject} becomes trigger and class noun (none given: the caption template)."""
     tensorboard: bool = True
     """Write TensorBoard event files beside metrics.jsonl."""
+    wandb: bool = False
+    """Log to Weights & Biases too (needs wandb; WANDB_MODE=offline keeps it in the run folder)."""
 
 
 class TrainConfig(Section):
     """Everything that decides a run. `config.toml` in the run folder is this, complete."""
 
+    preset: PresetName | None = None
+    """Settings to start from; what is given otherwise wins. In a complete config.toml it has nothing left to do."""
     subject: Subject = Subject()
     subjects: list[OneOfSubjects] = []
     """Several subjects in one run, as [[subjects]] tables in place of [subject]."""
@@ -197,6 +217,7 @@ class TrainConfig(Section):
     adapter: Adapter = Adapter()
     training: Training = Training()
     loss: Loss = Loss()
+    selection: Selection = Selection()
     output: Output = Output()
 
     @property
@@ -218,6 +239,10 @@ def conflicts(config: TrainConfig) -> list[Problem]:
             problems.append(Problem(key, f"belongs to method {owner}; this run trains {method}"))
     if config.adapter.components == "unet" and config.training.text_encoder_lr is not None:
         problems.append(Problem("training.text_encoder_lr", "does nothing: components = unet trains no text encoder"))
+    if not config.selection.select_every:
+        for name in ("patience", "dino", "clip"):
+            if getattr(config.selection, name):
+                problems.append(Problem(f"selection.{name}", "does nothing without select_every"))
     return problems + one_rate_problems(config) + data_conflicts(config)
 
 
@@ -272,8 +297,8 @@ def fields(model: type[Section] = TrainConfig) -> dict[str, tuple[str, Any]]:
 
 
 def sections(model: type[Section] = TrainConfig) -> dict[str, Any]:
-    """The tables with one value a setting: all but the list [[subjects]], which has no flags."""
-    return {k: v for k, v in model.model_fields.items() if get_origin(v.annotation) is not list}
+    """The tables with one value a setting: all but the list [[subjects]], which has no flags, and `preset`."""
+    return {k: v for k, v in model.model_fields.items() if isinstance(v.default, Section)}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -337,8 +362,10 @@ def _without(settings: Mapping[str, Any], error: ValidationError) -> dict[str, A
                 {k: v for k, v in entry.items() if (section, i, k) not in wrong}
                 for i, entry in enumerate(values) if isinstance(entry, Mapping)
             ]  # fmt: skip
-        else:
+        elif isinstance(values, Mapping):
             kept[section] = {k: v for k, v in values.items() if (section, k) not in wrong}
+        else:
+            kept[section] = values
     return kept
 
 
@@ -410,7 +437,7 @@ def to_toml(config: TrainConfig) -> str:
     """The complete settings as TOML. TOML has no null: settings left to the method's default are comments."""
     import tomli_w
 
-    lines = []
+    lines = ["# preset: not set" if config.preset is None else f'preset = "{config.preset}"', ""]
     for section, info in sections(type(config)).items():
         values = getattr(config, section).model_dump(mode="json")
         lines.append(f"# {info.annotation.__doc__.splitlines()[0]}\n[{section}]")

@@ -1,13 +1,15 @@
-"""From what a person typed to a checked TrainConfig: flags over TOML over defaults, all problems at once."""
+"""From what a person typed to a checked TrainConfig: flags over TOML over a preset over defaults, all at once."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from symdream import config as settings
+from symdream import presets
 from symdream.config import Subject, TrainConfig
 from symdream.data.captions import caption_of, template_problem
 from symdream.data.checks import check_class_images, effects
@@ -15,6 +17,7 @@ from symdream.data.images import read_folder
 from symdream.data.masks import lonely_masks, read_mask
 from symdream.errors import Problem, Problems, RequestError
 from symdream.training.run_folder import RunFolder, new_run_path
+from symdream.ui import say
 
 SHORT = {"output": ["-o"]}
 PLAIN_TYPES = {int: int, float: float, str: str, bool: bool, Path: Path}
@@ -27,6 +30,7 @@ def arguments_class() -> type:
     flags: list[tuple[str, Any, Any]] = [
         ("config", Annotated[Path | None, tyro.conf.arg(help="TOML file with settings; flags win over it.")], None),
         ("resume", Annotated[Path | None, tyro.conf.arg(help="Run folder to continue; takes no other flag.")], None),
+        ("preset", Annotated[settings.PresetName | None, tyro.conf.arg(help=presets.explained())], None),
     ]
     for name, (_, field) in settings.fields().items():
         default = field.get_default(call_default_factory=True)
@@ -93,7 +97,37 @@ def read_request(args: Any) -> TrainConfig:
     if args.config and args.given:
         where += " and the flags"
     merged = settings.merge(nested, args.given)
-    return settings.build(merged, where, checks=(check_subject, check_base))
+    if args.preset:
+        merged["preset"] = args.preset
+    merged, chosen = presets.apply(merged)
+    config = settings.build(merged, where, checks=(check_subject, check_base, check_prompts, check_extras))
+    if chosen is not None:
+        say(f"Preset {config.preset}: " + (", ".join(chosen) or "everything it sets is given otherwise") + ".")
+    return config
+
+
+def check_prompts(config: TrainConfig) -> list[Problem]:
+    """Whether the prompts of the selection, where it is on, can be read."""
+    from symdream.metrics.prompts import read_prompts
+
+    problems = []
+    for subject in config.learned if config.selection.select_every else []:
+        file = (subject.images or Path()) / "prompts.toml"
+        if file.is_file():
+            try:
+                read_prompts(file)
+            except Problems as error:
+                problems += [Problem(f"{file}: {problem.key}", problem.message) for problem in error.problems]
+            except RequestError as error:
+                problems.append(Problem(str(file), error.what))
+    return problems
+
+
+def check_extras(config: TrainConfig) -> list[Problem]:
+    """Whether wandb, where it is asked for, is installed."""
+    if not config.output.wandb or importlib.util.find_spec("wandb"):
+        return []
+    return [Problem("output.wandb", 'is not installed; pip install "symdream[wandb]"')]
 
 
 def check_base(config: TrainConfig) -> list[Problem]:
@@ -165,8 +199,9 @@ def reopen(args: Any) -> tuple[RunFolder, TrainConfig]:
 
     Raises: RequestError if it is no run, or other settings were given too.
     """
-    if args.given or args.config:
-        extra = ", ".join(f"--{name.replace('_', '-')}" for name in (["config"] if args.config else []) + [*args.given])
+    others = [name for name in ("config", "preset") if getattr(args, name)]
+    if args.given or others:
+        extra = ", ".join(f"--{name.replace('_', '-')}" for name in [*others, *args.given])
         raise RequestError(
             f"--resume continues a run with its own settings; {extra} would change them.",
             fix="leave them out, or start a new run",
