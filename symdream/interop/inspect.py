@@ -95,9 +95,13 @@ class _File:
         bad = next((parts[p] for p, a in arrays.items() if not np.isfinite(a).all()), None)
         if bad:
             self.warnings.append(f"NaN or infinite numbers, first in {bad}: no tool should load this file")
-        factors = None if bad or rank == 0 else self._factors(place, arrays)
+        factors = None
         if rank == 0:
             self.warnings.append(f"rank 0: {place}")
+        elif not _fit(arrays):
+            self.warnings.append(f"the parts of {place} do not fit each other")
+        elif not bad:
+            factors = self._factors(place, arrays)
         if factors:
             B, A = factors
             spectrum = singular_values(B, A)
@@ -121,6 +125,15 @@ class _File:
             return None
         d = arrays.get(LAMBDA, np.ones(len(A))) * (alpha / len(A) * u)
         return A[:, : shape[0]].T * d, A[:, : shape[1]]
+
+
+def _fit(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether the parts of one layer can be multiplied."""
+    if DOWN in arrays:
+        A, B = arrays[DOWN], arrays[UP]
+        return A.ndim == B.ndim >= 2 and B.shape[1] == len(A)
+    A = arrays.get(SINGLORA_A, arrays.get(SYMLORA_A))
+    return A.ndim == 2 and (LAMBDA not in arrays or arrays[LAMBDA].shape == A.shape[:1])
 
 
 def _method(tensors: Mapping[str, Tensor]) -> str:

@@ -20,7 +20,7 @@ from symdream.diffusion.base import Base
 from symdream.errors import RequestError, WorkError
 from symdream.interop.collect import collect
 from symdream.interop.grouping import WEIGHTS
-from symdream.interop.keys import PEFT_PREFIX, Place, kohya_name
+from symdream.interop.keys import PEFT_PREFIX, Place, kohya_name, without_text_model
 from symdream.interop.layers import Adapter, PlainLayer
 from symdream.interop.metadata import (
     OURS,
@@ -221,8 +221,12 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 
 def peft_key(key: str, component: str) -> str:
-    """PEFT's own key for one of diffusers'; text encoders without `text_model.`, since PEFT renames nothing."""
-    module = key.removeprefix(component + ".").removeprefix("text_model.")
+    """PEFT's own key for one of diffusers', by the model's own names, since PEFT renames nothing.
+
+    transformers 5.6 took `text_model` out of CLIPTextModel, but not out of CLIPTextModelWithProjection (SDXL's second).
+    """
+    module = key.removeprefix(component + ".")
+    module = without_text_model(module) if component == "text_encoder" else module
     return PEFT_PREFIX + module.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
 

@@ -61,7 +61,9 @@ def test_different_architectures_are_not_added():
         add([Adapter({P1: layer(2, 8, 8, 0)}), Adapter({P1: layer(2, 8, 9, 0)})], [1, 1])
 
 
-@given(r=st.integers(1, 8), k=st.integers(1, 8), n_in=st.integers(2, 14), n_out=st.integers(2, 14), seed=st.integers(0, 9))
+@given(
+    r=st.integers(1, 8), k=st.integers(1, 8), n_in=st.integers(2, 14), n_out=st.integers(2, 14), seed=st.integers(0, 9)
+)
 @settings(deadline=None, max_examples=40)
 def test_compressing_gives_the_best_approximation_of_that_rank(r, k, n_in, n_out, seed):
     adapter = Adapter({P1: layer(r, n_in, n_out, seed, 0.5)})

@@ -1,0 +1,162 @@
+"""symdream export, from a trained folder to files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from helpers.tiny_bases import adapted, base_answers, distance, tiny_base, write_base
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from symdream.cli import run_command
+from symdream.commands import export
+from symdream.diffusion.adapters import save_adapters
+from symdream.interop.attach import attach_adapter
+from symdream.interop.read import read_adapter
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder as the trainer leaves it (its adapter, a sample), and what the adapted base answers."""
+    return make_run(tmp_path / "runs" / "dog é", "symlora")
+
+
+def make_run(folder, method: str):
+    base = adapted("sd1", method)
+    base.identity = f"folder:{folder.name}"
+    metadata = {
+        "method": method,
+        "rank": 4,
+        "alpha": 2.0,
+        "u": 0.7 if method == "singlora" else None,
+        "base": {"identity": base.identity, "hash": base.hash},
+        "trigger": "sks",
+        "class_noun": "dog",
+        "prompts": ["a photo of a sks dog"],
+    }
+    save_adapters(base, list(base.components()), folder / "adapter", metadata)
+    (folder / "samples").mkdir()
+    Image.new("RGB", (8, 8), "red").save(folder / "samples" / "step-00010.png")
+    return folder, base_answers(base)
+
+
+def answers_of(path):
+    fresh = tiny_base("sd1")
+    attach_adapter(fresh.components(), read_adapter(path))
+    return base_answers(fresh)
+
+
+def test_a_file_comes_with_text_and_picture_and_the_paths_are_printed(run, tmp_path, capsys):
+    folder, wanted = run
+    path = tmp_path / "new folder" / "my dog.safetensors"
+    assert run_command("export", [str(folder), "--to", "kohya", "-o", str(path)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [str(path.with_suffix(s)) for s in (".safetensors", ".txt", ".png")]
+    assert "136 layers" in printed.err
+    assert "<lora:my dog:1>" in path.with_suffix(".txt").read_text()
+    assert Image.open(path.with_suffix(".png")).size == (8, 8)
+    assert distance(answers_of(path), wanted) < 1e-5
+    assert sorted(p.name for p in path.parent.iterdir()) == ["my dog.png", "my dog.safetensors", "my dog.txt"]
+
+
+def test_rounding_and_compressing_tell_their_errors(run, tmp_path, capsys):
+    folder, wanted = run
+    path = tmp_path / "x.safetensors"
+    arguments = ["--to", "diffusers", "-o", str(path), "--dtype", "fp16", "--compress", "3"]
+    assert run_command("export", [str(folder), *arguments]) == 0
+    said = capsys.readouterr().err
+    assert "compressing changed the updates by" in said and "rounding to fp16 changed the updates by" in said
+    tensors = load_file(path)
+    assert {t.dtype for t in tensors.values()} == {torch.float16}
+    assert {t.shape[0] for name, t in tensors.items() if "lora_A" in name} == {3}
+    assert 1e-3 < distance(answers_of(path), wanted) < 1
+
+
+@pytest.mark.parametrize("to", ["diffusers", "kohya"])
+def test_a_size_is_kept(run, tmp_path, to):
+    folder, _ = run
+    path = tmp_path / "x.safetensors"
+    flags = ["--compress", "90KB", "--dtype", "fp16"]
+    assert run_command("export", [str(folder), "--to", to, "-o", str(path), *flags]) == 0
+    assert 60_000 < path.stat().st_size <= 90_000
+    with safe_open(path, "pt") as file:
+        assert 0 < json.loads(file.metadata()["symdream"])["compression_error"] < 1
+
+
+def test_weight_and_add_are_exact(run, tmp_path):
+    folder, _ = run
+    other, _ = make_run(tmp_path / "other", "lora")
+    path = tmp_path / "sum.safetensors"
+    flags = ["--weight", "0.5", "--add", f"{other}:2", "-o", str(path)]
+    assert run_command("export", [str(folder), "--to", "diffusers", *flags]) == 0
+    one, two, total = (read_adapter(p).plain().layers for p in (folder, other, path))
+    for place, layer in total.items():
+        wanted = sum(w * x.scale * x.B @ x.A for w, x in ((0.5, one[place]), (2, two[place])))
+        torch.testing.assert_close(layer.B @ layer.A, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_merging_needs_its_base_and_takes_a_weight(run, tmp_path, capsys):
+    folder, wanted = run
+    path = tmp_path / "merged.safetensors"
+    assert run_command("export", [str(folder), "--to", "merged", "-o", str(path)]) == 2
+    assert "--base PATH/dog é" in capsys.readouterr().err
+    # A symmetric update answers to its weight as any LoRA does.
+    base = str(write_base(tiny_base("sd1"), tmp_path / "base"))
+    arguments = ["--to", "merged", "-o", str(tmp_path / "m"), "--base", base]
+    assert run_command("export", [str(folder), *arguments, "--weight", "0"]) == 0
+    assert run_command("export", [str(folder), *arguments, "--overwrite"]) == 0
+    from symdream.diffusion.base import load_base
+
+    assert distance(base_answers(load_base(str(tmp_path / "m"))), wanted) < 1e-5
+
+
+def test_an_adapter_that_tells_no_shapes_is_exported_by_way_of_its_base(run, tmp_path, capsys):
+    folder, wanted = run
+    for file in (folder / "adapter").glob("*/*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            metadata = json.loads(opened.metadata()["symdream"])
+        metadata.pop("shapes")
+        save_file(load_file(file), file, {"symdream": json.dumps(metadata)})
+    base = str(write_base(tiny_base("sd1"), tmp_path / "base"))
+    path = tmp_path / "x.safetensors"
+    assert run_command("export", [str(folder), "--to", "diffusers", "-o", str(path), "--base", base]) == 0
+    assert "does not tell the shapes" in capsys.readouterr().err
+    assert distance(answers_of(path), wanted) < 1e-5
+
+
+def test_a_half_ramped_singlora_is_exported_with_a_warning(tmp_path, capsys):
+    folder, wanted = make_run(tmp_path / "run", "singlora")
+    path = tmp_path / "x.safetensors"
+    assert run_command("export", [str(folder), "--to", "diffusers", "-o", str(path)]) == 0
+    assert "u = 0.7" in capsys.readouterr().err
+    assert distance(answers_of(path), wanted) < 1e-5
+
+
+def test_all_problems_are_told_at_once(run, tmp_path, capsys):
+    folder, _ = run
+    (tmp_path / "there").mkdir()
+    arguments = ["--to", "kohya", "-o", str(tmp_path / "there"), "--weight", "nan", "--add", "gone.safetensors:0.5"]
+    assert run_command("export", [str(folder), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert "4 problems" in said
+    for problem in ("must end in .safetensors", "exists already", "must be a number", "gone.safetensors"):
+        assert problem in said
+    assert run_command("export", [str(folder), "--to", "peft", "-o", str(tmp_path / "p"), "--compress", "much"]) == 2
+    assert "neither a rank nor a size" in capsys.readouterr().err
+
+
+def test_a_dora_for_kohya_is_refused_with_the_way_out(tmp_path, capsys):
+    folder, _ = make_run(tmp_path / "run", "dora")
+    assert run_command("export", [str(folder), "--to", "kohya", "-o", str(tmp_path / "x.safetensors")]) == 2
+    assert "--to merged" in capsys.readouterr().err
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "weight"), [("a:0.5", "a", 0.5), ("a", "a", 1.0), ("c:d", "c:d", 1.0), ("a:-1", "a", -1.0)]
+)
+def test_an_added_adapter_has_a_weight_or_none(text, path, weight):
+    assert [str(export.split(text)[0]), export.split(text)[1]] == [path, weight]

@@ -1,0 +1,203 @@
+"""Files that must be refused: clearly, with nothing written and nothing in them run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from symdream.errors import RequestError
+from symdream.interop.export import export
+from symdream.interop.inspect import inspect_adapter
+from symdream.interop.read import read_adapter
+
+MODULE = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+A, B = f"unet.{MODULE}.lora_A.weight", f"unet.{MODULE}.lora_B.weight"
+
+
+def good() -> dict[str, torch.Tensor]:
+    return {A: torch.ones(2, 8), B: torch.ones(8, 2)}
+
+
+def raw(path, header: str | dict, data: bytes = b""):
+    """A safetensors file of exactly this header."""
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def truncated(path):
+    save_file(good(), path)
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def cut_in_the_header(path):
+    save_file(good(), path)
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def huge_header(path):
+    path.write_bytes(struct.pack("<Q", 2**60) + b"{}")
+
+
+def duplicate_name(path):
+    entry = '{"dtype": "F32", "shape": [2, 8], "data_offsets": [0, 64]}'
+    raw(path, f'{{"{A}": {entry}, "{A}": {entry}}}', bytes(64))
+
+
+def the_same_weight_under_two_names(path):
+    save_file(good() | {f"unet.{MODULE}.lora.down.weight": torch.ones(2, 8)}, path)
+
+
+def integers(path):
+    save_file({A: torch.ones(2, 8, dtype=torch.int32), B: torch.ones(8, 2)}, path)
+
+
+def eight_bits(path):
+    save_file({A: torch.ones(2, 8).to(torch.float8_e4m3fn), B: torch.ones(8, 2)}, path)
+
+
+def not_a_number(path):
+    save_file(good() | {B: torch.full((8, 2), float("nan"))}, path)
+
+
+def rank_zero(path):
+    save_file({A: torch.ones(0, 8), B: torch.ones(8, 0)}, path)
+
+
+def half_a_layer(path):
+    save_file({A: torch.ones(2, 8)}, path)
+
+
+def factors_that_do_not_fit(path):
+    save_file({A: torch.ones(2, 8), B: torch.ones(8, 3)}, path)
+
+
+def shape_against_bytes(path):
+    raw(path, {A: {"dtype": "F32", "shape": [9, 9], "data_offsets": [0, 64]}}, bytes(64))
+
+
+def header_that_is_no_json(path):
+    raw(path, "this is no json")
+
+
+def header_that_is_a_list(path):
+    raw(path, "[1, 2]")
+
+
+def pickle_in_disguise(path):
+    with path.open("wb") as stream:
+        torch.save(good(), stream)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def nothing_of_ours(path):
+    save_file({"some.weight": torch.ones(2)}, path)
+
+
+def a_loha(path):
+    save_file({"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": torch.ones(2, 2)}, path)
+
+
+def input_axis_dora(path):
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+    tensors = {f"{name}.lora_down.weight": torch.ones(2, 8), f"{name}.lora_up.weight": torch.ones(6, 2)}
+    save_file(tensors | {f"{name}.dora_scale": torch.ones(1, 8)}, path)
+
+
+BAD = {
+    truncated: "truncated",
+    cut_in_the_header: "truncated",
+    huge_header: "not a safetensors file",
+    duplicate_name: "twice",
+    the_same_weight_under_two_names: "same weight twice",
+    integers: "as I32",
+    eight_bits: "as F8_E4M3",
+    not_a_number: "NaN",
+    rank_zero: "rank 0",
+    half_a_layer: "only a part",
+    factors_that_do_not_fit: "do not fit",
+    shape_against_bytes: "do not fit its shape",
+    header_that_is_no_json: "not a safetensors file",
+    header_that_is_a_list: "not a safetensors file",
+    pickle_in_disguise: "is a pickle",
+    empty: "not a safetensors file",
+    nothing_of_ours: "No adapter weight was recognised",
+    a_loha: "looks like a LoHa",
+    input_axis_dora: "DoRA of another kind",
+}
+cases = pytest.mark.parametrize(("make", "message"), BAD.items(), ids=[make.__name__ for make in BAD])
+
+
+@cases
+def test_a_bad_file_is_refused_and_nothing_is_written(make, message, tmp_path):
+    path, output = tmp_path / "bad.safetensors", tmp_path / "out" / "x.safetensors"
+    make(path)
+    with pytest.raises(RequestError, match=message):
+        export(path, "kohya", output)
+    assert not output.parent.exists()
+
+
+# What inspect shows instead of refusing it.
+SHOWN = {not_a_number: "NaN", rank_zero: "rank 0", factors_that_do_not_fit: "do not fit", input_axis_dora: None}
+
+
+@cases
+def test_inspect_refuses_or_warns_of_the_same_files(make, message, tmp_path):
+    path = tmp_path / "bad.safetensors"
+    make(path)
+    if make not in SHOWN:
+        with pytest.raises(RequestError, match=message):
+            inspect_adapter(path)
+        return
+    facts = inspect_adapter(path)
+    assert facts["ranks"]
+    if SHOWN[make]:
+        assert any(SHOWN[make] in warning for warning in facts["warnings"])
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".ckpt", ".bin"])
+def test_no_code_of_a_pickle_runs(suffix, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "trapped"), "w"))
+
+    path = tmp_path / f"bad{suffix}"
+    path.write_bytes(pickle.dumps(Trap(), protocol=4))
+    for read in (read_adapter, inspect_adapter):
+        with pytest.raises(RequestError, match="pickle"):
+            read(path)
+    assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0480, 0x0580])
+def test_a_sound_file_whose_length_looks_like_a_pickle_is_read(length, tmp_path):
+    entries = {A: {"dtype": "F32", "shape": [2, 8], "data_offsets": [0, 64]}}
+    entries |= {B: {"dtype": "F32", "shape": [8, 2], "data_offsets": [64, 128]}}
+    path = tmp_path / "x.safetensors"
+    raw(path, json.dumps(entries).ljust(length), bytes(128))
+    assert path.read_bytes()[:2] == length.to_bytes(2, "little")
+    assert len(read_adapter(path).layers) == 1
+
+
+def test_a_missing_path_and_an_empty_folder_are_told(tmp_path):
+    with pytest.raises(RequestError, match="There is no adapter at"):
+        read_adapter(tmp_path / "none")
+    with pytest.raises(RequestError, match="No adapter in"):
+        read_adapter(tmp_path)
+    (tmp_path / "config.toml").write_text("")
+    with pytest.raises(RequestError, match="has no adapter yet"):
+        read_adapter(tmp_path)
+
+
+def test_a_native_file_without_its_alpha_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({f"base_model.model.{MODULE}.singlora_A": torch.ones(2, 8)}, path)
+    with pytest.raises(RequestError, match="does not tell its alpha"):
+        read_adapter(path)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from io import BytesIO
+
+import pytest
+import torch
+from helpers.tiny_bases import FAMILIES, adapted
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+
+from symdream.interop.collect import collect
+from symdream.interop.companions import usage
+from symdream.interop.keys import Place
+from symdream.interop.lora_file import base_facts, write_diffusers_lora, write_lora
+from symdream.interop.metadata import family_of
+
+OURS = {
+    "method": "symlora",
+    "base": {"identity": "sprite", "hash": "ab" * 32},
+    "trigger": "sks",
+    "class_noun": "vélo",
+    "prompts": ["a glossy icon of a sks vélo"],
+    "steps": 200,
+    "step": 200,
+    "seed": 3,
+    "licence": "CC BY 4.0",
+    "resolution": 128,
+}
+
+
+def texts_of(path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+@pytest.fixture(params=["diffusers", "kohya"])
+def exported(request, tmp_path):
+    adapter = collect(adapted("sd1", "symlora").components(), metadata={**OURS, "family": "sd1"})
+    path = tmp_path / "my vélo.safetensors"
+    write_lora(adapter, path, request.param)
+    return path, texts_of(path)
+
+
+def test_the_header_tells_trigger_base_rank_and_size_in_every_tools_words(exported):
+    _, texts = exported
+    assert json.loads(texts["symdream"]) == {**OURS, "family": "sd1"}
+    assert texts["ss_output_name"] == "my vélo"
+    assert (texts["ss_network_dim"], texts["ss_network_module"]) == ("4", "networks.lora")
+    assert (texts["ss_base_model_version"], texts["ss_v2"]) == ("sd_v1", "False")
+    assert texts["ss_new_sd_model_hash"] == "ab" * 32
+    assert texts["ss_resolution"] == "(128, 128)" and texts["modelspec.resolution"] == "128x128"
+    assert list(json.loads(texts["ss_tag_frequency"])["symdream"]) == ["sks vélo"]
+    assert texts["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert texts["modelspec.trigger_phrase"] == "sks vélo"
+    assert texts["modelspec.license"] == "CC BY 4.0"
+
+
+def test_the_hashes_are_those_that_kohyas_tools_compute(exported):
+    path, texts = exported
+    # As sd-scripts defines them: over the file that would hold the same tensors and only the ss_ keys.
+    content = save(load_file(path), {k: v for k, v in texts.items() if k.startswith("ss_")})
+    stream = BytesIO(content)
+    length = int.from_bytes(stream.read(8), "little")
+    stream.seek(8 + length)
+    assert texts["sshs_model_hash"] == hashlib.sha256(stream.read()).hexdigest()
+    stream.seek(0x100000)
+    assert texts["sshs_legacy_hash"] == hashlib.sha256(stream.read(0x10000)).hexdigest()[:8]
+    # Metadata do not change the bytes after the header, so A1111 finds the same hash in our file.
+    whole = path.read_bytes()
+    data = whole[8 + int.from_bytes(whole[:8], "little") :]
+    assert texts["modelspec.hash_sha256"] == "0x" + hashlib.sha256(data).hexdigest()
+
+
+def test_alpha_in_the_header_is_the_files_alpha(tmp_path):
+    adapter = collect(adapted("sd1", "lora", alpha=3.0).components())
+    write_lora(adapter, tmp_path / "k.safetensors", "kohya")
+    write_lora(adapter, tmp_path / "d.safetensors", "diffusers")
+    assert texts_of(tmp_path / "k.safetensors")["ss_network_alpha"] == "3"
+    assert texts_of(tmp_path / "d.safetensors")["ss_network_alpha"] == "4", "folded into B: alpha is the rank"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_family_is_written_and_otherwise_told_by_the_layers(family, tmp_path):
+    base = adapted(family, "lora")
+    write_diffusers_lora(base, tmp_path / "x.safetensors", {})
+    names = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+    texts = texts_of(tmp_path / "x.safetensors")
+    assert texts["ss_base_model_version"] == names[family]
+    assert json.loads(texts["symdream"]) == base_facts(base)
+    adapter = collect(base.components())
+    assert family_of(adapter.layers, {}) == ("sdxl" if family == "sdxl" else "sd1")
+
+
+def test_text_states_of_1024_tell_sd2():
+    class Layer:
+        A = torch.ones(2, 1024)
+
+    assert family_of({Place("unet", "up_blocks.1.x.attn2.to_k"): Layer}, {}) == "sd2"
+
+
+def test_the_text_beside_the_file_tells_how_to_use_it():
+    text = usage("velo", OURS)
+    assert "trigger  sks vélo" in text and "<lora:velo:1>" in text
+    prompts = [line for line in text.splitlines() if line.startswith("  ")]
+    assert len(prompts) == 3 and prompts[0] == "  a glossy icon of a sks vélo"
+    assert all("sks vélo" in prompt for prompt in prompts)
+    assert "unknown" in usage("x", {})
