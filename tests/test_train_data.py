@@ -92,8 +92,10 @@ def stop_and_resume(folder, config, at=3):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("base", ["tiny_sd1", "tiny_sd2"])
-@pytest.mark.parametrize("components", ["unet", "both"])
+@pytest.mark.parametrize(
+    ("base", "components"),
+    [("tiny_sd1", "unet"), ("tiny_sd1", "both"), ("tiny_sd2", "unet"), ("tiny_sd2", "both"), ("tiny_sdxl", "unet")],
+)
 def test_with_every_option_on_a_stopped_and_resumed_run_equals_an_unbroken_one(tmp_path, request, base, components):
     folder = request.getfixturevalue(base)
     one, other = make_subject(tmp_path / "one é"), make_subject(tmp_path / "other", ((64, 64), (96, 60)))
