@@ -221,9 +221,9 @@ class TrainConfig(Section):
     output: Output = Output()
 
     @property
-    def learned(self) -> list[OneOfSubjects]:
-        """The subjects of the run, one or several."""
-        return self.subjects or [OneOfSubjects(**self.subject.model_dump())]
+    def learned(self) -> Sequence[Subject]:
+        """The subjects of the run, one or several: the very objects of the config."""
+        return self.subjects or [self.subject]
 
 
 def conflicts(config: TrainConfig) -> list[Problem]:

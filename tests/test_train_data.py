@@ -409,6 +409,12 @@ def test_settings_with_several_subjects_survive_toml(tmp_path, tiny_sd1):
     assert again == config and [subject.repeats for subject in again.learned] == [1, 2]
 
 
+def test_what_is_set_through_learned_is_set_in_the_config():
+    for config in (settings.build({}), settings.build({"subjects": [{"class_noun": "cup"}]})):
+        config.learned[0].template = "a {subject}"
+        assert (config.subjects or [config.subject])[0].template == "a {subject}"
+
+
 @pytest.mark.slow
 def test_the_flags_of_data_and_prior_reach_the_run(tmp_path, tiny_sd1):
     photos = make_subject(tmp_path / "my photos é")

@@ -79,9 +79,8 @@ def read_photos(config: TrainConfig) -> Photos:
                 if beside := mask_file(path):
                     digest.update(hashlib.sha256(beside.read_bytes()).digest())
             image = read_image(path)
-            photos.append(
-                Photo(path, image, caption, subject.trigger, place, subject.repeats, sha256.hexdigest(), mask)
-            )
+            repeats = config.subjects[place].repeats if config.subjects else 1
+            photos.append(Photo(path, image, caption, subject.trigger, place, repeats, sha256.hexdigest(), mask))
     return Photos(photos, digest.hexdigest())
 
 
