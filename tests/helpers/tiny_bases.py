@@ -69,8 +69,12 @@ def write_base(base: Base, folder: Path) -> Path:
 
 
 def adapted(family: str, method: str, *, rank: int = 4, alpha: float = 2.0, targets: str = "qkvo") -> Base:
-    """A tiny base with an adapter of trained size on the UNet and every text encoder; SingLoRA's u is 0.7."""
-    base = tiny_base(family)
+    """A tiny base with an adapter: see `adapt`."""
+    return adapt(tiny_base(family), method, rank=rank, alpha=alpha, targets=targets)
+
+
+def adapt(base: Base, method: str, *, rank: int = 4, alpha: float = 2.0, targets: str = "qkvo") -> Base:
+    """Put an adapter of trained size on the UNet and every text encoder; SingLoRA's u is 0.7."""
     attach(base, method, rank, alpha, targets, base.components(), 0.0, 0)
     for seed, module in enumerate(base.components().values()):
         randomize(module, seed)
