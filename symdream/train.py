@@ -10,6 +10,7 @@ What is specific to a method lies in symdream/tuners, what is specific to a base
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,9 @@ if __name__ == "__main__":
     # Launched as a file, Python looks for imports in symdream/ first; it must look beside it.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from symdream.config import TrainConfig
-from symdream.errors import Stopped
-from symdream.training.run_folder import RunFolder
+from symdream.config import TrainConfig, to_toml
+from symdream.errors import Stopped, WorkError
+from symdream.training.run_folder import RunFolder, is_leader, write_text
 from symdream.ui import log_to, say
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     Raises: Stopped after saving, when asked to stop; RequestError, WorkError.
     """
     import torch
+    from accelerate.utils import broadcast_object_list
 
+    from symdream.data.draws import seed_of
     from symdream.data.store import Store, cache_folder
     from symdream.data.training_set import TrainingSet
     from symdream.diffusion.adapters import attach
@@ -58,6 +61,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
 
     startup = Startup()
     accelerator, dtype = open_accelerator(config.model.device, config.model.dtype)
+    run.path = broadcast_object_list([run.path])[0]  # the leader's: another may have seen other free names
     leader = accelerator.is_main_process
     base = load_base(config.model.base, device=accelerator.device, dtype=dtype)
     startup.done("base")
@@ -108,6 +112,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
         scaler.load_state_dict(state["scaler"])
     if resume and leader:
         say(f"resumed at step {first}" + ("" if first else ": there is no checkpoint yet"))
+        run.write_state("running", step=first, steps=training.steps)
 
     def save_checkpoint(step: int) -> None:
         if leader:
@@ -132,14 +137,16 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
             for micro in range(training.accumulation):
                 forward = (step * training.accumulation + micro) * accelerator.num_processes + accelerator.process_index
                 samples = range(forward * training.batch_size, (forward + 1) * training.batch_size)
+                # Dropout inside the model draws from torch's own generator: a resumed run drops what it would have.
+                torch.manual_seed(seed_of(training.seed, "dropout", forward))
                 loss = engine.loss(data.batch(training.seed, samples))
                 scaler.scale(loss / training.accumulation).backward()
                 losses.append(loss.detach())
 
-            average_gradients(parameters, accelerator)
+            mean_loss = average_gradients(parameters, torch.stack(losses).mean(), accelerator)
             scaler.unscale_(optimizer)
             norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm or float("inf"))
-            recorder.add(step + 1, torch.stack(losses).mean(), norm, optimizer, u, on_bad_loss=save_checkpoint)
+            recorder.add(step + 1, mean_loss, norm, optimizer, u, on_bad_loss=save_checkpoint)
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
@@ -196,31 +203,32 @@ def train_from(args: Any) -> RunFolder:
 
 def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     """`train` with the run folder's lock, log and state around it."""
-    from symdream.training.devices import is_leader
+    from symdream.training.defaults import with_absolute_paths
 
     if not is_leader():
         return train(run, config, resume=resume)
     run.acquire()
     run.stop_file.unlink(missing_ok=True)
-    log_to(run.log)
     steps = config.training.steps
     try:
+        if not resume:
+            # Before anything that takes time, so that a run killed while it loads can be resumed.
+            write_text(run.config, to_toml(with_absolute_paths(config)))
+        log_to(run.log)
         run.write_state("running", step=run.read_state().get("step", 0), steps=steps)
         base = train(run, config, resume=resume)
         run.write_state("finished", step=steps, steps=steps)
         return base
     except BaseException as error:
+        if not resume and not run.began:
+            run.remove()  # the next try finds the place free
+            raise
         stopped = isinstance(error, Stopped | KeyboardInterrupt)
-        run.flush()
-        run.write_state(
-            "stopped" if stopped else "failed",
-            step=run.read_state().get("step", 0),
-            steps=steps,
-            error=None if stopped else str(error) or type(error).__name__,
-        )
-        if not run.config.exists():
-            run.remove()  # it never began: the next try finds the place free
-        elif not stopped:
+        status, told = ("stopped", None) if stopped else ("failed", str(error) or type(error).__name__)
+        with contextlib.suppress(WorkError):  # on a full disk these fail too; what comes first is what to tell
+            run.flush()
+            run.write_state(status, step=run.read_state().get("step", 0), steps=steps, error=told)
+        if not stopped:
             say(f"The run failed; its folder {run.path} keeps what was saved.")
         raise
     finally:

@@ -18,5 +18,10 @@ def say(text: str = "") -> None:
     """Print a message for the person at the terminal (stderr, so that results can be piped)."""
     print(text, file=sys.stderr, flush=True)
     if _log is not None:
-        with _log.open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        try:
+            with _log.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+        except OSError as error:
+            # What is said on a full disk is said because it is full: the terminal still has it.
+            print(f"note: {_log} cannot be written ({error.strerror}).", file=sys.stderr, flush=True)
+            log_to(None)

@@ -15,8 +15,13 @@ import torch
 
 def generator(seed: int, *key: int | str) -> torch.Generator:
     """A CPU generator whose state depends on nothing but `seed` and `key`."""
+    return torch.Generator().manual_seed(seed_of(seed, *key))
+
+
+def seed_of(seed: int, *key: int | str) -> int:
+    """63 bits that depend on nothing but `seed` and `key`."""
     digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return int.from_bytes(digest, "little") >> 1
 
 
 def image_index(seed: int, sample: int, count: int, stream: str = "image") -> int:

@@ -5,6 +5,7 @@
         optimizer.safetensors                                        tensors of the optimizer's state
         state.json                                                   step, the optimizer's numbers
         SHA256SUMS                                                   of the files above; written last
+    checkpoints/best                                                 a file with the name of the best, step-N
 
 A checkpoint is made in a hidden folder and renamed when all is on disk. One whose checksums do not hold is
 named and skipped, and the one before it is used.
@@ -22,13 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from symdream.errors import WorkError
-from symdream.training.run_folder import disk_error, fsync_folder
+from symdream.training.run_folder import disk_error, fsync_folder, fsync_tree, write_text
 from symdream.ui import say
 
 SUMS = "SHA256SUMS"
+BEST = "best"
 
 
 def save_checkpoint(
@@ -40,12 +43,15 @@ def save_checkpoint(
     *,
     keep: int,
 ) -> Path:
-    """Write checkpoints/step-N and remove all but the newest `keep`.
+    """Write checkpoints/step-N and remove all before it but the best and the newest `keep`, itself among them.
 
+    An intact one of this step is left as it is.
     Raises: WorkError when the disk is full; older checkpoints are then untouched.
     """
     final = folder / f"step-{step}"
     temporary = folder / f".step-{step}.{os.getpid()}.tmp"
+    if final.exists() and damage(final) is None:
+        return final  # the step after it failed before it changed anything
     tensors, numbers = flatten_optimizer(optimizer)
     try:
         temporary.mkdir(parents=True)
@@ -59,50 +65,69 @@ def save_checkpoint(
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         sums = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
         (temporary / SUMS).write_text("".join(f"{v}  {k}\n" for k, v in sums.items()), encoding="utf-8")
-        for path in temporary.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        fsync_folder(temporary)
-        if final.exists():  # left by a run that was resumed from an earlier checkpoint
+        fsync_tree(temporary)
+        if final.exists():  # damaged: the run was resumed from one before it
             shutil.rmtree(final)
         os.replace(temporary, final)
         fsync_folder(folder)
-    except OSError as error:
+        # Damaged later ones stay until the run replaces them; counted here, they would push out intact ones.
+        for old in [c for c in list_checkpoints(folder) if step_of(c) <= step][:-keep]:
+            if old == best_of(folder):
+                continue
+            hidden = folder / f".{old.name}.{os.getpid()}.old"  # half removed, it must not look like a checkpoint
+            os.replace(old, hidden)
+            shutil.rmtree(hidden)
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise disk_error(final, error) from error
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
     return final
+
+
+def mark_best(folder: Path, step: int) -> None:
+    """Note in checkpoints/best that step-N is the best so far. Raises: WorkError if it cannot be written."""
+    if best_of(folder) != folder / f"step-{step}":
+        write_text(folder / BEST, f"step-{step}\n")
+
+
+def best_of(folder: Path) -> Path | None:
+    """The checkpoint that is marked as the best, None where none is."""
+    try:
+        name = (folder / BEST).read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    return folder / name if re.fullmatch(r"step-\d+", name) else None
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """step-N folders, oldest first."""
     found = [p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
 
 
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
     try:
         lines = (checkpoint / SUMS).read_text(encoding="utf-8").splitlines()
-        for line in lines:
-            expected, name = line.split("  ", 1)
+        sums = {name: expected for expected, name in (line.split("  ", 1) for line in lines)}
+        for name, expected in sums.items():
             if not (checkpoint / name).is_file():
                 return f"{name} is missing"
             if _sha256(checkpoint / name) != expected:
                 return f"{name} does not match its checksum"
     except (OSError, ValueError, UnicodeDecodeError) as error:
         return f"{SUMS} cannot be read ({error})"
-    return None if lines else f"{SUMS} is empty"
+    unnamed = {path.name for path in checkpoint.iterdir()} - {SUMS, *sums}
+    if unnamed or "state.json" not in sums:
+        return f"{SUMS} is cut short"
+    return None
 
 
 def newest_intact(folder: Path) -> Path | None:
-    """The newest checkpoint whose checksums hold; damaged ones are named on stderr. None if there is none.
-
-    Hidden folders of a killed process are removed.
-    """
-    for leftover in folder.glob(".step-*.tmp"):
-        shutil.rmtree(leftover)
+    """The newest checkpoint whose checksums hold; damaged ones are named on stderr. None if there is none."""
     for checkpoint in reversed(list_checkpoints(folder)):
         problem = damage(checkpoint)
         if problem is None:
@@ -119,6 +144,13 @@ def load_checkpoint(
     Raises: WorkError if its parameters are not those of this run.
     """
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    load_adapters(checkpoint, adapters)
+    restore_optimizer(optimizer, load_file(checkpoint / "optimizer.safetensors"), state["optimizer"])
+    return state
+
+
+def load_adapters(checkpoint: Path, adapters: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    """Copy a checkpoint's adapters into the parameters. Raises: WorkError if they are not those of this run."""
     for component, parameters in adapters.items():
         saved = load_file(checkpoint / f"adapter-{component}.safetensors")
         if saved.keys() != parameters.keys() or any(saved[k].shape != p.shape for k, p in parameters.items()):
@@ -129,8 +161,6 @@ def load_checkpoint(
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(saved[name])
-    restore_optimizer(optimizer, load_file(checkpoint / "optimizer.safetensors"), state["optimizer"])
-    return state
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from symdream.config import PRODIGY_LR, TrainConfig
 from symdream.diffusion.base import Base
+from symdream.diffusion.names import resolve_name
 from symdream.errors import RequestError
 from symdream.tuners import METHODS
 
@@ -36,7 +37,7 @@ def resolve(config: TrainConfig, base: Base) -> TrainConfig:
         text_encoder_lr = config.training.text_encoder_lr or (
             method.text_encoder_lr if embedded else method.real_text_encoder_lr
         )
-    resolved = config.model_copy(deep=True)
+    resolved = with_absolute_paths(config)
     resolved.adapter.alpha = config.adapter.alpha or float(config.adapter.rank)
     if method.has_ramp and config.adapter.ramp is None:
         resolved.adapter.ramp = RAMP
@@ -46,7 +47,19 @@ def resolve(config: TrainConfig, base: Base) -> TrainConfig:
     resolved.model.resolution = config.model.resolution or base.resolution
     for subject in resolved.subjects or [resolved.subject]:
         subject.template = subject.template or TEMPLATES.get(base.identity, REAL_TEMPLATE)
-        subject.images = subject.images.resolve()
-    if config.prior.class_images:
-        resolved.prior.class_images = config.prior.class_images.resolve()
     return resolved
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """A copy of `config` that means the same files from any working folder: a run may be resumed from elsewhere."""
+    copy = config.model_copy(deep=True)
+    for subject in copy.learned:
+        subject.images = subject.images.resolve()
+    if copy.prior.class_images:
+        copy.prior.class_images = copy.prior.class_images.resolve()
+    if copy.data.cache_dir:
+        copy.data.cache_dir = copy.data.cache_dir.resolve()
+    source = resolve_name(copy.model.base)
+    if source.path is not None:
+        copy.model.base = str(source.path.resolve())
+    return copy

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from accelerate import Accelerator
 
 from symdream.errors import RequestError
+from symdream.training.run_folder import is_leader
 from symdream.ui import say
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def is_leader() -> bool:
-    """True in the process that writes, known before accelerate has started (torchrun's RANK)."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def open_accelerator(device: str, dtype: str) -> tuple[Accelerator, torch.dtype]:

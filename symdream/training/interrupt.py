@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -13,12 +14,14 @@ from accelerate import Accelerator
 class StopRequest:
     """While entered, SIGINT and SIGTERM only set a flag, which the loop reads between two steps.
 
-    A second Ctrl-C ends the process at once (the last checkpoint remains).
+    A second Ctrl-C, a second or more after the first, ends the process at once (the last checkpoint remains);
+    sooner it is the same one: the terminal sends it to all processes, and torchrun passes it on to its own.
     """
 
     def __init__(self, stop_file: Path):
         self.stop_file = stop_file
         self.reason: str | None = None
+        self._interrupted: float | None = None
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -31,13 +34,19 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.reason and number == signal.SIGINT:
+        now = time.monotonic()
+        if number == signal.SIGINT and self._interrupted is not None and now - self._interrupted > 1:
             raise KeyboardInterrupt
-        self.reason = signal.Signals(number).name
+        if number == signal.SIGINT and self._interrupted is None:
+            self._interrupted = now
+        self.reason = self.reason or signal.Signals(number).name
 
     def requested(self, accelerator: Accelerator) -> bool:
-        """True once anybody asked, in all processes alike. A look at the file costs microseconds: every step asks."""
-        if self.reason is None and self.stop_file.exists():
+        """True once anybody asked, in all processes alike. A look at the file costs microseconds: every step asks.
+
+        Only the main process looks, since only it is sure to see the run folder.
+        """
+        if self.reason is None and accelerator.is_main_process and self.stop_file.exists():
             self.reason = f"the file {self.stop_file}"
         asked = self.reason is not None
         if accelerator.num_processes > 1:

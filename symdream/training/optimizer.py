@@ -70,15 +70,19 @@ def extra(package: str, optimizer: str) -> ModuleType:
         ) from error
 
 
-def average_gradients(parameters: Sequence[torch.nn.Parameter], accelerator: Accelerator) -> None:
-    """Replace each gradient by its mean over all processes, in one reduction.
+def average_gradients(
+    parameters: Sequence[torch.nn.Parameter], loss: torch.Tensor, accelerator: Accelerator
+) -> torch.Tensor:
+    """Replace each gradient by its mean over all processes, and return that of the loss, in one reduction.
 
     An adapter is small, so DistributedDataParallel's overlap would gain nothing; without its wrapper the model's
     names and the single-process path stay as they are.
     """
     if accelerator.num_processes == 1:
-        return
+        return loss
     gradients = [p.grad for p in parameters]
-    flat = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+    flat = accelerator.reduce(torch.cat([*(g.flatten() for g in gradients), loss.view(1)]), reduction="mean")
+    *parts, loss = flat.split([*(g.numel() for g in gradients), 1])
+    for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
+    return loss.squeeze(0)

@@ -16,7 +16,7 @@ from symdream.data.checks import check_class_images, effects
 from symdream.data.images import read_folder
 from symdream.data.masks import lonely_masks, read_mask
 from symdream.errors import Problem, Problems, RequestError
-from symdream.training.run_folder import RunFolder, new_run_path
+from symdream.training.run_folder import RunFolder, is_leader, new_run_path
 from symdream.ui import say
 
 SHORT = {"output": ["-o"]}
@@ -191,6 +191,8 @@ def output_path(config: TrainConfig) -> Path:
 
 def open_output(config: TrainConfig) -> RunFolder:
     """The new run folder of this request. Raises: RequestError if it exists (see RunFolder.create)."""
+    if not is_leader():
+        return RunFolder(output_path(config))  # the leader makes it, maybe under another free name
     return RunFolder.create(output_path(config), overwrite=config.output.overwrite)
 
 

@@ -26,6 +26,11 @@ from symdream.errors import RequestError, WorkError
 STATUSES = ("queued", "running", "stopped", "finished", "failed")
 
 
+def is_leader() -> bool:
+    """True in the one process that writes, known before accelerate has started (torchrun's RANK)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the names in `folder` durable (a rename alone may be lost in a power cut)."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -53,6 +58,17 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         raise disk_error(path, error) from error
 
 
+def fsync_tree(folder: Path) -> None:
+    """Make every file under `folder`, and its name, durable."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        else:
+            fsync_folder(path)
+    fsync_folder(folder)
+
+
 def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
@@ -61,10 +77,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def disk_error(path: Path, error: OSError) -> WorkError:
+def disk_error(path: Path, error: Exception) -> WorkError:
+    """What to tell when `path` could not be written (an OSError, or what safetensors makes of one)."""
     free = shutil.disk_usage(path.parent if path.parent.exists() else Path("/")).free
     return WorkError(
-        f"Could not write {path}: {error.strerror or error}.",
+        f"Could not write {path}: {getattr(error, 'strerror', None) or error}.",
         where=f"{free / 2**20:.0f} MiB are free on that disk",
         fix="make room (or choose another place with --output); what was saved before is intact",
     )
@@ -92,12 +109,12 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool = False) -> RunFolder:
-        """Make a new run folder.
+        """Make a new run folder. One in which a killed process had not yet written config.toml counts as new.
 
         Raises: RequestError if `path` is there and `overwrite` is off, or is something else than a run.
         """
         path = Path(path)
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        if path.exists() and not (path.is_dir() and all(_is_debris(name) for name in os.listdir(path))):
             if not overwrite:
                 raise RequestError(
                     f"{path} exists; a run never writes over another.",
@@ -134,7 +151,7 @@ class RunFolder:
         return cls(path)
 
     def acquire(self) -> None:
-        """Take the lock of this folder for this process until it ends.
+        """Take the lock of this folder for this process until it ends; remove what a killed one left half written.
 
         Raises: RequestError if another process trains here.
         """
@@ -149,6 +166,9 @@ class RunFolder:
                 fix=f"wait for it, or stop it: touch {self.path}/stop",
             ) from None
         self._lock = descriptor
+        for folder in (self.path, self.checkpoints, self.samples):
+            for leftover in [p for p in folder.glob(".*") if _is_debris(p.name)]:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def release(self) -> None:
         if self._lock is not None:
@@ -157,15 +177,17 @@ class RunFolder:
 
     def remove(self) -> None:
         """Remove the folder of a run that never began (this process holds its lock)."""
-        assert self._lock is not None and not self.config.exists()
+        assert self._lock is not None and not self.began
         shutil.rmtree(self.path)
 
+    @property
+    def began(self) -> bool:
+        """Whether base, photos and settings went together: env.json is written once they do."""
+        return self.env.exists()
+
     def read_state(self) -> dict[str, Any]:
-        """state.json, or an empty dict before it was first written."""
-        try:
-            return json.loads(self.state.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
+        """state.json, or an empty dict if it is not there or damaged: the checkpoints tell how far the run is."""
+        return read_json(self.state)
 
     def write_state(self, status: str, *, step: int, steps: int, error: str | None = None) -> None:
         assert status in STATUSES
@@ -178,12 +200,19 @@ class RunFolder:
         self._lines.append(json.dumps(values))
 
     def flush(self) -> None:
-        """Write the waiting lines of metrics.jsonl."""
+        """Bring the waiting lines of metrics.jsonl to the disk: all of them or, on a full one, none."""
         if not self._lines:
             return
         try:
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.write("\n".join(self._lines) + "\n")
+            with self.metrics.open("ab", buffering=0) as file:
+                size, left = file.tell(), memoryview(("\n".join(self._lines) + "\n").encode())
+                try:
+                    while left:
+                        left = left[file.write(left) :]
+                    os.fsync(file.fileno())
+                except OSError:
+                    os.ftruncate(file.fileno(), size)
+                    raise
         except OSError as error:
             raise disk_error(self.metrics, error) from error
         self._lines.clear()
@@ -193,7 +222,7 @@ class RunFolder:
         if not self.metrics.exists():
             return
         kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)
@@ -206,10 +235,21 @@ class RunFolder:
         write_json(self.summary, {**self.read_summary(), **values})
 
     def read_summary(self) -> dict[str, Any]:
-        try:
-            return json.loads(self.summary.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
+        return read_json(self.summary)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; an empty dict if there is none, or if a crash of the disk left only part of it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _is_debris(name: str) -> bool:
+    """Names that a killed process can leave before config.toml is there, or half way through a write."""
+    return name == "lock" or (name.startswith(".") and name.endswith((".tmp", ".old")))
 
 
 def is_run(path: Path) -> bool:

@@ -1,3 +1,6 @@
+import resource
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -71,24 +74,66 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, caps
     assert "step-2 is damaged" in capsys.readouterr().err
 
 
-def test_leftovers_of_a_killed_process_are_removed(tmp_path):
-    leftover = tmp_path / ".step-5.123.tmp"
-    leftover.mkdir()
-    (leftover / "state.json").write_text("{")
-    assert newest_intact(tmp_path) is None
-    assert not leftover.exists()
-
-
-def test_a_full_disk_leaves_the_older_checkpoint_and_says_what_to_do(tmp_path, monkeypatch):
+def test_checksums_cut_at_the_end_of_a_line_do_not_hide_a_damaged_file(tmp_path):
     parameters, optimizer = make()
+    checkpoint = save_checkpoint(tmp_path, 1, {"unet": parameters}, optimizer, {}, keep=1)
+    sums = (checkpoint / "SHA256SUMS").read_text().splitlines(keepends=True)
+    for count in range(len(sums)):
+        (checkpoint / "SHA256SUMS").write_text("".join(sums[:count]))
+        assert damage(checkpoint) == "SHA256SUMS is cut short"
+    (checkpoint / "SHA256SUMS").write_text("".join(sums))
+    assert damage(checkpoint) is None
+
+
+def test_an_emptied_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsys):
+    parameters, optimizer = make()
+    for n in (1, 2):
+        save_checkpoint(tmp_path, n, {"unet": parameters}, optimizer, {}, keep=2)
+    for file in (tmp_path / "step-2").iterdir():
+        file.unlink()
+    assert newest_intact(tmp_path).name == "step-1"
+    assert "step-2 is damaged" in capsys.readouterr().err
+
+
+def test_a_damaged_later_checkpoint_never_pushes_out_an_intact_one(tmp_path):
+    parameters, optimizer = make()
+    for n in (2, 4):
+        save_checkpoint(tmp_path, n, {"unet": parameters}, optimizer, {}, keep=2)
+    (tmp_path / "step-4" / "state.json").write_text("")
+    save_checkpoint(tmp_path, 3, {"unet": parameters}, optimizer, {}, keep=1)  # resumed from 2, asked to stop at 3
+    assert newest_intact(tmp_path).name == "step-3"
+    save_checkpoint(tmp_path, 4, {"unet": parameters}, optimizer, {}, keep=1)
+    assert newest_intact(tmp_path).name == "step-4"
+    assert [p.name for p in tmp_path.iterdir()] == ["step-4"]
+
+
+def test_an_intact_checkpoint_of_the_same_step_is_never_taken_away(tmp_path):
+    parameters, optimizer = make()
+    checkpoint = save_checkpoint(tmp_path, 1, {"unet": parameters}, optimizer, {}, keep=1)
+    before = {file: (file.stat().st_ino, file.read_bytes()) for file in checkpoint.iterdir()}
     save_checkpoint(tmp_path, 1, {"unet": parameters}, optimizer, {}, keep=1)
+    assert {file: (file.stat().st_ino, file.read_bytes()) for file in checkpoint.iterdir()} == before
 
-    def full(*_args, **_kwargs):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("symdream.training.checkpoint.save_file", full)
-    with pytest.raises(WorkError, match="No space left"):
+@contextmanager
+def file_size_limit(size):
+    """Files of this process cannot grow beyond `size` bytes: writes fail as on a full disk (EFBIG for ENOSPC)."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+@pytest.mark.parametrize("size", [0, 100, 300, 500])
+def test_a_full_disk_leaves_the_older_checkpoint_and_says_what_to_do(tmp_path, size):
+    parameters, optimizer = make()
+    step(parameters, optimizer, 1)
+    save_checkpoint(tmp_path, 1, {"unet": parameters}, optimizer, {}, keep=1)
+    with file_size_limit(size), pytest.raises(WorkError, match="File too large") as caught:
         save_checkpoint(tmp_path, 2, {"unet": parameters}, optimizer, {}, keep=1)
+    assert "make room" in caught.value.fix
     assert [p.name for p in tmp_path.iterdir()] == ["step-1"]
     assert newest_intact(tmp_path).name == "step-1"
 

@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import resource
 
 import pytest
 
@@ -66,6 +67,57 @@ def test_metrics_after_the_checkpoint_and_cut_lines_are_dropped(tmp_path):
         file.write('{"step": 6, "lo')
     run.truncate_metrics(3)
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_metrics_reach_the_disk_whole_or_not_at_all(tmp_path):
+    run = make_run(tmp_path / "run")
+    run.record(step=1, loss=0.5)
+    run.flush()
+    for step in range(2, 20):
+        run.record(step=step, loss=0.5)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, old[1]))
+    try:
+        with pytest.raises(WorkError, match=r"metrics\.jsonl: File too large"):
+            run.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert len(run.metrics.read_text().splitlines()) == 1
+    run.flush()
+    assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == list(range(1, 20))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "fin', "\0" * 40])
+def test_a_damaged_state_or_summary_counts_as_none(tmp_path, content):
+    run = make_run(tmp_path / "run")
+    run.state.write_text(content)
+    run.summary.write_text(content)
+    assert run.read_state() == {} and run.read_summary() == {}
+    run.update_summary(steps=3)
+    assert run.read_summary() == {"steps": 3}
+
+
+def test_the_lock_removes_what_a_killed_process_left_half_written(tmp_path):
+    run = make_run(tmp_path / "run")
+    for name in (".adapter.7.tmp/unet", ".adapter.7.old/unet", "checkpoints/.step-5.7.tmp", "checkpoints/.step-1.7.old"):
+        (run.path / name).mkdir(parents=True)
+    (run.path / "checkpoints" / ".step-5.7.tmp" / "state.json").write_text("{")
+    (run.path / ".state.json.7.tmp").write_text("{")
+    (run.path / "checkpoints" / "step-4").mkdir()
+    (run.path / ".mine").write_text("a user's own")
+    run.acquire()
+    left = sorted(str(p.relative_to(run.path)) for p in run.path.rglob("*"))
+    assert left == [".mine", "checkpoints", "checkpoints/step-4", "config.toml", "lock"]
+
+
+def test_a_folder_killed_before_its_settings_were_written_is_free(tmp_path):
+    run = RunFolder.create(tmp_path / "run")
+    run.acquire()
+    run.release()
+    (run.path / ".config.toml.7.tmp").write_text("[mo")
+    again = RunFolder.create(tmp_path / "run")
+    again.acquire()
+    assert [p.name for p in again.path.iterdir()] == ["lock"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
