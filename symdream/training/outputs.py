@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
+from PIL import Image
+from safetensors import SafetensorError
 
 from symdream import __version__
 from symdream.config import TrainConfig, to_toml
@@ -22,13 +24,22 @@ from symdream.data.class_images import from_base
 from symdream.data.store import cache_folder
 from symdream.diffusion.adapters import adapter_layers, save_adapters
 from symdream.diffusion.base import Base
-from symdream.diffusion.grid import save_grid
+from symdream.diffusion.grid import make_grid
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError
 from symdream.training.memory import peak_memory
 from symdream.training.photos import Photos
 from symdream.training.recorder import Recorder
-from symdream.training.run_folder import RunFolder, disk_error, write_json, write_text
+from symdream.training.run_folder import (
+    RunFolder,
+    disk_error,
+    fsync_folder,
+    fsync_tree,
+    read_json,
+    write_atomically,
+    write_json,
+    write_text,
+)
 from symdream.tuners import count_parameters
 from symdream.ui import say
 
@@ -44,10 +55,10 @@ def describe(
     Raises: RequestError if they are not.
     """
     identity = {"identity": base.identity, "hash": base.hash}
-    if resume and run.env.exists():
-        import json
-
-        before = json.loads(run.env.read_text(encoding="utf-8"))
+    before = read_json(run.env) if resume else {}
+    if resume and run.env.exists() and not before:
+        say(f"note: {run.env} is damaged and written anew; whether base and photos are the old ones is not known.")
+    if before:
         for name, old, new in (
             ("base", before["base"], identity),
             ("photos or captions", before["photos"], photos.hash),
@@ -115,13 +126,14 @@ def show_trigger(run: RunFolder, config: TrainConfig, base: Base) -> None:
             base, prompt, 1, base.resolution, cache, kind="triggers", first_seed=0, batch=1, quiet=True
         )
     ]
-    run.samples.mkdir(parents=True, exist_ok=True)
-    if len(images) == 1:
-        images[0].save(path)
-    else:
-        save_grid(path, [images], column_labels=prompts)
+    save_png(path, images[0] if len(images) == 1 else make_grid([images], column_labels=prompts))
     asked = " and ".join(f'"{prompt}"' for prompt in prompts)
     say(f"  what this base draws for {asked}: {path}. If it is something of its own, choose another --trigger.")
+
+
+def save_png(path: Path, image: Image.Image) -> None:
+    """`image` as `path`, whole or not at all. Raises: WorkError on a full disk."""
+    write_atomically(path, lambda temporary: image.save(temporary, format="PNG"))
 
 
 def device_name(device: torch.device) -> str:
@@ -140,9 +152,8 @@ def write_samples(run: RunFolder, config: TrainConfig, base: Base, step: int) ->
     """One picture of each sample prompt, always from the same seeds, as samples/step-N.png."""
     prompts = sample_prompts(config)
     images = sample(base, prompts, [config.training.seed + i for i in range(len(prompts))])
-    run.samples.mkdir(parents=True, exist_ok=True)
     path = run.samples / f"step-{step:05d}.png"
-    save_grid(path, [images], column_labels=prompts, row_labels=[f"step {step}"])
+    save_png(path, make_grid([images], column_labels=prompts, row_labels=[f"step {step}"]))
     return path
 
 
@@ -183,10 +194,12 @@ def save_adapter(run: RunFolder, config: TrainConfig, base: Base, components: Se
     temporary, old = run.path / f".adapter.{os.getpid()}.tmp", run.path / f".adapter.{os.getpid()}.old"
     try:
         save_adapters(base, components, temporary, adapter_metadata(config, base, step, u))
+        fsync_tree(temporary)
         if run.adapter.exists():
             os.replace(run.adapter, old)
         os.replace(temporary, run.adapter)
-    except OSError as error:
+        fsync_folder(run.path)
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise disk_error(run.adapter, error) from error
     shutil.rmtree(old, ignore_errors=True)
