@@ -50,13 +50,16 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     from symdream.training.defaults import resolve
     from symdream.training.devices import open_accelerator
     from symdream.training.interrupt import StopRequest
+    from symdream.training.judge import Judge
     from symdream.training.memory_advice import out_of_memory_explained
     from symdream.training.optimizer import average_gradients, make_optimizer
     from symdream.training.photos import add_class_images, read_photos
     from symdream.training.progress import Progress
     from symdream.training.recorder import Recorder
     from symdream.training.schedule import lr_factor, ramp
+    from symdream.training.selection import Selection
     from symdream.training.startup import Startup
+    from symdream.training.validation import validate
     from symdream.tuners import set_ramp
 
     startup = Startup()
@@ -78,6 +81,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     trainable = attach(
         base, adapter.method, adapter.rank, adapter.alpha, adapter.targets, components, adapter.dropout, training.seed
     )
+    judge = Judge(base, config, photos) if leader and config.selection.select_every else None
     if leader:
         outputs.describe(run, config, base, photos, accelerator, resume=resume)
         outputs.show_trigger(run, config, base)
@@ -105,7 +109,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     for component in components:
         base.components()[component].train()
 
-    first = 0
+    first, state = 0, {}
     if resume and (newest := checkpoint.newest_intact(run.checkpoints)):
         state = checkpoint.load_checkpoint(newest, trainable, optimizer)
         first = state["step"]
@@ -114,9 +118,11 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
         say(f"resumed at step {first}" + ("" if first else ": there is no checkpoint yet"))
         run.write_state("running", step=first, steps=training.steps)
 
+    selection = Selection(run, config, base, trainable, judge, first, state.get("selection", {}))
+
     def save_checkpoint(step: int) -> None:
         if leader:
-            extra = {"scaler": scaler.state_dict()}
+            extra = {"scaler": scaler.state_dict(), "selection": selection.content()}
             checkpoint.save_checkpoint(run.checkpoints, step, trainable, optimizer, extra, keep=config.output.keep)
 
     with (
@@ -125,7 +131,9 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
         Recorder(run, config, first, accelerator) as recorder,
         Progress("training", training.steps, start=first, quiet=not leader) as progress,
     ):
-        for step in range(first, training.steps):
+        for step in range(first, training.steps + 1):
+            if selection.ends(step, accelerator, recorder.show):  # after the last step, or when patience is over
+                break
             u = ramp(step, training.steps, adapter.ramp)
             for component in components:
                 set_ramp(base.components()[component], u)
@@ -156,10 +164,12 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
             done = step + 1
             progress.update(done, f"loss {recorder.smooth_loss:.4f}")
             last = done == training.steps
-            if not last and config.output.sample_every and done % config.output.sample_every == 0 and leader:
-                outputs.write_samples(run, config, base, done)
+            if leader and due(config.output.sample_every, done, last):
+                recorder.show_picture(done, outputs.write_samples(run, config, base, done))
+            if leader and due(config.selection.validate_every, done, last):
+                recorder.show(done, validate(run, base, engine, data, training.batch_size, done))
             stopping = not last and stop.requested(accelerator)
-            if stopping or last or (config.output.checkpoint_every and done % config.output.checkpoint_every == 0):
+            if stopping or last or selection.due(done) or due(config.output.checkpoint_every, done):
                 recorder.flush()
                 save_checkpoint(done)
                 if leader:
@@ -175,13 +185,17 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     for component in components:
         base.components()[component].eval()
     if leader:
-        outputs.save_adapter(run, config, base, components, step=training.steps)
-        if config.output.sample_every:
-            outputs.write_samples(run, config, base, training.steps)
-        outputs.write_summary(run, config, base, trainable, recorder)
+        chosen = selection.choose(step)
+        outputs.save_adapter(run, config, base, components, step=chosen.step, weight=chosen.weight)
+        outputs.write_summary(run, config, base, trainable, recorder, steps=step)
         run.update_summary(startup_seconds=startup.seconds)
     accelerator.wait_for_everyone()
     return base
+
+
+def due(every: int, done: int, last: bool = False) -> bool:
+    """Whether what happens every so many steps (0: never), and perhaps after the last, happens after `done`."""
+    return bool(every) and (last or done % every == 0)
 
 
 def train_from(args: Any) -> RunFolder:
@@ -192,7 +206,7 @@ def train_from(args: Any) -> RunFolder:
         run, config = request.reopen(args)
         state = run.read_state()
         if state.get("status") == "finished":
-            say(f"{run.path} is finished: {state['steps']} steps. Nothing to do.")
+            say(f"{run.path} is finished: {state['step']} steps. Nothing to do.")
             return run
     else:
         config = request.read_request(args)
@@ -217,7 +231,7 @@ def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False) -
         log_to(run.log)
         run.write_state("running", step=run.read_state().get("step", 0), steps=steps)
         base = train(run, config, resume=resume)
-        run.write_state("finished", step=steps, steps=steps)
+        run.write_state("finished", step=run.read_state()["step"], steps=steps)
         return base
     except BaseException as error:
         if not resume and not run.began:

@@ -37,3 +37,11 @@ def photos(tmp_path_factory):
     from helpers.runs import make_photos
 
     return make_photos(tmp_path_factory.mktemp("photos") / "my toy é")
+
+
+@pytest.fixture
+def few_denoising_steps(monkeypatch):
+    """Pictures of bases in folders come of 2 denoising steps: noise, but quickly."""
+    from symdream.diffusion.base import SAMPLING_DEFAULTS
+
+    monkeypatch.setitem(SAMPLING_DEFAULTS, "steps", 2)

@@ -29,8 +29,8 @@ class Args:
     """First seed."""
     count: int = 4
     """Images for each prompt."""
-    weight: float = 1.0
-    """Strength of the adapter: 0 is the base alone, 1 as trained."""
+    weight: float | None = None
+    """Strength of the adapter: 0 is the base alone, 1 as trained (None: what its training found best, else 1)."""
     negative_prompt: str = ""
     """What the images should not show."""
     steps: int | None = None
@@ -83,7 +83,7 @@ def check(args: Args) -> None:
 def run(args: Args) -> int:
     check(args)
     from symdream.data.captions import fill
-    from symdream.diffusion.adapters import set_weight
+    from symdream.diffusion.adapters import recommended_weight, set_weight
     from symdream.diffusion.grid import save_grid
     from symdream.diffusion.png import save_png
     from symdream.diffusion.prompts import cut_off
@@ -94,7 +94,10 @@ def run(args: Args) -> int:
 
     accelerator, dtype = open_accelerator(args.device, args.dtype)
     base, metadata = open_adapter(args.adapter, base=args.base, device=accelerator.device, dtype=dtype)
-    set_weight(base, args.weight)
+    weight = recommended_weight(metadata) if args.weight is None else args.weight
+    if args.weight is None and weight != 1:
+        say(f"The adapter's weight is {weight:g}, which its training found best; --weight sets another.")
+    set_weight(base, weight)
     trigger, noun = metadata.get("trigger"), metadata.get("class_noun")
     prompts = []
     for prompt in args.prompt:
@@ -147,7 +150,7 @@ def run(args: Args) -> int:
                 "height": image.height,
                 "base": base.identity,
                 "adapter": args.adapter.name,
-                "weight": args.weight,
+                "weight": weight,
             }
             save_png(image, path, settings)
             print(path)

@@ -40,6 +40,11 @@ class PromptSet:
         """Those that were kept out of tuning; all of them where none is marked so."""
         return PromptSet([p for p in self.prompts if p.held_out] or self.prompts, self.class_noun)
 
+    def for_selection(self) -> PromptSet | None:
+        """Those that choices may be made by, since no report uses them; None where all are held out."""
+        prompts = [p for p in self.prompts if not p.held_out]
+        return PromptSet(prompts, self.class_noun) if prompts else None
+
 
 # What a run is asked where no prompts.toml lies beside its photos: scenes that no caption template names.
 SPRITE_SCENES = PromptSet(
@@ -60,6 +65,24 @@ PHOTO_SCENES = PromptSet(
         Prompt("a {subject} in a field of flowers at sunset"),
         Prompt("a watercolour painting of a {subject}"),
         Prompt("a {subject} on top of a purple rug in a forest"),
+    ]
+)
+
+# What checkpoints are chosen by where there are no prompts for it: other scenes than those above.
+SPRITE_SELECTION = PromptSet(
+    [
+        Prompt("a 3d render of a {subject} on a checkered orange background"),
+        Prompt("a glossy icon of a {subject} on a dotted navy background"),
+        Prompt("a flat icon of a {subject} on a striped white background"),
+        Prompt("a 3d render of a {subject} and a chair on a brown background"),
+    ]
+)
+PHOTO_SELECTION = PromptSet(
+    [
+        Prompt("a {subject} on a cobblestone street"),
+        Prompt("a {subject} in the jungle"),
+        Prompt("an oil painting of a {subject}"),
+        Prompt("a {subject} on a kitchen table with a blue wall in the background"),
     ]
 )
 

@@ -15,7 +15,14 @@ from symdream import config as settings
 from symdream.config import Adapter, Subject
 from symdream.data.captions import fill
 from symdream.data.images import read_folder, read_image
-from symdream.diffusion.adapters import Disabled, attach_saved
+from symdream.diffusion.adapters import (
+    WEIGHTS,
+    Disabled,
+    attach_saved,
+    read_metadata,
+    recommended_weight,
+    set_weight,
+)
 from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.grid import save_grid
 from symdream.diffusion.png import save_png
@@ -82,12 +89,14 @@ def evaluate_run(
     cache = cache or EmbeddingCache()
     asked = [run_prompts(subject, base, prompts) for subject in config.learned]
     places = [output / f"subject-{i + 1}" for i in range(len(asked))] if config.subjects else [output]
+    # As `generate` does: the scores are of the pictures that a user gets.
+    weight = recommended_weight(read_metadata(next(run.adapter.glob(f"*/{WEIGHTS}"))))
     results, drawn = [], []
     for subject, photos, prompt_set, place in zip(config.learned, references, asked, places, strict=True):
         warn_if_unsuitable(photos, dino_encoder, clip_encoder)
         result, images = _score_subject(
             subject, photos, prompt_set, place, run.path.name, config.adapter, base, dino_encoder, clip_encoder, cache,
-            count=count, seed=seed,
+            count=count, seed=seed, weight=weight,
         )  # fmt: skip
         results.append(result)
         drawn.append(images)
@@ -129,6 +138,7 @@ def _score_subject(
     *,
     count: int,
     seed: int,
+    weight: float,
 ) -> tuple[dict[str, Any], list[Image.Image]]:
     """The scores of one subject, written into `output`, and the pictures drawn with the adapter."""
     words = {"trigger": subject.trigger, "class_noun": subject.class_noun}
@@ -136,7 +146,9 @@ def _score_subject(
     seeds = [seed + i for _ in asked.prompts for i in range(count)]
     with Disabled(base):
         before = _draw(base, texts, seeds, "drawing without the adapter")
+    set_weight(base, weight)
     after = _draw(base, texts, seeds, "drawing with the adapter")
+    set_weight(base, 1.0)
     ideal = [(fill(p.text, **words), read_image(p.ideal)) for p in asked.prompts if p.ideal]
 
     def score(images: Sequence[Image.Image], prompts: Sequence[str]) -> dict:
@@ -155,6 +167,7 @@ def _score_subject(
         "base": {"identity": base.identity, "hash": base.hash},
         "method": adapter.method,
         "rank": adapter.rank,
+        "weight": weight,
         "prompts": [prompt.text for prompt in asked.prompts],
         "seeds": seeds[:count],
         "sampling": {**base.defaults, "sampler": "base", "width": base.resolution, "height": base.resolution},

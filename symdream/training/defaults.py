@@ -5,6 +5,8 @@ The rates lie in the table of methods (symdream.tuners.methods); how they were f
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from symdream.config import PRODIGY_LR, TrainConfig
 from symdream.diffusion.base import Base
 from symdream.diffusion.names import resolve_name
@@ -59,6 +61,9 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         copy.prior.class_images = copy.prior.class_images.resolve()
     if copy.data.cache_dir:
         copy.data.cache_dir = copy.data.cache_dir.resolve()
+    for name in ("dino", "clip"):
+        if (encoder := getattr(copy.selection, name)) and Path(encoder).is_dir():
+            setattr(copy.selection, name, str(Path(encoder).resolve()))
     source = resolve_name(copy.model.base)
     if source.path is not None:
         copy.model.base = str(source.path.resolve())

@@ -163,8 +163,11 @@ def words(config: TrainConfig) -> dict[str, Any]:
     return each[0] if len(each) == 1 else {**each[0], "subjects": each}
 
 
-def adapter_metadata(config: TrainConfig, base: Base, step: int, u: float | None) -> dict[str, Any]:
-    """The JSON under the key `symdream` in every adapter file."""
+def adapter_metadata(
+    config: TrainConfig, base: Base, step: int, u: float | None, weight: float | None = None
+) -> dict[str, Any]:
+    """The JSON under the key `symdream` in every adapter file; `recommended_weight` where one was found."""
+    recommended = {} if weight is None else {"recommended_weight": weight}
     return {
         "format": FORMAT_VERSION,
         "symdream": __version__,
@@ -183,17 +186,26 @@ def adapter_metadata(config: TrainConfig, base: Base, step: int, u: float | None
         "step": step,
         "seed": config.training.seed,
         "licence": "unknown",
+        **recommended,
     }
 
 
-def save_adapter(run: RunFolder, config: TrainConfig, base: Base, components: Sequence[str], *, step: int) -> None:
-    """Write adapter/ whole or not at all."""
+def save_adapter(
+    run: RunFolder,
+    config: TrainConfig,
+    base: Base,
+    components: Sequence[str],
+    *,
+    step: int,
+    weight: float | None = None,
+) -> None:
+    """Write adapter/ whole or not at all; `weight` is the one to use it at, where that was found out."""
     from symdream.training.schedule import ramp
 
     u = None if config.adapter.ramp is None else ramp(step - 1, config.training.steps, config.adapter.ramp)
     temporary, old = run.path / f".adapter.{os.getpid()}.tmp", run.path / f".adapter.{os.getpid()}.old"
     try:
-        save_adapters(base, components, temporary, adapter_metadata(config, base, step, u))
+        save_adapters(base, components, temporary, adapter_metadata(config, base, step, u, weight))
         fsync_tree(temporary)
         if run.adapter.exists():
             os.replace(run.adapter, old)
@@ -211,15 +223,17 @@ def write_summary(
     base: Base,
     trainable: Mapping[str, Mapping[str, torch.nn.Parameter]],
     recorder: Recorder,
+    *,
+    steps: int,
 ) -> None:
-    """summary.json: what was trained and what it cost."""
+    """summary.json: what was trained, in how many steps, and what it cost."""
     modules = base.components()
     adapter = config.adapter
     shapes = [(layer.in_features, layer.out_features) for c in trainable for layer in adapter_layers(modules[c])]
     run.update_summary(
         method=adapter.method,
         rank=adapter.rank,
-        steps=config.training.steps,
+        steps=steps,
         trainable_parameters=sum(p.numel() for named in trainable.values() for p in named.values()),
         lora_parameters_at_this_rank=count_parameters("lora", shapes, adapter.rank),
         seconds_total=seconds_since_start(),

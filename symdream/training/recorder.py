@@ -1,11 +1,12 @@
-"""What a run writes down at each step: metrics.jsonl and TensorBoard, and the watch over NaN."""
+"""What a run writes down at each step: metrics.jsonl and the boards, and the watch over NaN."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,13 @@ from accelerate import Accelerator
 
 from symdream.config import TrainConfig
 from symdream.errors import WorkError
+from symdream.training.boards import Board, open_boards
 from symdream.training.memory import peak_memory
 from symdream.training.run_folder import RunFolder
+from symdream.tuners.methods import LAMBDA
 
 READ_EVERY = 20  # steps between looks at the device's losses: each look waits for the GPU
+SPECTRUM_EVERY = 20  # steps between looks at SymLoRA's Λ, for the same reason
 
 
 class Recorder:
@@ -32,22 +36,23 @@ class Recorder:
         self.waiting: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor]] = []
         self.smooth_loss = math.nan
         self.seconds: list[float] = []
-        self.board = None
+        self.boards: list[Board] = []
         self._mark = time.monotonic()
         if self.writing:
             run.truncate_metrics(first)
-            if config.output.tensorboard:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self.board = SummaryWriter(str(run.path / "tensorboard"), purge_step=first)
+            self.boards = open_boards(run, config, first)
 
     def __enter__(self) -> Recorder:
         self._mark = time.monotonic()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self.board:
-            self.board.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        for board in self.boards:
+            try:
+                board.close()
+            except WorkError:
+                if kind is None:  # else the error on its way out tells more
+                    raise
 
     def add(
         self,
@@ -72,6 +77,8 @@ class Recorder:
         }
         self.seconds.append(now - self._mark)
         self._mark = now
+        if self.writing and step % SPECTRUM_EVERY == 0:
+            self._show_spectrum(step, optimizer)
         self.waiting.append((numbers, loss, grad_norm))
         if not self.on_device:
             self._read(on_bad_loss)
@@ -89,7 +96,7 @@ class Recorder:
             self.smooth_loss = loss if math.isnan(self.smooth_loss) else 0.95 * self.smooth_loss + 0.05 * loss
             if self.writing:
                 self.run.record(**numbers, loss=loss, grad_norm=norm, memory=memory)
-                self._show(numbers, loss, norm)
+                self._show(numbers, loss, norm, memory)
         self.waiting.clear()
 
     def _fail(self, step: int, loss: float, norm: float, save: Callable[[int], None] | None) -> None:
@@ -104,16 +111,41 @@ class Recorder:
             fix="start again with a lower --lr (a third is a good try); on a GPU also try --dtype bf16 or fp32",
         )
 
-    def _show(self, numbers: dict[str, Any], loss: float, norm: float) -> None:
-        if self.board is None:
-            return
-        step = numbers["step"]
-        self.board.add_scalar("loss", loss, step)
-        self.board.add_scalar("gradient norm", norm, step)
-        self.board.add_scalar("u", numbers["u"], step)
-        self.board.add_scalar("seconds per step", numbers["seconds"], step)
-        for name, lr in numbers["lr"].items():
-            self.board.add_scalar(f"lr/{name}", lr, step)
+    def _show(self, numbers: dict[str, Any], loss: float, norm: float, memory: int) -> None:
+        values = {
+            "loss": loss,
+            "gradient norm": norm,
+            "u": numbers["u"],
+            "seconds per step": numbers["seconds"],
+            "peak memory in GiB": memory / 2**30,
+            **{f"lr/{name}": lr for name, lr in numbers["lr"].items()},
+        }
+        for board in self.boards:
+            board.numbers(numbers["step"], values)
+
+    def _show_spectrum(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """SymLoRA's Λ before the update of `step`, all layers of a component together (other methods have none)."""
+        for group in optimizer.param_groups:
+            if not group["name"].endswith(LAMBDA):
+                continue
+            spectrum = torch.cat([parameter.detach().flatten() for parameter in group["params"]]).float().cpu()
+            name = f"lambda/{group['name'].removesuffix('.' + LAMBDA)}"
+            low, high, negative = (float(x) for x in (spectrum.min(), spectrum.max(), (spectrum < 0).float().mean()))
+            for board in self.boards:
+                board.numbers(step, {f"{name} min": low, f"{name} max": high, f"{name} negative share": negative})
+                board.spread(step, name, spectrum)
+
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Show numbers beside those of the steps; the time they took to find is no step's."""
+        for board in self.boards:
+            board.numbers(step, values)
+        self._mark = time.monotonic()
+
+    def show_picture(self, step: int, path: Path) -> None:
+        """Show the samples drawn after `step`; the time they took is no step's."""
+        for board in self.boards:
+            board.picture(step, "samples", path)
+        self._mark = time.monotonic()
 
     def flush(self) -> None:
         """Read what waits on the device and bring every line to the disk."""
