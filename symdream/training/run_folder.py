@@ -4,6 +4,7 @@
     env.json      versions, device, base     lock          flock, held by the training process
     metrics.jsonl one line per step          log.txt       what the terminal said
     samples/  checkpoints/step-N/  adapter/unet/  adapter/text_encoder/  summary.json
+    validation.jsonl, selection.json, checkpoints/best    where losses and pictures are looked at on the way
     stop          (made by anybody) asks the run to save its state and end
 
 Everything but metrics.jsonl and log.txt is written to a temporary name, fsynced and renamed, so that a
