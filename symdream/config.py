@@ -115,6 +115,8 @@ class Adapter(Section):
     """The update is scaled by alpha / rank (None: alpha = rank)."""
     targets: Literal["qk", "qkvo"] = "qkvo"
     """Which attention projections: queries and keys, or values and outputs too."""
+    init: Literal["kaiming", "small"] | None = None
+    """SingLoRA, SymLoRA: size of A at the start; small is a tenth of kaiming, the papers' (None: kaiming)."""
     components: Literal["unet", "text_encoder", "both"] = "both"
     """Which part is trained: the UNet, the text encoder, or both."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -237,6 +239,8 @@ def conflicts(config: TrainConfig) -> list[Problem]:
     ):
         if value is not None and method != owner:
             problems.append(Problem(key, f"belongs to method {owner}; this run trains {method}"))
+    if config.adapter.init is not None and method not in ("singlora", "symlora"):
+        problems.append(Problem("adapter.init", f"belongs to singlora and symlora; this run trains {method}"))
     if config.adapter.components == "unet" and config.training.text_encoder_lr is not None:
         problems.append(Problem("training.text_encoder_lr", "does nothing: components = unet trains no text encoder"))
     if not config.selection.select_every:

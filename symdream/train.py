@@ -79,7 +79,15 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     adapter, training = config.adapter, config.training
     components = base.chosen(adapter.components)
     trainable = attach(
-        base, adapter.method, adapter.rank, adapter.alpha, adapter.targets, components, adapter.dropout, training.seed
+        base,
+        adapter.method,
+        adapter.rank,
+        adapter.alpha,
+        adapter.targets,
+        components,
+        adapter.dropout,
+        training.seed,
+        init=adapter.init,
     )
     judge = Judge(base, config, photos) if leader and config.selection.select_every else None
     if leader:

@@ -26,11 +26,21 @@ PEFT_PREFIX = "base_model.model."  # what PeftModel.from_pretrained expects befo
 
 
 def attach(
-    base: Base, method: str, rank: int, alpha: float, targets: str, components: Iterable[str], dropout: float, seed: int
+    base: Base,
+    method: str,
+    rank: int,
+    alpha: float,
+    targets: str,
+    components: Iterable[str],
+    dropout: float,
+    seed: int,
+    *,
+    init: str | None = None,
 ) -> dict[str, dict[str, torch.nn.Parameter]]:
     """Freeze the base and add a fresh adapter to each of `components`, where it can have an effect.
 
-    Returns the trainable parameters by component and name, all fp32. What they start as follows from `seed`.
+    Returns the trainable parameters by component and name, all fp32. What they start as follows from `seed`
+    and, for SingLoRA and SymLoRA, from `init` (symdream.tuners.symmetric.INITS; None: kaiming).
     Raises: Problems if the rank is larger than a layer (naming the smallest).
     """
     modules = base.components()
@@ -43,7 +53,8 @@ def attach(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for component in components:
-            config = METHODS[method].config(rank, alpha, target_modules(targets, component), dropout)
+            options = {} if init is None else {"init": init}
+            config = METHODS[method].config(rank, alpha, target_modules(targets, component), dropout, **options)
             if unused := unused_layers(base, component):
                 config.exclude_modules = unused
             modules[component].add_adapter(config, NAME)

@@ -23,14 +23,14 @@ LAMBDA = "symlora_lambda"
 class Method:
     """One way to adapt a model.
 
-    `config(rank, alpha, targets, dropout)` makes its PEFT config. `size(r, n_in, n_out)` counts what it trains in one
+    `config(rank, alpha, targets, dropout)` makes its PEFT config; where `has_init`, it also takes `init`. `size(r, n_in, n_out)` counts what it trains in one
     linear layer. `special` names the parameters that learn at another rate, with that rate's ratio to `lr`.
     `lr` and `text_encoder_lr` are for the embedded base, `real_lr` and `real_text_encoder_lr` for SD 1.5 and its like.
     """
 
     name: str
     label: str
-    config: Callable[[int, float, Sequence[str] | str, float], PeftConfig]
+    config: Callable[..., PeftConfig]
     size: Callable[[int, int, int], int]
     lr: float
     text_encoder_lr: float
@@ -38,6 +38,7 @@ class Method:
     real_text_encoder_lr: float
     special: dict[str, float] = field(default_factory=dict)
     has_ramp: bool = False
+    has_init: bool = False
 
 
 def _lora(rank: int, alpha: float, targets: Sequence[str] | str, dropout: float, use_dora: bool = False) -> LoraConfig:
@@ -50,12 +51,16 @@ def _dora(rank: int, alpha: float, targets: Sequence[str] | str, dropout: float)
     return _lora(rank, alpha, targets, dropout, use_dora=True)
 
 
-def _singlora(rank: int, alpha: float, targets: Sequence[str] | str, dropout: float) -> SingLoraConfig:
-    return SingLoraConfig(r=rank, alpha=alpha, target_modules=_names(targets), dropout=dropout)
+def _singlora(
+    rank: int, alpha: float, targets: Sequence[str] | str, dropout: float, init: str = "kaiming"
+) -> SingLoraConfig:
+    return SingLoraConfig(r=rank, alpha=alpha, target_modules=_names(targets), dropout=dropout, init_weights=init)
 
 
-def _symlora(rank: int, alpha: float, targets: Sequence[str] | str, dropout: float) -> SymLoraConfig:
-    return SymLoraConfig(r=rank, alpha=alpha, target_modules=_names(targets), dropout=dropout)
+def _symlora(
+    rank: int, alpha: float, targets: Sequence[str] | str, dropout: float, init: str = "kaiming"
+) -> SymLoraConfig:
+    return SymLoraConfig(r=rank, alpha=alpha, target_modules=_names(targets), dropout=dropout, init_weights=init)
 
 
 def _names(targets: Sequence[str] | str) -> list[str] | str:
@@ -108,6 +113,7 @@ METHODS: dict[str, Method] = {
             real_lr=1e-3,
             real_text_encoder_lr=1e-3,
             has_ramp=True,
+            has_init=True,
         ),
         Method(
             name="symlora",
@@ -119,6 +125,7 @@ METHODS: dict[str, Method] = {
             real_lr=1e-3,
             real_text_encoder_lr=1e-3,
             special={LAMBDA: 1.0},
+            has_init=True,
         ),
     )
 }
