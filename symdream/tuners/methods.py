@@ -23,9 +23,10 @@ LAMBDA = "symlora_lambda"
 class Method:
     """One way to adapt a model.
 
-    `config(rank, alpha, targets, dropout)` makes its PEFT config; where `has_init`, it also takes `init`. `size(r, n_in, n_out)` counts what it trains in one
-    linear layer. `special` names the parameters that learn at another rate, with that rate's ratio to `lr`.
-    `lr` and `text_encoder_lr` are for the embedded base, `real_lr` and `real_text_encoder_lr` for SD 1.5 and its like.
+    `config(rank, alpha, targets, dropout)` makes its PEFT config; where `has_init`, it also takes `init`.
+    `size(r, n_in, n_out)` counts what it trains in one linear layer. `special` names the parameters that learn at
+    another rate, with that rate's ratio to `lr`. `lr` and `text_encoder_lr` are for the embedded base, `real_lr` and
+    `real_text_encoder_lr` for SD 1.5 and its like.
     """
 
     name: str
