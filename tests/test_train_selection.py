@@ -236,3 +236,26 @@ def test_generate_and_evaluate_use_the_weight_that_training_found_best(
     drawn = {name: (tmp_path / name / "00-0.png").read_bytes() for name in ("default", "1.2", "1.0")}
     assert drawn["default"] == drawn["1.2"] != drawn["1.0"]
     assert evaluate_run(run, **ENCODERS)["weight"] == 1.2
+
+
+@pytest.mark.slow
+def test_two_processes_end_together_when_patience_is_over(tmp_path, tiny_sd1, photos):
+    """Only the main process draws and judges; the other learns from it when to end."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    script = str(Path(__file__).parent.parent / "symdream" / "train.py")
+    # At this rate nothing is learned, so that no score beats the first.
+    options = ["--images", photos, "--class-noun", "toy", "--base", tiny_sd1, "--rank", "4", "--method", "symlora"]
+    options += ["--steps", "50", "--batch-size", "1", "--lr", "1e-12", "--components", "unet", "--device", "cpu"]
+    options += ["--select-every", "1", "--patience", "1", "--dino", "sprite", "--clip", "sprite", "--resolution", "64"]
+    two = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", script]
+        + [str(option) for option in [*options, "-o", tmp_path / "run"]],
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert two.returncode == 0, two.stderr
+    run = RunFolder(tmp_path / "run")
+    assert run.read_state()["status"] == "finished" and run.read_state()["step"] < 50
+    assert two.stderr.count("Stopping after step") == 1
