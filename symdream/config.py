@@ -117,6 +117,8 @@ class Adapter(Section):
     """Which attention projections: queries and keys, or values and outputs too."""
     init: Literal["kaiming", "small"] | None = None
     """SingLoRA, SymLoRA: size of A at the start; small is a tenth of kaiming, the papers' (None: kaiming)."""
+    start_from: Path | None = None
+    """Go on from the adapter of a run, a folder or a LoRA file instead of a fresh one (None: fresh)."""
     components: Literal["unet", "text_encoder", "both"] = "both"
     """Which part is trained: the UNet, the text encoder, or both."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -46,6 +46,8 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     from symdream.diffusion.engine import EagerEngine
     from symdream.diffusion.noise_schedule import use_zero_terminal_snr
     from symdream.diffusion.parking import park
+    from symdream.interop.open import tell
+    from symdream.interop.warm_start import warm_start
     from symdream.training import checkpoint, outputs
     from symdream.training.defaults import resolve
     from symdream.training.devices import open_accelerator
@@ -89,6 +91,8 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
         training.seed,
         init=adapter.init,
     )
+    if adapter.start_from:
+        tell(warm_start(base, adapter.start_from), adapter.start_from)
     judge = Judge(base, config, photos) if leader and config.selection.select_every else None
     if leader:
         outputs.describe(run, config, base, photos, accelerator, resume=resume)

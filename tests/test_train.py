@@ -180,6 +180,18 @@ def test_a_rank_larger_than_a_layer_is_refused_before_training(tmp_path, tiny_sd
         train_tiny(tmp_path / "run", tiny_sd1, photos, rank=33)
 
 
+@pytest.mark.parametrize("method", ["lora", "singlora"])
+def test_a_run_goes_on_from_an_adapter(tmp_path, tiny_sd1, photos, method):
+    first = train_tiny(tmp_path / "first", tiny_sd1, photos, method=method, steps=2, lr=1e-2)
+    options = {"method": method, "steps": 1, "lr": 1e-12, "text_encoder_lr": 1e-12, "weight_decay": 0.0}
+    second = train_tiny(tmp_path / "second", tiny_sd1, photos, start_from=first.path, **options)
+    fresh = train_tiny(tmp_path / "fresh", tiny_sd1, photos, seed=3, **options)
+    before, after, other = adapter_tensors(first), adapter_tensors(second), adapter_tensors(fresh)
+    for name in before:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-7, msg=name)
+    assert any((other[name] - before[name]).abs().max() > 1e-3 for name in before)
+
+
 def test_captions_beside_photos_are_used(tmp_path, tiny_sd1):
     from symdream.training.defaults import resolve
     from symdream.training.photos import read_photos

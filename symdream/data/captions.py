@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from symdream.data import draws
 from symdream.errors import RequestError
 
 PLACEHOLDER = "{subject}"
@@ -46,6 +45,8 @@ def thinned(caption: str, rate: float, keep: str, seed: int) -> list[str]:
 
     A caption of one tag has itself as its only variant. A pure function of its arguments.
     """
+    from symdream.data import draws  # not above: the command line reads captions without torch
+
     tags = [tag.strip() for tag in caption.split(",") if tag.strip()]
     if len(tags) < 2 or not rate:
         return [caption]

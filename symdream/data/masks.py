@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
 
 from symdream.data.buckets import Cut
 from symdream.data.images import MASK_SUFFIX, SUFFIXES, read_image, read_with_alpha
 from symdream.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def mask_file(photo: Path) -> Path | None:
@@ -61,6 +64,8 @@ def latent_weights(mask: Image.Image | None, cut: Cut, vae_factor: int, strength
 
     m in [0, 1] is the mask's mean over the pixels that the latent pixel covers; without a mask it is 1.
     """
+    import torch  # not above: the command line checks masks without it
+
     width, height = cut.size[0] // vae_factor, cut.size[1] // vae_factor
     if mask is None:
         return torch.ones(1, height, width)

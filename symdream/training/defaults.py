@@ -42,7 +42,10 @@ def resolve(config: TrainConfig, base: Base) -> TrainConfig:
     resolved = with_absolute_paths(config)
     resolved.adapter.alpha = config.adapter.alpha or float(config.adapter.rank)
     if method.has_ramp and config.adapter.ramp is None:
-        resolved.adapter.ramp = RAMP
+        # A ramp would begin by taking the update away that the run is to go on from.
+        resolved.adapter.ramp = 0.0 if config.adapter.start_from else RAMP
+    if config.adapter.start_from:
+        resolved.adapter.start_from = config.adapter.start_from.resolve()
     resolved.training.lr = lr
     if config.adapter.components != "unet":
         resolved.training.text_encoder_lr = text_encoder_lr

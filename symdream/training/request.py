@@ -100,7 +100,7 @@ def read_request(args: Any) -> TrainConfig:
     if args.preset:
         merged["preset"] = args.preset
     merged, chosen = presets.apply(merged)
-    config = settings.build(merged, where, checks=(check_subject, check_base, check_prompts, check_extras))
+    config = settings.build(merged, where, checks=(check_subject, check_base, check_start, check_prompts, check_extras))
     if chosen is not None:
         say(f"Preset {config.preset}: " + (", ".join(chosen) or "everything it sets is given otherwise") + ".")
     return config
@@ -128,6 +128,14 @@ def check_extras(config: TrainConfig) -> list[Problem]:
     if not config.output.wandb or importlib.util.find_spec("wandb"):
         return []
     return [Problem("output.wandb", 'is not installed; pip install "symdream[wandb]"')]
+
+
+def check_start(config: TrainConfig) -> list[Problem]:
+    """Whether the adapter to go on from is there; what is in it is looked at when it is read."""
+    start = config.adapter.start_from
+    if start is None or start.exists():
+        return []
+    return [Problem(f"adapter.start_from = {start}", "does not exist")]
 
 
 def check_base(config: TrainConfig) -> list[Problem]:

@@ -1,0 +1,105 @@
+"""The trainer's whole loop against a bare loop with PEFT's LoRA, on the embedded base and CPU.
+
+    python benchmarks/throughput_cpu.py [--method singlora] [--pairs 40] [--rank 8] [--batch 4] [--output FILE.json]
+
+One process trains with every default on (draws of image, timestep and noise, resampled latents, schedule, ramp,
+clipping, the watch over NaN, metrics.jsonl, TensorBoard, progress, the look for a stop file, checkpoints) and stops
+after each step for one step of a bare loop: the same base, LoRA of the same rank on the same projections, batches drawn
+beforehand, forward, backward, AdamW and nothing else. So both meet the same busy or quiet machine. Reported: the
+median over the pairs of (time of the bare step / time of the trainer's), which is the trainer's throughput as a part
+of the bare loop's, with its 95 % sign interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks.*, from any working folder
+
+from benchmarks.step_cpu import Trainee, draw, sign_interval  # noqa: E402
+from symdream import config as settings  # noqa: E402
+from symdream.commands.demo import SUBJECT, sample_data  # noqa: E402
+from symdream.diffusion.base import load_base  # noqa: E402
+from symdream.train import run_training  # noqa: E402
+from symdream.training import interrupt  # noqa: E402
+from symdream.training.run_folder import RunFolder  # noqa: E402
+
+WARMUP = 3
+
+
+def measure(method: str, pairs: int, rank: int, batch: int) -> dict:
+    base = load_base("sprite")
+    bare = Trainee(base, "lora", rank)
+    generator = torch.Generator().manual_seed(0)
+    inputs = [draw(base, batch, generator) for _ in range(8)]
+    seconds: dict[str, list[float]] = {"trainer": [], "bare": []}
+
+    class TakingTurns(interrupt.StopRequest):
+        """The trainer asks once in every step whether to stop: then the bare loop takes its own."""
+
+        resumed = None
+
+        def requested(self, accelerator) -> bool:
+            asked = super().requested(accelerator)
+            if self.resumed is not None:
+                seconds["trainer"].append(time.perf_counter() - self.resumed)
+                seconds["bare"].append(bare.step(*inputs[len(seconds["bare"]) % len(inputs)]))
+            self.resumed = time.perf_counter()
+            return asked
+
+    given = {"images": sample_data() / SUBJECT, "class_noun": "bird", "device": "cpu", "method": method, "rank": rank,
+             "batch_size": batch, "steps": pairs + WARMUP + 2}  # fmt: skip
+    original, interrupt.StopRequest = interrupt.StopRequest, TakingTurns
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            run_training(RunFolder.create(Path(temporary) / "run"), settings.build(settings.merge({}, given)))
+    finally:
+        interrupt.StopRequest = original
+    seconds = {name: times[WARMUP:] for name, times in seconds.items()}
+    assert len(seconds["bare"]) == len(seconds["trainer"]) == pairs
+    ratios = [b / t for b, t in zip(seconds["bare"], seconds["trainer"], strict=True)]
+    return {
+        "method": method,
+        "rank": rank,
+        "batch": batch,
+        "pairs": pairs,
+        "median_throughput": statistics.median(ratios),
+        "interval_95": sign_interval(ratios),
+        "median_seconds": {name: statistics.median(times) for name, times in seconds.items()},
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--method", default="singlora")
+    parser.add_argument("--pairs", type=int, default=40, help="at least 30 for a figure worth quoting")
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--output", type=Path, help="write everything, single times included, to this JSON file")
+    args = parser.parse_args()
+    if min(args.pairs, args.rank, args.batch) < 1:
+        parser.error("--pairs, --rank and --batch must be at least 1")
+    result = measure(args.method, args.pairs, args.rank, args.batch)
+    if args.output:
+        args.output.write_text(json.dumps(result, indent=2) + "\n")
+    low, high = result["interval_95"]
+    times = {name: f"{1000 * t:.0f} ms" for name, t in result["median_seconds"].items()}
+    print(f"{args.method} r{args.rank} in the trainer: {result['median_throughput']:.3f} of a bare loop's with LoRA")
+    print(f"  95 % interval {low:.3f} to {high:.3f} over {args.pairs} pairs; medians {times}")
+
+
+if __name__ == "__main__":
+    main()
