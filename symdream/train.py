@@ -212,8 +212,9 @@ def due(every: int, done: int, last: bool = False) -> bool:
 
 def train_from(args: Any) -> RunFolder:
     """Check what was asked for, open the run folder, train, and leave a state.json that tells how it ended."""
-    from symdream.training import request
+    from symdream.training import processes, request
 
+    processes.start_all()
     if args.resume:
         run, config = request.reopen(args)
         state = run.read_state()

@@ -24,12 +24,14 @@ from typing import Any
 
 from symdream.errors import RequestError, WorkError
 
+# Where torchrun and the MPI launchers tell a process its number.
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 STATUSES = ("queued", "running", "stopped", "finished", "failed")
 
 
 def is_leader() -> bool:
-    """True in the one process that writes, known before accelerate has started (torchrun's RANK)."""
-    return int(os.environ.get("RANK", "0")) == 0
+    """True in the one process that writes, known before accelerate has started."""
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 def fsync_folder(folder: Path) -> None:
