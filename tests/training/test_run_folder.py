@@ -99,7 +99,8 @@ def test_a_damaged_state_or_summary_counts_as_none(tmp_path, content):
 
 def test_the_lock_removes_what_a_killed_process_left_half_written(tmp_path):
     run = make_run(tmp_path / "run")
-    for name in (".adapter.7.tmp/unet", ".adapter.7.old/unet", "checkpoints/.step-5.7.tmp", "checkpoints/.step-1.7.old"):
+    halves = (".adapter.7.tmp/unet", ".adapter.7.old/unet", "checkpoints/.step-5.7.tmp", "checkpoints/.step-1.7.old")
+    for name in halves:
         (run.path / name).mkdir(parents=True)
     (run.path / "checkpoints" / ".step-5.7.tmp" / "state.json").write_text("{")
     (run.path / ".state.json.7.tmp").write_text("{")
