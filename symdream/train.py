@@ -230,11 +230,13 @@ def train_from(args: Any) -> RunFolder:
 
 def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     """`train` with the run folder's lock, log and state around it."""
-    from symdream.training.defaults import with_absolute_paths
-
     if not is_leader():
         return train(run, config, resume=resume)
-    run.acquire()
+    run.acquire()  # before the imports, which take seconds: a second process is refused at once
+
+    from symdream.training.defaults import with_absolute_paths
+    from symdream.training.interrupt import sigterm_like_ctrl_c
+
     run.stop_file.unlink(missing_ok=True)
     steps = config.training.steps
     try:
@@ -243,7 +245,8 @@ def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False) -
             write_text(run.config, to_toml(with_absolute_paths(config)))
         log_to(run.log)
         run.write_state("running", step=run.read_state().get("step", 0), steps=steps)
-        base = train(run, config, resume=resume)
+        with sigterm_like_ctrl_c():
+            base = train(run, config, resume=resume)
         run.write_state("finished", step=run.read_state()["step"], steps=steps)
         return base
     except BaseException as error:

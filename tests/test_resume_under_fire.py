@@ -262,6 +262,31 @@ def test_a_second_process_is_refused_while_the_first_lives_and_free_once_it_is_k
     third.wait()
 
 
+def test_sigterm_before_the_first_step_ends_a_resumed_run_as_stopped_and_a_new_one_without_trace(
+    server, request_flags, unbroken, killed, tmp_path
+):
+    child = server.start("train", "--resume", killed.path, log=tmp_path / "said")
+    while killed.read_state().get("pid") != child.pid:
+        assert child.poll() is None, child.said
+        time.sleep(0.001)
+    time.sleep(0.1)  # in the loading of the base
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.wait() == 130, child.said
+    assert killed.read_state()["status"] == "stopped" and "resumed at" not in child.said
+    resume(server, killed)
+    assert_as_unbroken(killed, unbroken)
+
+    new = RunFolder(tmp_path / "new")
+    child = server.start(*request_flags, "-o", new.path, log=tmp_path / "said")
+    while not new.state.exists():
+        assert child.poll() is None, child.said
+        time.sleep(0.001)
+    time.sleep(0.1)
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.wait() == 130, child.said
+    assert not new.path.exists()
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 24 MiB."""

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import torch
 from accelerate import Accelerator
+
+
+@contextmanager
+def sigterm_like_ctrl_c() -> Iterator[None]:
+    """While entered, SIGTERM raises KeyboardInterrupt: before the loop and after it, there is no step to end first."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class StopRequest:
