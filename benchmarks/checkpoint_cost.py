@@ -23,12 +23,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from symdream import config as settings
-from symdream.commands.demo import SUBJECT, sample_data
-from symdream.train import run_training
-from symdream.training import checkpoint
-from symdream.training.recorder import Recorder
-from symdream.training.run_folder import RunFolder
+from symdream.threads import choose_waiting
+
+choose_waiting()  # as the symdream command does, before torch is imported
+
+from symdream import config as settings  # noqa: E402
+from symdream.commands.demo import SUBJECT, sample_data  # noqa: E402
+from symdream.train import run_training  # noqa: E402
+from symdream.training import checkpoint  # noqa: E402
+from symdream.training.recorder import Recorder  # noqa: E402
+from symdream.training.run_folder import RunFolder  # noqa: E402
 
 
 @contextmanager

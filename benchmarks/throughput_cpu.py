@@ -21,9 +21,13 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks.*, from any working folder
+
+from symdream.threads import choose_waiting  # noqa: E402
+
+choose_waiting()  # as the symdream command does, before torch is imported
+
+import torch  # noqa: E402
 
 from benchmarks.step_cpu import Trainee, draw, sign_interval  # noqa: E402
 from symdream import config as settings  # noqa: E402
