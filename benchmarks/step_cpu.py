@@ -11,21 +11,21 @@ how the times are distributed.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import math
 import platform
 import statistics
 import sys
 import time
 from pathlib import Path
 
-import torch
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks.*, from any working folder
 
-from symdream.diffusion.base import Base, load_base
-from symdream.diffusion.loss import add_noise, diffusion_loss, prediction_target
-from symdream.tuners import METHODS, param_groups, set_ramp, target_modules
+import torch  # noqa: E402
+
+from benchmarks.pairs import run, sign_interval  # noqa: E402
+from symdream.diffusion.base import Base, load_base  # noqa: E402
+from symdream.diffusion.loss import add_noise, diffusion_loss, prediction_target  # noqa: E402
+from symdream.tuners import METHODS, param_groups, set_ramp, target_modules  # noqa: E402
 
 BASELINE = "lora"
 COMPONENTS = ("unet", "text_encoder")
@@ -74,16 +74,6 @@ def draw(base: Base, batch: int, generator: torch.Generator) -> tuple[torch.Tens
     return torch.randn(shape, generator=generator), torch.randn(shape, generator=generator), timesteps, words
 
 
-def sign_interval(values: list[float], level: float = 0.95) -> tuple[float, float]:
-    """Order statistics that enclose the median with at least this probability (binomial with p = 1/2)."""
-    n, below, tail = len(values), 0, 0.0
-    while tail + math.comb(n, below) / 2**n <= (1 - level) / 2:
-        tail += math.comb(n, below) / 2**n
-        below += 1
-    ordered = sorted(values)
-    return ordered[max(below - 1, 0)], ordered[min(n - below, n - 1)]
-
-
 def measure(method: str, pairs: int, rank: int, batch: int, warmup: int = 3) -> dict:
     base = load_base("sprite")
     trainees = {name: Trainee(base, name, rank) for name in (BASELINE, method)}
@@ -118,22 +108,13 @@ def measure(method: str, pairs: int, rank: int, batch: int, warmup: int = 3) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--method", default="singlora", choices=[name for name in METHODS if name != BASELINE])
-    parser.add_argument("--pairs", type=int, default=30, help="at least 30 for a figure worth quoting")
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--output", type=Path, help="write everything, single times included, to this JSON file")
-    args = parser.parse_args()
-    if min(args.pairs, args.rank, args.batch) < 1:
-        parser.error("--pairs, --rank and --batch must be at least 1")
-    result = measure(args.method, args.pairs, args.rank, args.batch)
-    if args.output:
-        args.output.write_text(json.dumps(result, indent=2) + "\n")
-    low, high = result["interval_95"]
-    times = {name: f"{1000 * t:.0f} ms" for name, t in result["median_seconds"].items()}
-    print(f"{args.method} r{args.rank}: {result['median_ratio']:.3f} of {BASELINE}'s step")
-    print(f"  95 % interval {low:.3f} to {high:.3f} over {args.pairs} pairs; medians {times}")
+    result = run(
+        __doc__,
+        measure,
+        lambda r: f"{r['method']} r{r['rank']}: {r['median_ratio']:.3f} of {BASELINE}'s step",
+        pairs=30,
+        methods=[name for name in METHODS if name != BASELINE],
+    )
     print(f"  trainable parameters {result['parameters']}")
 
 

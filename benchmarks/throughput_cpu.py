@@ -12,8 +12,6 @@ of the bare loop's, with its 95 % sign interval.
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 import statistics
 import sys
@@ -29,7 +27,8 @@ choose_waiting()  # as the symdream command does, before torch is imported
 
 import torch  # noqa: E402
 
-from benchmarks.step_cpu import Trainee, draw, sign_interval  # noqa: E402
+from benchmarks.pairs import run, sign_interval  # noqa: E402
+from benchmarks.step_cpu import Trainee, draw  # noqa: E402
 from symdream import config as settings  # noqa: E402
 from symdream.commands.demo import SUBJECT, sample_data  # noqa: E402
 from symdream.diffusion.base import load_base  # noqa: E402
@@ -87,22 +86,14 @@ def measure(method: str, pairs: int, rank: int, batch: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--method", default="singlora")
-    parser.add_argument("--pairs", type=int, default=40, help="at least 30 for a figure worth quoting")
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--output", type=Path, help="write everything, single times included, to this JSON file")
-    args = parser.parse_args()
-    if min(args.pairs, args.rank, args.batch) < 1:
-        parser.error("--pairs, --rank and --batch must be at least 1")
-    result = measure(args.method, args.pairs, args.rank, args.batch)
-    if args.output:
-        args.output.write_text(json.dumps(result, indent=2) + "\n")
-    low, high = result["interval_95"]
-    times = {name: f"{1000 * t:.0f} ms" for name, t in result["median_seconds"].items()}
-    print(f"{args.method} r{args.rank} in the trainer: {result['median_throughput']:.3f} of a bare loop's with LoRA")
-    print(f"  95 % interval {low:.3f} to {high:.3f} over {args.pairs} pairs; medians {times}")
+    run(
+        __doc__,
+        measure,
+        lambda r: (
+            f"{r['method']} r{r['rank']} in the trainer: {r['median_throughput']:.3f} of a bare loop's with LoRA"
+        ),
+        pairs=40,
+    )
 
 
 if __name__ == "__main__":

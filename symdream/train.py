@@ -62,7 +62,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     from symdream.training.selection import Selection
     from symdream.training.startup import Startup
     from symdream.training.validation import validate
-    from symdream.tuners import set_ramp
+    from symdream.tuners import find_ramps
 
     startup = Startup()
     accelerator, dtype = open_accelerator(config.model.device, config.model.dtype)
@@ -117,6 +117,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     engine = EagerEngine(
         base, train_text_encoder="text_encoder" in components, min_snr_gamma=config.loss.min_snr_gamma
     )
+    ramps = [one for component in components for one in find_ramps(base.components()[component])]
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=dtype == torch.float16)
     for component in components:
         base.components()[component].train()
@@ -147,8 +148,8 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
             if selection.ends(step, accelerator, recorder.show):  # after the last step, or when patience is over
                 break
             u = ramp(step, training.steps, adapter.ramp)
-            for component in components:
-                set_ramp(base.components()[component], u)
+            for one in ramps:
+                one.set(u)
             factor = lr_factor(step, training.steps, training.lr_schedule, training.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor

@@ -108,6 +108,7 @@ def draw_grid(path: Path, folder: RunFolder, prompts: list[str]) -> None:
     from PIL import Image
 
     from symdream import config as settings
+    from symdream.data.captions import fill
     from symdream.data.images import read_folder
     from symdream.diffusion.grid import save_grid
 
@@ -117,12 +118,12 @@ def draw_grid(path: Path, folder: RunFolder, prompts: list[str]) -> None:
         [Image.open(p) for p in sorted((folder.path / "evaluation" / which).glob(f"*-{config.training.seed}.png"))]
         for which in ("before", "after")
     ]
-    subject = f"{config.subject.trigger} {config.subject.class_noun}"
+    words = {"trigger": config.subject.trigger, "class_noun": config.subject.class_noun}
     save_grid(
         path,
         [photos, *drawn],
         row_labels=ROW_LABELS,
-        column_labels=[p.replace("{subject}", subject) for p in prompts],
+        column_labels=[fill(p, **words) for p in prompts],
         labels_above_row=1,
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.step_cpu import sign_interval
+from benchmarks.pairs import sign_interval
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "step_cpu.py"
 
