@@ -12,7 +12,7 @@ COMMANDS = {
     "demo": "Teach the embedded base a sample subject and show it in new scenes.",
     "train": "Teach a base one subject from a folder of photos.",
     "generate": "Make images with a trained adapter.",
-    "evaluate": "Score a run, or a folder of images, with DINO, CLIP-I and CLIP-T.",
+    "evaluate": "Score a run, an adapter file or a folder of images with DINO, CLIP-I and CLIP-T.",
     "export": "Write an adapter for other tools: as a LoRA file, or merged into its base.",
     "inspect": "Tell what is in an adapter file: method, rank, trigger, base, norms, warnings.",
     "base": "List, fetch, check or export base models.",

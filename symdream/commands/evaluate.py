@@ -1,8 +1,9 @@
-"""Score a run, or a folder of images, with DINO, CLIP-I and CLIP-T.
+"""Score a run, an adapter file or a folder of images with DINO, CLIP-I and CLIP-T.
 
 --run RUN draws the run's prompts with and without its adapter, from the same seeds, and scores both against its
-photos. --images DIR --reference DIR scores images made before; their prompts come from --prompts or, for images that
-symdream generate wrote, from the files themselves. The rare token is left out of the texts for CLIP-T.
+photos. --adapter FILE --reference DIR does so with an adapter file, also one of another tool. --images DIR
+--reference DIR scores images made before; their prompts come from --prompts or, for images that symdream generate
+wrote, from the files themselves. The rare token is left out of the texts for CLIP-T.
 """
 
 from __future__ import annotations
@@ -24,22 +25,29 @@ ROWS = {"before": "the base alone", "after": "with the adapter", "ceiling": "ide
 class Args:
     run: Path | None = None
     """Run folder to evaluate."""
+    adapter: Path | None = None
+    """Adapter file or folder to evaluate, instead of a run: native, diffusers, PEFT or kohya."""
     images: Path | None = None
     """Folder of images to score, instead of a run."""
     reference: Path | None = None
-    """Folder with the subject's photos (with --images)."""
+    """Folder with the subject's photos (with --adapter and --images)."""
     prompts: Path | None = None
     """prompts.toml, or a text file with one prompt a line in the order of the images' names."""
     trigger: str | None = None
-    """Rare token to leave out of the prompts for CLIP-T (with --images; None: sks)."""
+    """Rare token to leave out of the prompts for CLIP-T (with --images; None: sks), or that the adapter answers to
+    (with --adapter; None: what the file says)."""
+    class_noun: str | None = None
+    """What the subject is (with --adapter; None: what the file or the prompts say)."""
+    base: str | None = None
+    """The base to use (with --adapter; None: the one that the file names)."""
     dino: str | None = None
     """sprite, a hub id or a folder (None: sprite for its own images, else facebook/dino-vits16)."""
     clip: str | None = None
     """sprite, a hub id or a folder (None: sprite for its own images, else openai/clip-vit-base-patch32)."""
     count: int | None = None
-    """Images for each prompt, twice: without and with the adapter (with --run; None: 1)."""
+    """Images for each prompt, twice: without and with the adapter (with --run and --adapter; None: 1)."""
     seed: int | None = None
-    """First seed (with --run; None: 0)."""
+    """First seed (with --run and --adapter; None: 0)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
     cache: Path | None = None
@@ -47,7 +55,7 @@ class Args:
     json: bool = False
     """Print JSON instead of a table."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder for the scores (None: RUN/evaluation; with --images: only printed)."""
+    """Folder for the scores (None: RUN/evaluation; with --adapter: ./NAME-evaluation; with --images: only printed)."""
     overwrite: bool = False
     """Replace an evaluation that is there."""
 
@@ -55,20 +63,29 @@ class Args:
 def check(args: Args) -> None:
     """Raises: Problems, all at once."""
     problems = []
-    if args.run is None and args.images is None:
-        problems.append(Problem("--run or --images", "is needed: a run folder, or images with --reference photos"))
-    if args.run is not None:
-        for name in ("images", "reference", "trigger"):
+    given = [name for name in ("run", "adapter", "images") if getattr(args, name) is not None]
+    if not given:
+        problems.append(Problem("--run, --adapter or --images", "is needed: what to evaluate"))
+    if len(given) > 1:
+        problems.append(Problem(" and ".join(f"--{name}" for name in given), "do not go together: one at a time"))
+    if given == ["run"]:
+        for name in ("reference", "trigger"):
             if getattr(args, name) is not None:
                 problems.append(Problem(f"--{name}", "does not go with --run, which knows it already"))
-    elif args.images is not None:
-        if args.reference is None:
-            problems.append(Problem("--reference", "is needed: the folder with the subject's photos"))
+    elif args.reference is None and len(given) == 1:
+        problems.append(Problem("--reference", "is needed: the folder with the subject's photos"))
+    if given != ["adapter"]:
+        for name in ("class_noun", "base"):
+            if getattr(args, name) is not None:
+                problems.append(Problem(f"--{name.replace('_', '-')}", "goes only with --adapter"))
+    elif not args.adapter.exists():
+        problems.append(Problem(f"--adapter {args.adapter}", "does not exist"))
+    if given == ["images"]:
         for name in ("count", "seed"):
             if getattr(args, name) is not None:
-                problems.append(Problem(f"--{name}", "goes only with --run: --images are made already"))
+                problems.append(Problem(f"--{name}", "does not go with --images: they are made already"))
         if args.overwrite and args.output is None:
-            problems.append(Problem("--overwrite", "goes only with --output or --run"))
+            problems.append(Problem("--overwrite", "goes only with --output, --run or --adapter"))
     for name, least in (("count", 1), ("seed", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
@@ -79,7 +96,8 @@ def check(args: Args) -> None:
 
 def run(args: Args) -> int:
     check(args)
-    result = evaluate_the_run(args) if args.run else evaluate_the_folder(args)
+    evaluate = evaluate_the_run if args.run else evaluate_the_adapter if args.adapter else evaluate_the_folder
+    result = evaluate(args)
     if args.json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     return 0
@@ -116,6 +134,34 @@ def evaluate_the_run(args: Args) -> dict[str, Any]:
         elif "subjects" not in result:
             print_table(result)
     say(f"Images and scores: {args.output or args.run / 'evaluation'}")
+    return result
+
+
+def evaluate_the_adapter(args: Args) -> dict[str, Any]:
+    from symdream.metrics.adapter_scores import evaluate_adapter
+    from symdream.metrics.cache import EmbeddingCache
+    from symdream.metrics.run_scores import COUNT
+
+    output = args.output or Path(f"{args.adapter.stem}-evaluation")
+    result = evaluate_adapter(
+        args.adapter,
+        args.reference,
+        output,
+        base=args.base,
+        trigger=args.trigger,
+        class_noun=args.class_noun,
+        prompts=args.prompts,
+        dino=args.dino,
+        clip=args.clip,
+        count=COUNT if args.count is None else args.count,
+        seed=args.seed or 0,
+        device=args.device,
+        overwrite=args.overwrite,
+        cache=EmbeddingCache(args.cache),
+    )
+    if not args.json:
+        print_table(result)
+    say(f"Images and scores: {output}")
     return result
 
 

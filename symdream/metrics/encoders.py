@@ -180,9 +180,7 @@ def load_clip(name: str = SPRITE, *, device: str | torch.device = "cpu") -> Clip
         )
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     pooling = "projected [CLS] for images, projected end-of-text token for prompts"
-    return ClipEncoder(
-        model.to(device), preprocessing, _provenance(files, preprocessing, pooling), tokenizer=tokenizer
-    )
+    return ClipEncoder(model.to(device), preprocessing, _provenance(files, preprocessing, pooling), tokenizer=tokenizer)
 
 
 def _provenance(files: ModelFiles, preprocessing: Preprocessing, pooling: str) -> dict:

@@ -7,12 +7,12 @@ import shutil
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from symdream import config as settings
-from symdream.config import Adapter, Subject
+from symdream.config import Subject
 from symdream.data.captions import fill
 from symdream.data.images import read_folder, read_image
 from symdream.diffusion.adapters import (
@@ -38,6 +38,9 @@ from symdream.training.devices import open_accelerator
 from symdream.training.progress import Progress
 from symdream.training.run_folder import RunFolder, write_json
 from symdream.ui import say
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT_VERSION = 1
 COUNT = 1  # images for each prompt: a sprite image takes seconds on two CPU cores, and each is drawn twice
@@ -78,14 +81,12 @@ def evaluate_run(
             f"{run.path} has no adapter yet.", fix=f"finish its training: symdream train --resume {run.path}"
         )
     accelerator, dtype = open_accelerator(device, config.model.dtype)
-    references = [_read_photos(subject) for subject in config.learned]
+    references = [_photos_of_run(subject) for subject in config.learned]
     if base is None:
         base = load_base(config.model.base, device=accelerator.device, dtype=dtype)
         attach_saved(base, run.adapter)
         _check_base(base, run)
-    embedded = base.identity == SPRITE
-    dino_encoder = load_dino(dino or (SPRITE if embedded else PHOTO_DINO), device=accelerator.device)
-    clip_encoder = load_clip(clip or (SPRITE if embedded else PHOTO_CLIP), device=accelerator.device)
+    dino_encoder, clip_encoder = load_encoders(base, dino, clip, accelerator.device)
     cache = cache or EmbeddingCache()
     asked = [run_prompts(subject, base, prompts) for subject in config.learned]
     places = [output / f"subject-{i + 1}" for i in range(len(asked))] if config.subjects else [output]
@@ -93,9 +94,9 @@ def evaluate_run(
     weight = recommended_weight(read_metadata(next(run.adapter.glob(f"*/{WEIGHTS}"))))
     results, drawn = [], []
     for subject, photos, prompt_set, place in zip(config.learned, references, asked, places, strict=True):
-        warn_if_unsuitable(photos, dino_encoder, clip_encoder)
-        result, images = _score_subject(
-            subject, photos, prompt_set, place, run.path.name, config.adapter, base, dino_encoder, clip_encoder, cache,
+        method, rank = config.adapter.method, config.adapter.rank
+        result, images = score_subject(
+            subject, photos, prompt_set, place, run.path.name, method, rank, base, dino_encoder, clip_encoder, cache,
             count=count, seed=seed, weight=weight,
         )  # fmt: skip
         results.append(result)
@@ -124,13 +125,25 @@ def evaluate_run(
     return everything
 
 
-def _score_subject(
+def load_encoders(
+    base: Base, dino: str | None, clip: str | None, device: torch.device
+) -> tuple[DinoEncoder, ClipEncoder]:
+    """The encoders of these names (None: the embedded ones for sprite, else those for photographs)."""
+    embedded = base.identity == SPRITE
+    return (
+        load_dino(dino or (SPRITE if embedded else PHOTO_DINO), device=device),
+        load_clip(clip or (SPRITE if embedded else PHOTO_CLIP), device=device),
+    )
+
+
+def score_subject(
     subject: Subject,
     references: list[Image.Image],
     asked: PromptSet,
     output: Path,
     name: str,
-    adapter: Adapter,
+    method: str,
+    rank: int | None,
     base: Base,
     dino_encoder: DinoEncoder,
     clip_encoder: ClipEncoder,
@@ -140,7 +153,11 @@ def _score_subject(
     seed: int,
     weight: float,
 ) -> tuple[dict[str, Any], list[Image.Image]]:
-    """The scores of one subject, written into `output`, and the pictures drawn with the adapter."""
+    """The scores of one subject, written into `output`, and the pictures drawn with the adapter.
+
+    `base` carries the adapter, which is called `name` in the pictures' settings and drawn with at `weight`.
+    """
+    warn_if_unsuitable(references, dino_encoder, clip_encoder)
     words = {"trigger": subject.trigger, "class_noun": subject.class_noun}
     texts = [fill(prompt.text, **words) for prompt in asked.prompts for _ in range(count)]
     seeds = [seed + i for _ in asked.prompts for i in range(count)]
@@ -165,8 +182,8 @@ def _score_subject(
     result: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "base": {"identity": base.identity, "hash": base.hash},
-        "method": adapter.method,
-        "rank": adapter.rank,
+        "method": method,
+        "rank": rank,
         "weight": weight,
         "prompts": [prompt.text for prompt in asked.prompts],
         "seeds": seeds[:count],
@@ -224,13 +241,18 @@ def check_output(output: Path, overwrite: bool) -> None:
         )
 
 
-def _read_photos(subject: Subject) -> list[Image.Image]:
+def _photos_of_run(subject: Subject) -> list[Image.Image]:
     try:
-        found = read_folder(subject.images)
+        return read_photos(subject.images)
     except RequestError as error:
         raise RequestError(f"The photos of this run are gone: {error.what}", fix="put them back") from None
+
+
+def read_photos(folder: Path) -> list[Image.Image]:
+    """Raises: RequestError if there are none, Problems if some cannot be read."""
+    found = read_folder(folder)
     if found.problems:
-        raise Problems("the photos of this run", [Problem("subject.images", p) for p in found.problems])
+        raise Problems(str(folder), [Problem("photos", p) for p in found.problems])
     return list(found.images.values())
 
 

@@ -150,9 +150,11 @@ def test_odd_images_are_read(folders, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "--run or --images  is needed"),
+        ([], "--run, --adapter or --images  is needed"),
+        (["--adapter", "x", "--images", "y"], "--adapter and --images  do not go together"),
+        (["--adapter", "x"], "2 problems"),
         (["--images", "x"], "--reference  is needed"),
-        (["--run", "x", "--images", "y", "--trigger", "z"], "2 problems"),
+        (["--run", "x", "--trigger", "z", "--class-noun", "y"], "2 problems"),
         (["--images", "x", "--reference", "y", "--count", "2"], "made already"),
         (["--images", "x", "--reference", "y", "--overwrite"], "only with --output"),
         (["--run", "x", "--count", "0", "--seed", "-1"], "2 problems"),
@@ -248,3 +250,37 @@ def test_a_run_in_training_or_without_an_adapter_is_refused(trained, capsys, tmp
     copy.release()
     shutil.rmtree(copy.adapter)
     assert "has no adapter yet" in refused(capsys, ["evaluate", "--run", str(copy.path), *encoders])
+
+
+@pytest.mark.slow
+def test_an_adapter_file_of_another_tool_is_scored_as_its_run_is(trained, tiny_sd1, capsys, tmp_path):
+    run, encoders = trained
+    file, photos = tmp_path / "toy.safetensors", str(run.path.parent / "photos")
+    assert main(["export", str(run.path), "--to", "kohya", "-o", str(file)]) == 0
+    capsys.readouterr()
+    of_run, _ = scored(capsys, ["evaluate", "--run", str(run.path), *encoders, "-o", str(tmp_path / "of-run")])
+    argv = ["evaluate", "--adapter", str(file), "--reference", photos, "--base", str(tiny_sd1), *encoders]
+    of_file, _ = scored(capsys, [*argv, "-o", str(tmp_path / "of-file")])
+    assert of_file["before"]["images"] == of_run["before"]["images"]
+    assert of_file["ceiling"] == of_run["ceiling"]
+    # The file holds the same update in closed form: to rounding, its pictures are the run's.
+    for name in ("dino", "clip_i", "clip_t"):
+        assert of_file["after"][name] == pytest.approx(of_run["after"][name], abs=2e-3)
+    assert of_file["after"]["dino"] != of_file["before"]["dino"]
+    assert {path.name for path in (tmp_path / "of-file").iterdir()} == {"before", "after", "grid.png", "scores.json"}
+    assert "never writes over another" in refused(capsys, [*argv, "-o", str(tmp_path / "of-file")])
+
+
+def test_an_adapter_that_does_not_name_its_subject_asks_for_the_words(tiny_sd1, capsys, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    (tmp_path / "photos").mkdir()
+    picture(1).save(tmp_path / "photos" / "1.png")
+    run = train_tiny(tmp_path / "run", tiny_sd1, tmp_path / "photos", steps=1)
+    assert main(["export", str(run.path), "--to", "diffusers", "-o", str(tmp_path / "a.safetensors")]) == 0
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "bare.safetensors")
+    capsys.readouterr()
+    argv = ["evaluate", "--adapter", str(tmp_path / "bare.safetensors"), "--reference", str(tmp_path / "photos")]
+    told = refused(capsys, [*argv, "--base", str(tiny_sd1), "-o", str(tmp_path / "out")])
+    assert "--trigger" in told and "--class-noun" in told
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,65 @@
+"""Evaluate an adapter file of any layout, also one of another tool: with and without it, scored against photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from symdream.config import Subject
+from symdream.diffusion.adapters import recommended_weight
+from symdream.errors import Problem, Problems
+from symdream.interop.open import open_adapter
+from symdream.metrics.cache import EmbeddingCache
+from symdream.metrics.prompts import read_prompts
+from symdream.metrics.run_scores import COUNT, check_output, load_encoders, read_photos, run_prompts, score_subject
+from symdream.training.devices import open_accelerator
+
+
+def evaluate_adapter(
+    path: Path,
+    reference: Path,
+    output: Path,
+    *,
+    base: str | None = None,
+    trigger: str | None = None,
+    class_noun: str | None = None,
+    prompts: Path | None = None,
+    dino: str | None = None,
+    clip: str | None = None,
+    count: int = COUNT,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    cache: EmbeddingCache | None = None,
+) -> dict[str, Any]:
+    """Score the adapter at `path` as `evaluate_run` scores a run, against the photos in `reference`.
+
+    `trigger` and `class_noun` None: what the adapter's metadata says, else what the prompts file says. Writes
+    OUTPUT/before/, OUTPUT/after/, grid.png and scores.json, and returns the content of the last.
+    Raises: RequestError if the adapter does not fit its base, photos are missing, the output exists, or nobody says
+    which words stand for the subject.
+    """
+    check_output(output, overwrite)
+    beside = reference / "prompts.toml"
+    asked = prompts or (beside if beside.is_file() else None)
+    said = read_prompts(asked).class_noun if asked else None
+    accelerator, dtype = open_accelerator(device, "auto")
+    photos = read_photos(reference)
+    loaded, metadata = open_adapter(path, base=base, device=accelerator.device, dtype=dtype)
+    words = {
+        "--trigger": trigger or metadata.get("trigger"),
+        "--class-noun": class_noun or metadata.get("class_noun") or said,
+    }
+    if unknown := [
+        Problem(flag, f"is needed: {path.name} does not say it") for flag, word in words.items() if not word
+    ]:
+        raise Problems("the request", unknown)
+    subject = Subject(images=reference, class_noun=words["--class-noun"], trigger=words["--trigger"])
+    dino_encoder, clip_encoder = load_encoders(loaded, dino, clip, accelerator.device)
+    method, rank = metadata.get("method", "lora"), metadata.get("rank")
+    result, _ = score_subject(
+        subject, photos, run_prompts(subject, loaded, prompts), output, path.stem, method, rank, loaded,
+        dino_encoder, clip_encoder, cache or EmbeddingCache(),
+        count=count, seed=seed, weight=recommended_weight(metadata),
+    )  # fmt: skip
+    return result
