@@ -30,16 +30,21 @@ from symdream.training.run_folder import RunFolder
 SAMPLES = Path(__file__).parent.parent / "sample_data"
 SAMPLING = {"sampler": "dpm++", "steps": 15}
 RATES = {
-    "lora": [1e-3, 2e-3],
+    "lora": [5e-4, 1.5e-3],
     "lora+": [2e-4, 5e-4],
-    "dora": [1e-3, 2e-3],
-    "singlora": [2e-3, 5e-3],
+    "dora": [5e-4, 1.5e-3],
+    "singlora": [1.5e-3, 3e-3],
     "symlora": [3e-3, 1e-2],
 }
 
 
-def try_cell(cell: dict, images_per_prompt: int, dino, clip, before: dict) -> dict:
-    """Train and score one cell; `before` keeps the base's own scores by subject."""
+def name_of(cell: dict) -> str:
+    words = [cell["method"], f"r{cell['rank']}", f"{cell['lr']:g}", cell["subject"], f"seed{cell['seed']}"]
+    return "-".join(words + [f"{k}={v}" for k, v in cell["options"].items()])
+
+
+def try_cell(cell: dict, images_per_prompt: int, dino, clip, before: dict, keep: Path | None) -> dict:
+    """Train and score one cell; `before` keeps the base's own scores by subject, `keep` the run folders."""
     folder = SAMPLES / cell["subject"]
     asked = read_prompts(folder / "prompts.toml")
     prompts = [p.text for p in asked.prompts if not p.held_out]
@@ -48,7 +53,7 @@ def try_cell(cell: dict, images_per_prompt: int, dino, clip, before: dict) -> di
         flags.setdefault("text_encoder_lr", cell["lr"])
     flags |= {"images": folder, "class_noun": asked.class_noun, "checkpoint_every": 0, "tensorboard": False}
     with tempfile.TemporaryDirectory() as temporary:
-        run = RunFolder.create(Path(temporary) / "run")
+        run = RunFolder.create((keep or Path(temporary)) / name_of(cell), overwrite=True)
         base = run_training(run, settings.build(settings.merge({}, flags)))
         seconds = run.read_summary()["seconds_per_step"]
     texts = [fill(p, trigger="sks", class_noun=asked.class_noun) for p in prompts for _ in range(images_per_prompt)]
@@ -75,6 +80,7 @@ def main() -> None:
     parser.add_argument("--subjects", nargs="+", default=["owl", "cupcake"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--keep", type=Path, help="folder for the runs, so that symdream evaluate --run can be asked")
     parser.add_argument("--images-per-prompt", type=int, default=2)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings of every cell")
     args = parser.parse_args()
@@ -90,7 +96,7 @@ def main() -> None:
             cell["options"] = options
             if any(all(line[k] == v for k, v in cell.items()) for line in done):
                 continue
-            result = try_cell(cell, args.images_per_prompt, dino, clip, before)
+            result = try_cell(cell, args.images_per_prompt, dino, clip, before, args.keep)
             with args.output.open("a") as file:
                 file.write(json.dumps(result) + "\n")
             gain = result["after"]["dino"] - result["before"]["dino"]
