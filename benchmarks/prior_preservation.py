@@ -50,10 +50,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--class-count", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=3, help="pictures of each class prompt")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings of both runs")
     parser.add_argument("--docs", type=Path, help="folder in which to write the page")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
 
+    others = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in args.set)}
     asked = read_prompts(args.subject / "prompts.toml")
     noun = asked.class_noun
     class_prompts = [prompt.format(noun) for prompt in CLASS_PROMPTS for _ in range(args.seeds)]
@@ -66,7 +68,7 @@ def main() -> None:
     results: dict[str, dict] = {}
     for name, options in (("without", {}), ("with", {"class_count": args.class_count})):
         given = {"images": args.subject, "class_noun": noun, "method": args.method, "steps": args.steps,
-                 "batch_size": args.batch_size, "device": "cpu", "tensorboard": False, **options}  # fmt: skip
+                 "batch_size": args.batch_size, "device": "cpu", "tensorboard": False, **others, **options}  # fmt: skip
         run = RunFolder.create(args.output / name, overwrite=True)
         base = run_training(run, settings.build(settings.merge({}, given), checks=(check_subject,)))
         if "base" not in rows:
