@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from symdream.diffusion.base import Base
 
 
-def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
+def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Base | None = None) -> Base:
     """Train `config` in `run` (locked by this process), from its newest checkpoint if `resume`.
 
+    base: `config.model.base`, loaded already and without an adapter (None: it is loaded here).
     Returns the base with the trained adapter active on it, in eval mode.
     Raises: Stopped after saving, when asked to stop; RequestError, WorkError.
     """
@@ -68,7 +69,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
     accelerator, dtype = open_accelerator(config.model.device, config.model.dtype)
     run.path = broadcast_object_list([run.path])[0]  # the leader's: another may have seen other free names
     leader = accelerator.is_main_process
-    base = load_base(config.model.base, device=accelerator.device, dtype=dtype)
+    base = base or load_base(config.model.base, device=accelerator.device, dtype=dtype)
     startup.done("base")
     config = resolve(config, base)
     photos = read_photos(config)
@@ -229,10 +230,10 @@ def train_from(args: Any) -> RunFolder:
     return run
 
 
-def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False) -> Base:
+def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Base | None = None) -> Base:
     """`train` with the run folder's lock, log and state around it."""
     if not is_leader():
-        return train(run, config, resume=resume)
+        return train(run, config, resume=resume, base=base)
     run.acquire()  # before the imports, which take seconds: a second process is refused at once
 
     from symdream.training.defaults import with_absolute_paths
@@ -247,7 +248,7 @@ def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False) -
         log_to(run.log)
         run.write_state("running", step=run.read_state().get("step", 0), steps=steps)
         with sigterm_like_ctrl_c():
-            base = train(run, config, resume=resume)
+            base = train(run, config, resume=resume, base=base)
         run.write_state("finished", step=run.read_state()["step"], steps=steps)
         return base
     except BaseException as error:

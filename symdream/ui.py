@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _log: Path | None = None
+_quiet = False
+
+
+@contextmanager
+def only_in_the_log() -> Iterator[None]:
+    """Meanwhile messages go to the log alone: those of one run among many are not for the terminal."""
+    global _quiet
+    before, _quiet = _quiet, True
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
+def is_quiet() -> bool:
+    return _quiet
 
 
 def log_to(path: Path | None) -> None:
@@ -16,7 +34,8 @@ def log_to(path: Path | None) -> None:
 
 def say(text: str = "") -> None:
     """Print a message for the person at the terminal (stderr, so that results can be piped)."""
-    print(text, file=sys.stderr, flush=True)
+    if not _quiet:
+        print(text, file=sys.stderr, flush=True)
     if _log is not None:
         try:
             with _log.open("a", encoding="utf-8") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from symdream.ui import say
+from symdream.ui import is_quiet, say
 
 
 class Progress:
@@ -18,7 +18,7 @@ class Progress:
         self._said = start
 
     def __enter__(self) -> Progress:
-        if not self.quiet and sys.stderr.isatty():
+        if not self.quiet and not is_quiet() and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress
