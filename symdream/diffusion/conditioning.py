@@ -31,6 +31,12 @@ class Text:
         """The captions `rows` (B,) as a Text of B."""
         return Text(self.hidden[rows], None if self.pooled is None else self.pooled[rows])
 
+    @staticmethod
+    def cat(texts: Sequence[Text]) -> Text:
+        """The rows of all, one after another."""
+        pooled = None if texts[0].pooled is None else torch.cat([text.pooled for text in texts])
+        return Text(torch.cat([text.hidden for text in texts]), pooled)
+
     def to(self, *args, **kwargs) -> Text:
         pooled = None if self.pooled is None else self.pooled.to(*args, **kwargs)
         return Text(self.hidden.to(*args, **kwargs), pooled)

@@ -44,5 +44,11 @@ def move(modules: Iterable[nn.Module], device: torch.device) -> None:
             nn.Module.to(module, device=device)
 
 
+def cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Change the number format of a module's weights, as `move` moves them."""
+    with torch.inference_mode(False):
+        nn.Module.to(module, dtype=dtype)
+
+
 def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from symdream.diffusion.base import Base
-from symdream.diffusion.parking import all_present
+from symdream.diffusion.conditioning import Text, encode, size_ids, tokenize
+from symdream.diffusion.parking import all_present, cast
+from symdream.diffusion.sampling_engine import Told, denoising_step
 
 SAMPLERS = ("base", "ddim", "euler", "dpm++")
 
@@ -51,10 +55,12 @@ def sample(
     batch_size: int = 4,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[Image.Image]:
-    """One image for each (prompt, seed) pair, in order, by whatever adapters are active on the base.
+    """One image for each (prompt, seed) pair, in order, by whatever adapters are active on the base, merged or not.
 
     An image's starting noise depends only on its own seed, drawn on the CPU, so batching and device do not
     change what is asked for. `on_step(done, total)` is called after each denoising step of each batch.
+    The pictures are those of diffusers' own pipeline; on CUDA the UNet and the guidance run as one recorded graph
+    (symdream.diffusion.sampling_engine).
 
     Raises: ValueError if prompts and seeds differ in number, or the sampler is unknown.
     """
@@ -64,28 +70,82 @@ def sample(
         raise ValueError(f"sampler {sampler!r}: know {', '.join(SAMPLERS)}")
     steps = steps or base.defaults["steps"]
     guidance = base.defaults["guidance"] if guidance is None else guidance
-    pipe = base.pipeline()
-    pipe.scheduler = make_scheduler(base, sampler)
+    size = (height or base.resolution, width or base.resolution)
+    scheduler = make_scheduler(base, sampler)
     images: list[Image.Image] = []
-    batches = -(-len(prompts) // batch_size)
+    batches = range(0, len(prompts), batch_size)
     with all_present(base), evaluating(base):
-        for batch in range(batches):
-            part = slice(batch * batch_size, (batch + 1) * batch_size)
+        for number, start in enumerate(batches):
+            part = slice(start, start + batch_size)
+            told = tell(base, prompts[part], negative_prompt, guidance > 1, size)
+            # On the CPU, where the scheduler looks its coefficients up: so no step waits for the device.
+            scheduler.set_timesteps(steps, device="cpu")
+            count = len(scheduler.timesteps)
 
-            def report(_pipe, step, _timestep, values, batch=batch):
+            def report(done: int, number=number, count=count) -> None:
                 if on_step:
-                    on_step(batch * steps + step + 1, batches * steps)
-                return values
+                    on_step(number * count + done, len(batches) * count)
 
-            images += pipe(
-                prompt=list(prompts[part]),
-                # None is not "" on SDXL: it was trained with zeros for no text, and its pipeline then gives them.
-                negative_prompt=[negative_prompt] * len(prompts[part]) if negative_prompt else None,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                generator=[torch.Generator().manual_seed(s) for s in seeds[part]],
-                width=width or base.resolution,
-                height=height or base.resolution,
-                callback_on_step_end=report,
-            ).images
+            latents = starting_noise(base, seeds[part], size) * scheduler.init_noise_sigma
+            images += decode(base, denoise(base, scheduler, latents, told, guidance, report))
     return images
+
+
+def tell(base: Base, prompts: Sequence[str], negative_prompt: str, guided: bool, size: tuple[int, int]) -> Told:
+    """What the UNet is told of these prompts; with guidance, the rows without them come first. size: height, width."""
+
+    def embed(texts: Sequence[str]) -> Text:
+        return encode(base, [ids.to(base.device) for ids in tokenize(base, texts)])
+
+    text = embed(prompts)
+    if guided:
+        if base.family == "sdxl" and not negative_prompt:
+            # No text is not "" on SDXL: it was trained with zeros for it.
+            empty = Text(torch.zeros_like(text.hidden), torch.zeros_like(text.pooled))
+        else:
+            empty = embed([negative_prompt] * len(prompts))
+        text = Text.cat([empty, text])
+    if base.family != "sdxl":
+        return Told(text)
+    return Told(text, size_ids(size, (0, 0), size).to(base.device).repeat(len(text.hidden), 1))
+
+
+def starting_noise(base: Base, seeds: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """Standard normal latents (B, 4, h, w), each from its own seed; size: (height, width) in pixels."""
+    from diffusers.utils.torch_utils import randn_tensor
+
+    factor = 2 ** (len(base.vae.config.block_out_channels) - 1)
+    shape = (len(seeds), base.unet.config.in_channels, size[0] // factor, size[1] // factor)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return randn_tensor(shape, generator=generators, device=base.device, dtype=base.dtype)
+
+
+def denoise(
+    base: Base, scheduler, latents: Tensor, told: Told, guidance: float, report: Callable[[int], None]
+) -> Tensor:
+    """From noise to latents (B, 4, h, w), along the scheduler's timesteps; `report(done)` after each."""
+    step = denoising_step(base.unet, latents, told, guidance if guidance > 1 else None)
+    options = {"eta": 0.0} if "eta" in inspect.signature(scheduler.step).parameters else {}
+    timesteps = scheduler.timesteps.to(base.device)
+    for i, t in enumerate(scheduler.timesteps):
+        prediction = step.predict(scheduler.scale_model_input(latents, t), timesteps[i])
+        latents = scheduler.step(prediction, t, latents, **options, return_dict=False)[0]
+        report(i + 1)
+    return latents
+
+
+def decode(base: Base, latents: Tensor) -> list[Image.Image]:
+    """The pictures of latents (B, 4, h, w)."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    vae = base.vae
+    # SDXL's decoder overflows in fp16.
+    upcast = base.family == "sdxl" and vae.dtype == torch.float16 and vae.config.force_upcast
+    if upcast:
+        cast(vae, torch.float32)
+    try:
+        pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
+    finally:
+        if upcast:
+            cast(vae, torch.float16)
+    return VaeImageProcessor().postprocess(pixels, output_type="pil")

@@ -1,0 +1,159 @@
+"""`sample` gives the pictures of diffusers' own pipeline: on CPU, where nothing is recorded, bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny_bases import adapt, tiny_base
+
+from symdream.diffusion.adapters import attach
+from symdream.diffusion.base import load_base
+from symdream.diffusion.captured import Captured, fill, fingerprint
+from symdream.diffusion.conditioning import Text
+from symdream.diffusion.sampling import make_scheduler, sample
+from symdream.diffusion.sampling_engine import DenoisingSteps, Told
+
+PROMPTS = ["a 3d render of a sks bird on a red background", "a cartoon emoji of a cat on a blue background", "a toy"]
+
+
+def pipeline_pictures(base, prompts, seeds, steps, guidance, sampler="base", negative=None, **size):
+    pipe = base.pipeline()
+    pipe.scheduler = make_scheduler(base, sampler)
+    with torch.inference_mode():
+        return pipe(
+            prompt=prompts,
+            negative_prompt=[negative] * len(prompts) if negative else None,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=[torch.Generator().manual_seed(s) for s in seeds],
+            height=size.get("height", base.resolution),
+            width=size.get("width", base.resolution),
+        ).images
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert np.array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize(
+    "family, sampler", [("sd1", "euler"), ("sd1", "dpm++"), ("sd2", "base"), ("sdxl", "base"), ("sdxl", "euler")]
+)
+def test_pictures_are_the_pipelines_own(family, sampler):
+    base = adapt(tiny_base(family), "singlora")
+    options = {"steps": 4, "guidance": 3.3, "sampler": sampler}
+    assert_same(sample(base, PROMPTS, [1, 2, 3], **options), pipeline_pictures(base, PROMPTS, [1, 2, 3], **options))
+
+
+@pytest.mark.parametrize("family, guidance", [("sd1", 5.0), ("sdxl", 5.0), ("sd1", 1.0)])
+def test_so_they_are_with_a_negative_prompt_another_size_and_without_guidance(family, guidance):
+    base = tiny_base(family)
+    ours = sample(base, PROMPTS, [4, 5, 6], steps=3, guidance=guidance, negative_prompt="red", width=96, height=64)
+    theirs = pipeline_pictures(base, PROMPTS, [4, 5, 6], 3, guidance, negative="red", width=96, height=64)
+    assert_same(ours, theirs)
+
+
+def test_pndm_which_keeps_the_predictions_it_is_given():
+    from diffusers import PNDMScheduler
+
+    base = tiny_base("sd1")
+    base.scheduler = PNDMScheduler.from_config(base.scheduler.config, skip_prk_steps=True)
+    assert_same(
+        sample(base, PROMPTS[:1], [7], steps=6, guidance=2.0), pipeline_pictures(base, PROMPTS[:1], [7], 6, 2.0)
+    )
+
+
+@pytest.mark.parametrize("method", ["dora", "symlora"])
+def test_a_merged_adapter_gives_the_same_picture_to_a_level(method):
+    base = adapt(tiny_base("sd1"), method)
+    plain = np.asarray(sample(base, PROMPTS[:1], [0], steps=3)[0], dtype=int)
+    bare = np.asarray(sample(tiny_base("sd1"), PROMPTS[:1], [0], steps=3)[0], dtype=int)
+    from symdream.diffusion.adapters import adapter_layers
+
+    for module in base.components().values():
+        for layer in adapter_layers(module):
+            layer.merge()
+    merged = np.asarray(sample(base, PROMPTS[:1], [0], steps=3)[0], dtype=int)
+    assert np.abs(merged - plain).max() <= 1 < np.abs(bare - plain).max()
+
+
+@pytest.mark.slow
+def test_sprite_with_an_adapter_draws_what_the_pipeline_draws():
+    base = load_base("sprite")
+    attach(base, "symlora", 8, 8.0, "qkvo", base.components(), 0.0, 0)
+    for module in base.components().values():
+        for name, parameter in module.named_parameters():
+            if "symlora_lambda" in name:
+                torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    ours = sample(base, PROMPTS[:2], [0, 1], steps=8)
+    assert_same(ours, pipeline_pictures(base, PROMPTS[:2], [0, 1], 8, base.defaults["guidance"]))
+
+
+def test_progress_counts_every_step_of_every_batch():
+    seen = []
+    sample(tiny_base("sd1"), PROMPTS, [0, 1, 2], steps=2, batch_size=2, on_step=lambda *told: seen.append(told))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_step_serves_batches_of_its_shape_and_is_made_anew_when_the_adapters_state_changes():
+    base, steps = adapt(tiny_base("sd1"), "lora"), DenoisingSteps()
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    hidden = torch.randn(2, 2, 77, 32, generator=torch.Generator().manual_seed(1))
+
+    def step(rows=2, told=0):
+        return steps.get(base.unet, latents[:rows], Told(Text(hidden[told][:rows])), None)
+
+    def direct(told):
+        return base.unet(latents, torch.tensor(500.0), hidden[told]).sample
+
+    with torch.inference_mode():
+        first = step()
+        for told in (0, 1):
+            assert step(told=told) is first
+            assert torch.equal(first.predict(latents, torch.tensor(500.0)), direct(told))
+        assert step(rows=1) is not first and step() is first
+        for layer in base.unet.modules():
+            if hasattr(layer, "lora_A"):
+                layer.set_scale("default", 0.5)
+        assert step() is not first
+        assert torch.equal(step(told=1).predict(latents, torch.tensor(500.0)), direct(1))
+
+
+def test_only_so_many_steps_are_kept():
+    base, steps = tiny_base("sd1"), DenoisingSteps()
+    told = Told(Text(torch.zeros(1, 77, 32)))
+    first = steps.get(base.unet, torch.zeros(1, 4, 8, 8), told, None)
+    for side in (16, 24, 32, 40):
+        steps.get(base.unet, torch.zeros(1, 4, side, 8), told, None)
+    assert steps.get(base.unet, torch.zeros(1, 4, 8, 8), told, None) is not first
+
+
+def test_the_fingerprint_tells_moved_weights_merging_weights_and_mode():
+    base = adapt(tiny_base("sd1"), "singlora")
+    layers = [m for m in base.unet.modules() if hasattr(m, "singlora_A")]
+    seen = [fingerprint(base.unet)]
+    assert fingerprint(base.unet) == seen[0]
+    changes = [
+        lambda: layers[0].set_scale("default", 0.5),
+        lambda: layers[1].merge(),
+        lambda: layers[2].enable_adapters(False),
+        lambda: base.unet.train(),
+        lambda: setattr(base.unet.conv_in.weight, "data", base.unet.conv_in.weight.data.clone()),
+    ]
+    for change in changes:
+        change()
+        seen.append(fingerprint(base.unet))
+    assert len(set(seen)) == len(seen)
+
+
+def test_captured_reads_what_its_buffers_hold_at_the_call():
+    buffers = {"x": torch.zeros(2), "y": None}
+    out = torch.zeros(2)
+    double = Captured(lambda: out.copy_(2 * buffers["x"]), torch.device("cpu"))
+    for value in (1.0, 3.0):
+        fill(buffers, {"x": torch.full((2,), value), "y": None})
+        double()
+        assert out.tolist() == [2 * value] * 2
+    for wrong in ({"x": torch.zeros(3), "y": None}, {"x": torch.zeros(2), "y": torch.zeros(1)}):
+        with pytest.raises(ValueError, match="the buffer is"):
+            fill(buffers, wrong)
