@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "Teach a base one subject from a folder of photos.",
     "generate": "Make images with a trained adapter.",
     "evaluate": "Score a run, an adapter file or a folder of images with DINO, CLIP-I and CLIP-T.",
+    "compare": "Compare methods on many subjects and seeds, with intervals, statistics and a report.",
     "export": "Write an adapter for other tools: as a LoRA file, or merged into its base.",
     "inspect": "Tell what is in an adapter file: method, rank, trigger, base, norms, warnings.",
     "base": "List, fetch, check or export base models.",

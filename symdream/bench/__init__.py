@@ -1,0 +1,1 @@
+"""The comparison: methods × ranks × subjects × seeds, their statistics and the report."""

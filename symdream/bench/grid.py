@@ -1,0 +1,213 @@
+"""The grid: which methods, ranks, subjects and seeds are compared, and what all of them share.
+
+    [TOML]  methods × ranks (arms) × subjects × training_seeds = cells; every cell draws prompts × image_seeds
+
+`build` checks everything before any work starts and tells all problems at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field, ValidationError
+
+from symdream import config as settings
+from symdream.bench.presets import PRESETS
+from symdream.bench.subjects import BenchSubject, read_subjects, unknown_subjects
+from symdream.config import Fraction, MethodName, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from symdream.errors import Problem, Problems, RequestError
+
+# What the grid decides itself, or what would make cells differ in more than their method.
+FIXED_BY_GRID = frozenset(
+    "images class_noun trigger base device dtype method rank alpha lr text_encoder_lr lambda_lr lora_plus_ratio steps "
+    "batch_size seed output overwrite checkpoint_every keep sample_every sample_prompts tensorboard wandb select_every "
+    "validate_every patience dino clip zero_terminal_snr start_from".split()
+)
+TRIGGER = "sks"
+
+
+class Grid(Section):
+    """Everything that decides a comparison; grid.toml in its folder is this, complete."""
+
+    name: str = "grid"
+    """What the report calls it."""
+    base: str = "sprite"
+    """Which base is taught: sprite, sd15, sdxl, a hub id, a diffusers folder, or a .safetensors checkpoint."""
+    data: Path | None = None
+    """Folder of subjects (None: the samples)."""
+    layout: Literal["samples", "dreambooth"] = "samples"
+    """Layout of the folder: as sample_data/, or as the public DreamBooth data set, which has no default place."""
+    methods: list[MethodName] = Field(default=["lora", "lora+", "dora", "singlora", "symlora"], min_length=1)
+    """The methods compared."""
+    ranks: list[PositiveInt] = Field(default=[8], min_length=1)
+    """Ranks of LoRA, LoRA+ and DoRA; those of SingLoRA and SymLoRA follow from `match`."""
+    match: Literal["rank", "parameters", "both"] = "rank"
+    """SingLoRA and SymLoRA get the same rank, the rank with LoRA's number of parameters, or an arm of each."""
+    subjects: list[str] = []
+    """The subjects compared (none given: all that are not for tuning)."""
+    training_seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
+    """Each cell is trained from one of these."""
+    image_seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
+    """Every prompt is drawn from each of these, by all methods alike."""
+    prompts_per_subject: NonNegativeInt = 0
+    """How many of a subject's prompts are drawn (0: all)."""
+    steps: PositiveInt = 200
+    """Training steps of each cell."""
+    batch_size: PositiveInt = 4
+    """Photos in each step."""
+    points: PositiveInt = 4
+    """How many states along the run are scored, evenly spaced, the last step among them."""
+    only_last_in_full: bool = False
+    """Draw all pictures at the last step only, and at the others one of each prompt."""
+    sampler: Literal["base", "ddim", "euler", "dpm++"] = "dpm++"
+    """The solver that draws."""
+    sampling_steps: PositiveInt | None = None
+    """Denoising steps of a picture (None: the base's)."""
+    guidance: PositiveFloat | None = None
+    """Strength of the prompt (None: the base's)."""
+    drift_pictures: NonNegativeInt = 2
+    """Pictures of the class alone, drawn at the last step, that tell how far the base has moved."""
+    tune: bool = True
+    """Find each arm's lr on the tuning subjects first; otherwise the table of methods decides."""
+    tuning_subjects: list[str] = []
+    """The subjects to tune on, which the comparison leaves out (none given: those marked so)."""
+    tuning_trials: PositiveInt = 3
+    """Rates tried for each arm to begin with, half a decade apart."""
+    tuning_limit: PositiveInt = 5
+    """Rates tried for each arm at most, when the best lies at the edge of the range of some arm."""
+    tuning_alphas: list[PositiveFloat] = [1.0]
+    """Values of alpha / rank tried with each rate."""
+    clip_t_floor: Fraction = 0.8
+    """A trial whose CLIP-T falls below this share of the ideal pictures' is chosen only if all do."""
+    dino: str | None = None
+    """sprite, a hub id or a folder (None: sprite for its own base, else facebook/dino-vits16)."""
+    clip: str | None = None
+    """sprite, a hub id or a folder (None: sprite for its own base, else openai/clip-vit-base-patch32)."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the frozen base."""
+    margin_fraction: Fraction = 0.02
+    """Non-inferiority margin, as a part of the span between the base's score and the ideal pictures'."""
+    train: dict[str, Any] = {}
+    """Other settings of symdream train for every cell alike, such as targets = "qk"."""
+
+    @property
+    def scored_steps(self) -> list[int]:
+        """The steps after which pictures are drawn, ascending: evenly spaced, and the last of the run."""
+        count = min(self.points, self.steps)
+        return [self.steps // count * (i + 1) for i in range(count - 1)] + [self.steps]
+
+
+def build(flags: Mapping[str, Any], preset: str | None = None, file: Path | None = None) -> Grid:
+    """Flags over a TOML file over a preset, checked.
+
+    Raises: Problems telling all that is wrong, with what was perhaps meant; RequestError if a file cannot be read.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise RequestError(f"No preset {preset}.{did_you_mean(preset, PRESETS)}", fix=f"choose {', '.join(PRESETS)}")
+    chosen = {"name": preset, **PRESETS[preset]} if preset else {}
+    chosen |= settings.read_toml(file) if file else {}
+    return check({**chosen, **flags}, str(file) if file else "the request")
+
+
+def check(values: Mapping[str, Any], where: str) -> Grid:
+    try:
+        grid = Grid.model_validate(dict(values))
+    except ValidationError as error:
+        raise Problems(where, [_problem(e) for e in error.errors()]) from None
+    problems = _conflicts(grid)
+    try:
+        subjects = subjects_of(grid)
+    except RequestError as error:
+        problems.append(Problem("data", error.what + (f" ({error.fix})" if error.fix else "")))
+    else:
+        problems += unknown_subjects(grid.subjects, subjects, "subjects")
+        problems += unknown_subjects(grid.tuning_subjects, subjects, "tuning_subjects")
+        if grid.tune and not tuning_subjects(grid, subjects):
+            problems.append(Problem("tune", "needs tuning_subjects: none of these subjects is marked for tuning"))
+        shared = set(grid.subjects) & set(tuning_subjects(grid, subjects)) if grid.tune else set()
+        problems += [
+            Problem(f"subjects = {name}", "is tuned on, so it cannot be compared on") for name in sorted(shared)
+        ]
+    if problems:
+        raise Problems(where, problems)
+    return grid
+
+
+def _conflicts(grid: Grid) -> list[Problem]:
+    from symdream.diffusion.names import resolve_name
+
+    problems = []
+    for key in grid.train:
+        if key in FIXED_BY_GRID:
+            problems.append(Problem(f"train.{key}", "is decided by the grid, for all cells alike"))
+        elif key not in settings.fields():
+            problems.append(Problem(f"train.{key}", "unknown setting" + did_you_mean(key, settings.fields())))
+    for key in ("methods", "ranks", "subjects", "training_seeds", "image_seeds"):
+        values = getattr(grid, key)
+        if len(set(values)) < len(values):
+            problems.append(Problem(key, "names something twice"))
+    if grid.tuning_limit < grid.tuning_trials:
+        problems.append(Problem("tuning_limit", f"is below tuning_trials, {grid.tuning_trials}"))
+    if grid.layout == "dreambooth" and grid.data is None:
+        problems.append(Problem("data", "is needed: the folder of the public data set, --data FOLDER"))
+    try:
+        resolve_name(grid.base)
+    except RequestError as error:
+        problems.append(Problem(f"base = {grid.base}", error.what))
+    return problems
+
+
+def subjects_of(grid: Grid) -> dict[str, BenchSubject]:
+    return read_subjects(grid.data)
+
+
+def compared_subjects(grid: Grid, subjects: Mapping[str, BenchSubject]) -> list[str]:
+    """The subjects of the report: those asked for, else all that are not tuned on."""
+    tuned_on = {name for name, subject in subjects.items() if subject.tuning} | set(tuning_subjects(grid, subjects))
+    if not grid.tune:
+        tuned_on = {name for name in tuned_on if subjects[name].tuning}
+    return grid.subjects or [name for name in subjects if name not in tuned_on]
+
+
+def tuning_subjects(grid: Grid, subjects: Mapping[str, BenchSubject]) -> list[str]:
+    return grid.tuning_subjects or [name for name, subject in subjects.items() if subject.tuning]
+
+
+def prompts_of(grid: Grid, subject: BenchSubject) -> list[str]:
+    """The prompts that the grid draws of this subject."""
+    return subject.prompts[: grid.prompts_per_subject or None]
+
+
+def to_toml(grid: Grid) -> str:
+    import tomli_w
+
+    lines = []
+    for name, value in grid.model_dump(mode="json").items():
+        told = f"# {Grid.model_fields[name].description}"
+        if name == "train":
+            continue
+        lines += [told, f"# {name}: not set" if value is None else tomli_w.dumps({name: value}).rstrip("\n"), ""]
+    if grid.train:
+        lines += [tomli_w.dumps({"train": grid.train})]
+    return "\n".join(lines)
+
+
+def did_you_mean(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    close = get_close_matches(str(name), list(known), 1)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def _problem(error: Mapping[str, Any]) -> Problem:
+    key = ".".join(str(part) for part in error["loc"] if isinstance(part, str)) or "grid"
+    if error["type"] == "extra_forbidden":
+        return Problem(key, "unknown key" + did_you_mean(key, list(Grid.model_fields)))
+    message = error["msg"][0].lower() + error["msg"][1:]
+    if error["type"] == "literal_error":
+        names = get_args(MethodName) if key == "methods" else ()
+        message += did_you_mean(error["input"], names)
+    return Problem(f"{key} = {error['input']}", message)

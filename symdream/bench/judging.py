@@ -1,0 +1,146 @@
+"""Scores of the pictures of one subject: all that the report tells of them, from embeddings kept by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+from PIL import Image
+
+from symdream.bench.cutout import cut_out, on_gray
+from symdream.bench.grid import TRIGGER
+from symdream.bench.subjects import BenchSubject
+from symdream.data.captions import fill
+from symdream.data.images import read_image
+from symdream.metrics.cache import EmbeddingCache
+from symdream.metrics.encoders import ClipEncoder, DinoEncoder
+from symdream.metrics.evaluate import SCORES, score_images
+from symdream.metrics.scores import cosines, diversity, drift, paired_cosines
+
+EXTRAS = ("dino_foreground", "dino_matched")
+
+
+@dataclass
+class Judge:
+    """The encoders, loaded once, and every embedding they have made."""
+
+    dino: DinoEncoder
+    clip: ClipEncoder
+    cache: EmbeddingCache
+
+    def of(self, subject: BenchSubject) -> SubjectJudge:
+        return SubjectJudge(self, subject)
+
+
+@dataclass
+class SubjectJudge:
+    """Scores pictures against the photos of one subject."""
+
+    judge: Judge
+    subject: BenchSubject
+
+    @cached_property
+    def photos(self) -> dict[str, Image.Image]:
+        return self.subject.photos()
+
+    @cached_property
+    def cutouts(self) -> list[Image.Image]:
+        """The photos' subjects on gray, by their true masks; none where a photo has no mask."""
+        masks = self.subject.masks
+        if not self.photos or any(name not in masks for name in self.photos):
+            return []
+        return [on_gray(photo, Image.open(masks[name]).convert("L")) for name, photo in self.photos.items()]
+
+    def text(self, prompt: str) -> str:
+        """The prompt as it is drawn."""
+        return fill(prompt, trigger=TRIGGER, class_noun=self.subject.class_noun)
+
+    def rows(self, images: Sequence[Image.Image], prompts: Sequence[str], seeds: Sequence[int | None]) -> list[dict]:
+        """One dict an image: prompt, image_seed, its scores, its nearest photo, and whether it looks like a copy.
+
+        dino_foreground: DINO of what stands out from the border of the picture (symdream.bench.cutout) against the
+        photos' subjects, all on gray; dino_matched: DINO against the picture of the true subject composed as the same
+        prompt asks. None where there are no masks, no such picture, or nothing stands out.
+        """
+        judge = self.judge
+        result = score_images(
+            images,
+            [self.text(prompt) for prompt in prompts],
+            list(self.photos.values()),
+            dino=judge.dino,
+            clip=judge.clip,
+            trigger=TRIGGER,
+            cache=judge.cache,
+        )
+        threshold = result["memorisation"]["threshold"]
+        names = list(self.photos)
+        foreground, matched = self._foreground(images), self._matched(images, prompts)
+        return [
+            {
+                "prompt": prompt,
+                "image_seed": seed,
+                **{name: entry[name] for name in SCORES},
+                "nearest_photo": names[entry["nearest_reference"]],
+                "memorised": None if threshold is None else int(entry["nearest_cosine"] > threshold),
+                "nearest_cosine": entry["nearest_cosine"],
+                "dino_foreground": foreground[i],
+                "dino_matched": matched[i],
+            }
+            for i, (prompt, seed, entry) in enumerate(zip(prompts, seeds, result["images"], strict=True))
+        ]
+
+    def real(self) -> dict[str, Any]:
+        """The photos among themselves, without self-pairs."""
+        photos = list(self.photos.values())
+        scored = score_images(
+            photos,
+            [self.text("{subject}")] * len(photos),
+            photos,
+            dino=self.judge.dino,
+            clip=self.judge.clip,
+            trigger=TRIGGER,
+            cache=self.judge.cache,
+        )
+        return scored["real_vs_real"]
+
+    def diversity(self, images: Sequence[Image.Image]) -> float | None:
+        """Mean 1 - cosine (DINO) among the pictures; None for a single one."""
+        return diversity(self.judge.cache.images(self.judge.dino, images)) if len(images) > 1 else None
+
+    def unchanged(self, before: Sequence[Image.Image], after: Sequence[Image.Image]) -> float | None:
+        """Mean cosine (DINO) of the base's and the adapted pictures of the class: 1 where nothing has moved."""
+        if not before:
+            return None
+        images = self.judge.cache.images
+        return 1 - drift(images(self.judge.dino, before), images(self.judge.dino, after))
+
+    def _foreground(self, images: Sequence[Image.Image]) -> list[float | None]:
+        if not self.cutouts:
+            return [None] * len(images)
+        masks = [cut_out(image) for image in images]
+        seen = [on_gray(image, mask) for image, mask in zip(images, masks, strict=True) if mask is not None]
+        if not seen:
+            return [None] * len(images)
+        embed = self.judge.cache.images
+        means = iter(cosines(embed(self.judge.dino, seen), embed(self.judge.dino, self.cutouts)).mean(1).tolist())
+        return [None if mask is None else next(means) for mask in masks]
+
+    def _matched(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float | None]:
+        ideals = self.subject.ideals
+        pairs = [(image, read_image(ideals[p])) for image, p in zip(images, prompts, strict=True) if p in ideals]
+        if not pairs:
+            return [None] * len(images)
+        embed = self.judge.cache.images
+        drawn, true = (embed(self.judge.dino, side) for side in zip(*pairs, strict=True))
+        values = iter(paired_cosines(drawn, true).tolist())
+        return [next(values) if prompt in ideals else None for prompt in prompts]
+
+
+def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The means over pictures; `memorised` is the share of those above the threshold."""
+    names = (*SCORES, *EXTRAS, "memorised")
+    found = {name: [row[name] for row in rows if row[name] is not None] for name in names}
+    return {name: fmean(values) if values else None for name, values in found.items()}

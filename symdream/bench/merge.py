@@ -1,0 +1,123 @@
+"""Joins shards of one grid: their results, scores, tuning and run folders, into one folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from symdream.bench.results import read_results, read_rows, write_results, write_rows
+from symdream.bench.runner import GRID_FILE, analysed
+from symdream.errors import RequestError
+from symdream.training.run_folder import fsync_tree
+from symdream.ui import say
+
+STANDING = {"finished": 2, "failed": 1, "missing": 0}
+
+
+def merge_folders(folders: Sequence[Path], output: Path) -> dict[str, Any]:
+    """Write into `output` what `folders` hold together; a folder may lack everything but its two result files.
+
+    Of a cell that several hold, a finished one wins over a failed one, the first folder's over the later.
+    Raises: RequestError if a folder has no results, they are of another format, or of different grids or settings.
+    """
+    parts = [(folder, _read(folder)) for folder in folders]
+    _refuse_different(parts)
+    whole = dict(parts[0][1])
+    best: dict[str, tuple[dict[str, Any], Path]] = {}
+    for folder, content in parts:
+        for cell in content["cells"]:
+            known = best.get(cell["id"])
+            if known is None or STANDING[cell["status"]] > STANDING[known[0]["status"]]:
+                best[cell["id"]] = (cell, folder)
+    for name in ("references", "settings"):
+        whole[name] = {key: value for _, content in reversed(parts) for key, value in content[name].items()}
+    whole["tuning"] = next((content["tuning"] for _, content in parts if content["tuning"]), [])
+    whole["grid"] = _joined_grid([content["grid"] for _, content in parts])
+    whole["cells"] = [cell for cell, _ in best.values()]
+    whole["complete"] = all(cell["status"] == "finished" for cell in whole["cells"])
+    rows = _rows(parts, best)
+    whole |= analysed(whole, rows)
+    output.mkdir(parents=True, exist_ok=True)
+    for cell, folder in best.values():
+        _copy(folder / "cells" / cell["id"], output / "cells" / cell["id"])
+    for folder, _ in parts:
+        for place in (folder / "references").glob("*"):
+            _copy(place, output / "references" / place.name)
+        if (folder / GRID_FILE).is_file() and not (output / GRID_FILE).exists():
+            shutil.copy2(folder / GRID_FILE, output / GRID_FILE)
+    write_rows(output, rows)
+    write_results(output, whole)
+    done = sum(cell["status"] == "finished" for cell in whole["cells"])
+    say(f"{done} of {len(whole['cells'])} cells are finished in {output}.")
+    return whole
+
+
+def analyse_folder(folder: Path) -> None:
+    """Do the statistics of a comparison anew, from its results.json and scores.csv."""
+    content, rows = _read(folder), read_rows(folder)
+    write_results(folder, content | analysed(content, rows))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    content = read_results(folder)
+    if content is None:
+        raise RequestError(f"No comparison in {folder}: it has no results.json.")
+    return content
+
+
+def _refuse_different(parts: Sequence[tuple[Path, dict[str, Any]]]) -> None:
+    first, content = parts[0]
+    for folder, other in parts[1:]:
+        if other["grid"]["protocol"] != content["grid"]["protocol"]:
+            raise RequestError(
+                f"{folder} and {first} are of different grids: steps, sampling, base or encoders differ.",
+                fix="merge only shards of one grid",
+            )
+        for arm in content["settings"].keys() & other["settings"].keys():
+            if content["settings"][arm] != other["settings"][arm]:
+                raise RequestError(
+                    f"{folder} trained {arm} with other settings than {first}: {other['settings'][arm]} and "
+                    f"{content['settings'][arm]}.",
+                    fix="tune once, and give every shard the same --settings",
+                )
+
+
+def _joined_grid(grids: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first grid, with the arms, subjects and seeds of all."""
+    joined = dict(grids[0])
+    joined["arms"] = list({arm["id"]: arm for grid in grids for arm in grid["arms"]}.values())
+    for name in ("subjects", "training_seeds", "image_seeds"):
+        joined[name] = list(dict.fromkeys(value for grid in grids for value in grid[name]))
+    joined["prompts"] = {key: value for grid in reversed(grids) for key, value in grid["prompts"].items()}
+    return joined
+
+
+def _rows(
+    parts: Sequence[tuple[Path, dict[str, Any]]], best: dict[str, tuple[dict[str, Any], Path]]
+) -> list[dict[str, Any]]:
+    """The references' rows, once each, and those of each cell from the folder it is taken from."""
+    seen, references, cells = set(), [], []
+    for folder, _ in parts:
+        for row in read_rows(folder):
+            if row["cell"]:
+                cell, chosen = best.get(row["cell"], (None, None))
+                if chosen == folder and cell["status"] == "finished":
+                    cells.append(row)
+            elif (key := (row["arm"], row["subject"], row["prompt"], row["image_seed"])) not in seen:
+                seen.add(key)
+                references.append(row)
+    return references + cells
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A folder, whole or not at all; one that is there stays."""
+    if not source.is_dir() or target.exists():
+        return
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, temporary)
+    fsync_tree(temporary)
+    temporary.rename(target)

@@ -1,0 +1,345 @@
+"""Runs a grid: references, instrument, tuning, cells; writes what is known after each, and the report at the end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from symdream import __version__
+from symdream.bench import grid as grids
+from symdream.bench import tuning
+from symdream.bench.arms import Arm, make_arms
+from symdream.bench.cells import Cell, Settings, failed_entry, grid_cells, protocol_of, read_done
+from symdream.bench.grid import Grid
+from symdream.bench.instrument import test_instrument
+from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
+from symdream.bench.workers import Task, Workers, in_this_process
+from symdream.bench.workshop import Workshop
+from symdream.errors import RequestError, SymdreamError, WorkError
+from symdream.training.outputs import PACKAGES, device_name
+from symdream.training.run_folder import write_text
+from symdream.ui import say
+
+GRID_FILE = "grid.toml"
+
+
+class Comparison:
+    """One grid in one folder."""
+
+    def __init__(self, grid: Grid, folder: Path, *, shard: tuple[int, int] = (0, 1), processes: int = 1):
+        self.grid, self.folder, self.shard, self.processes = grid, Path(folder), shard, processes
+        self.workshop = Workshop(grid, self.folder)
+        self.subjects = self.workshop.subjects
+        self.names = grids.compared_subjects(grid, self.subjects)
+        self.tuned_on = grids.tuning_subjects(grid, self.subjects) if grid.tune else []
+        self.known = read_results(self.folder) or {}
+        self.rows_before = read_rows(self.folder)
+        self.found: dict[str, dict[str, Any]] = {}
+        self.references: dict[str, dict[str, Any]] = {}
+        self.tuning: list[dict[str, Any]] = []
+        self.settings: dict[str, Settings] = {}
+        self.instrument: dict[str, Any] = {}
+        self.cells: list[Cell] = []
+        self.arms: list[Arm] = []
+        self.worked = 0.0  # seconds inside tasks
+
+    def run(self, given: Mapping[str, Settings] | None = None) -> dict[str, Any]:
+        """Do what is not done yet; returns results.json. `given`: settings by arm, instead of tuning.
+
+        Raises: RequestError if the folder holds another grid, is in use, or an encoder cannot be had; Stopped.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        with locked(self.folder), ExitStack() as stack:
+            workshop = self.workshop
+            say(f"Comparing in {self.folder}: loading {self.grid.base} and the encoders.")
+            self.arms = make_arms(self.grid, workshop.base)
+            self.protocol = protocol_of(self.grid, workshop.base.hash, workshop.encoder_names())
+            self._refuse_another_grid()
+            write_text(self.folder / GRID_FILE, grids.to_toml(self.grid))
+            self.instrument = test_instrument(workshop)
+            self._tell_instrument()
+            self.do: Callable[[Sequence[Task]], Iterator[tuple[int, Any]]] = lambda tasks: in_this_process(
+                workshop, tasks
+            )
+            if self.processes > 1:
+                self.do = stack.enter_context(Workers(self.processes, self.grid, self.folder)).do
+            self._take_references()
+            self.settings = dict(given or {}) or self._settings_of_table() if not self.grid.tune or given else {}
+            if not self.settings:
+                self.settings = self._tune()
+            self._take_cells()
+            result = self._write(finished=True)
+        seconds = time.monotonic() - began
+        share = max(0.0, seconds - self.worked / self.processes) / seconds
+        say(f"{seconds / 60:.1f} minutes, of which {share:.1%} were not spent inside cells and references.")
+        return result
+
+    # What each phase does.
+
+    def _take_references(self) -> None:
+        wanted = [(name, False) for name in [*self.names, *self.tuned_on]] + [(name, True) for name in self.tuned_on]
+        tasks = [("reference", (name,), {"tuning": tuning}) for name, tuning in wanted]
+        for number, result in self._timed(self.do(tasks)):
+            name, tuning = wanted[number]
+            if isinstance(result, Exception):
+                raise WorkError(f"The references of {name} failed: {result}.")
+            self.references[f"{name}-tuning" if tuning else name] = result
+
+    def _tune(self) -> dict[str, Settings]:
+        """Tune every arm, or take over what an earlier results.json found."""
+        if taken := self._tuned_before():
+            return taken
+        arms = {arm.id: arm for arm in self.arms}
+        objectives: dict[str, dict[tuning.Trial, float]] = {arm: {} for arm in arms}
+        trials = [t for arm in arms for t in tuning.first_trials(arm, self.grid)]
+        while trials:
+            self._try(trials, arms, objectives)
+            trials = tuning.next_trials(objectives, self.grid)
+            if trials:
+                edges = [arm for arm, found in objectives.items() if tuning.at_edge(found)]
+                say(
+                    f"  the best rate lies at the edge of the range of {', '.join(edges)}: one more trial for every arm"
+                )
+        chosen = {}
+        for arm, found in objectives.items():
+            best = tuning.best_of(found)
+            chosen[arm] = best.settings(arms[arm], self.grid, embedded=self._embedded)
+            for entry in self.tuning:
+                if entry["arm"] == arm:
+                    entry["chosen"] = entry["lr"] == chosen[arm].lr and entry["alpha"] == chosen[arm].alpha
+            edge = " (at the edge of the range: the limit of trials is reached)" if tuning.at_edge(found) else ""
+            curve = ", ".join(
+                f"{t.settings(arms[arm], self.grid, embedded=self._embedded).lr:g}: {value:+.3f}"
+                for t, value in sorted(found.items(), key=lambda item: (item[0].alpha, item[0].place))
+            )
+            say(f"  {arms[arm].label}: lr {chosen[arm].lr:g}, alpha {chosen[arm].alpha:g}{edge}   [{curve}]")
+        return chosen
+
+    def _try(self, trials: Sequence[tuning.Trial], arms: Mapping[str, Arm], objectives: dict[str, dict]) -> None:
+        each = [
+            (trial, cell)
+            for trial in trials
+            for cell in tuning.trial_cells(
+                trial, arms[trial.arm], self.grid, self.tuned_on, self.subjects, self.protocol, embedded=self._embedded
+            )
+        ]
+        done = self._work([cell for _, cell in each], "tuning")
+        base = [self.references[f"{name}-tuning"]["scores"] for name in self.tuned_on]
+        floor = tuning.floor_of(self.grid, base, [self.references[name]["scores"] for name in self.tuned_on])
+        for trial in trials:
+            cells = [cell for other, cell in each if other == trial]
+            scores = [done[c.id]["cell"]["points"][-1]["scores"] for c in cells if done[c.id]["cell"]["points"]]
+            whole = len(scores) == len(cells)
+            value = tuning.objective(scores, [b["base"] for b in base], floor) if whole else float("-inf")
+            objectives[trial.arm][trial] = value
+            for cell in cells:
+                points = done[cell.id]["cell"]["points"]
+                self.tuning.append({
+                    "arm": cell.arm, "lr": cell.settings.lr, "text_encoder_lr": cell.settings.text_encoder_lr,
+                    "alpha": cell.settings.alpha, "subject": cell.subject, "seed": cell.seed,
+                    "scores": points[-1]["scores"] if points else None, "error": done[cell.id]["cell"]["error"],
+                    "objective": value if whole else None, "clip_t_floor": floor, "chosen": False,
+                })  # fmt: skip
+        self._write()
+
+    def _take_cells(self) -> None:
+        self.cells = grid_cells(self.grid, self.arms, self.names, self.subjects, self.settings, self.protocol)
+        self._take_over()
+        mine, of = self.shard
+        self._work(self.cells[mine::of], "cells", found=self.found)
+
+    def _work(
+        self, cells: Sequence[Cell], title: str, found: dict[str, dict[str, Any]] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Run those that are not done; a failed one is told and kept as such."""
+        found = {} if found is None else found
+        for cell in cells:
+            if cell.id not in found or found[cell.id]["cell"]["status"] != "finished":
+                done = read_done(self.folder / "cells" / cell.id)
+                if done and done["cell"].get("key") == cell.key:
+                    found[cell.id] = done
+        left = [c for c in cells if c.id not in found or found[c.id]["cell"]["status"] != "finished"]
+        before = len(cells) - len(left)
+        if before:
+            say(f"{title}: {before} of {len(cells)} are finished already.")
+        began = time.monotonic()
+        for count, (number, result) in enumerate(self._timed(self.do([("run_cell", (cell,), {}) for cell in left])), 1):
+            cell = left[number]
+            if isinstance(result, Exception):
+                told = result.what if isinstance(result, SymdreamError) else str(result)
+                result = {"cell": failed_entry(cell, "failed", told), "rows": []}
+            found[cell.id] = result
+            remaining = (time.monotonic() - began) / count * (len(left) - count)
+            say(f"{title} {before + count}/{len(cells)}  {_told(cell.id, result['cell'])}  {_left(remaining)}")
+            if title == "cells":
+                self._write()
+        return found
+
+    def _timed(self, results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        """Pass results on, adding the time spent waiting for them."""
+        while True:
+            began = time.monotonic()
+            try:
+                item = next(results)
+            except StopIteration:
+                return
+            finally:
+                self.worked += (time.monotonic() - began) * self.processes
+            yield item
+
+    # What was known before.
+
+    @property
+    def _embedded(self) -> bool:
+        return self.workshop.base.identity == "sprite"
+
+    def _settings_of_table(self) -> dict[str, Settings]:
+        return {arm.id: tuning.defaults(arm, embedded=self._embedded) for arm in self.arms}
+
+    def _tuned_before(self) -> dict[str, Settings] | None:
+        if not self.known.get("tuning") or self.known["grid"].get("protocol") != self.protocol:
+            return None
+        settings = {arm: Settings(**found) for arm, found in self.known.get("settings", {}).items()}
+        if any(arm.id not in settings for arm in self.arms):
+            return None
+        self.tuning = self.known["tuning"]
+        say("The settings are those that were tuned before.")
+        return settings
+
+    def _take_over(self) -> None:
+        """Cells that are finished in an earlier results.json, wherever their run folders are."""
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for row in self.rows_before:
+            rows.setdefault(row["cell"], []).append(row)
+        keys = {cell.id: cell.key for cell in self.cells}
+        for entry in self.known.get("cells", []):
+            same = entry["status"] == "finished" and keys.get(entry["id"]) == entry.get("key")
+            if same and entry["id"] in rows:
+                self.found[entry["id"]] = {"cell": entry, "rows": rows[entry["id"]]}
+
+    def _refuse_another_grid(self) -> None:
+        before = self.known.get("grid", {}).get("protocol")
+        if before is not None and before != self.protocol:
+            raise RequestError(
+                f"{self.folder} holds another comparison: its steps, sampling, base or encoders are not these.",
+                where=str(self.folder / GRID_FILE),
+                fix=f"go on with it: symdream compare --config {self.folder / GRID_FILE} -o {self.folder}; "
+                "or choose another --output",
+            )
+
+    # What is written.
+
+    def _head(self) -> dict[str, Any]:
+        grid, workshop = self.grid, self.workshop
+        base = workshop.base
+        return {
+            "grid": {
+                "name": grid.name,
+                "base": {"name": base.name, "identity": base.identity, "hash": base.hash},
+                "arms": [arm.describe() for arm in self.arms],
+                "subjects": self.names,
+                "tuning_subjects": self.tuned_on,
+                "training_seeds": grid.training_seeds,
+                "image_seeds": grid.image_seeds,
+                "prompts": {name: grids.prompts_of(grid, self.subjects[name]) for name in self.names},
+                "steps": grid.steps,
+                "batch_size": grid.batch_size,
+                "checkpoints": grid.scored_steps,
+                "sampling": workshop.sampling,
+                "match": grid.match,
+                "tuned": bool(self.tuning),
+                "margin_fraction": grid.margin_fraction,
+                "primary": {
+                    "method": "singlora",
+                    "against": ["lora", "lora+", "dora", "symlora"],
+                    "endpoint": "dino at matched clip_t",
+                },
+                "protocol": self.protocol,
+                "config": grid.model_dump(mode="json"),
+            },
+            "environment": environment(base.device),
+            "encoders": workshop.encoders(),
+            "instrument": self.instrument,
+            "tuning": self.tuning,
+            "settings": {arm: asdict(found) for arm, found in self.settings.items()},
+            "references": {name: self.references[name]["scores"] for name in self.names if name in self.references},
+        }
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = [row for name in self.names for row in self.references[name]["rows"]]
+        return rows + [row for cell in self.cells if cell.id in self.found for row in self.found[cell.id]["rows"]]
+
+    def _write(self, *, finished: bool = False) -> dict[str, Any]:
+        content, rows = assemble(self._head(), self.cells, self.found), self._rows()
+        if finished:
+            content |= analysed(content, rows)
+        write_rows(self.folder, rows)
+        write_results(self.folder, content)
+        return content
+
+    def _tell_instrument(self) -> None:
+        for name in ("dino", "clip_i"):
+            found = self.instrument[name]
+            if found["auc"] is None:
+                say(f"  {name}: its power to tell subjects apart could not be tested: {found['why']}.")
+            else:
+                verdict = "" if found["enough"] else ": it measures class and style more than identity"
+                say(f"  {name} tells a subject from others with AUC {found['auc']:.3f}{verdict}")
+
+
+def analysed(content: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The statistics of a grid, as they go into results.json."""
+    from symdream.bench.analysis import analyse
+
+    found = analyse(content, rows)
+    return {"analysis": found.get("analysis", found), "paired": found.get("paired", [])}
+
+
+def environment(device: Any) -> dict[str, Any]:
+    return {
+        "device": device_name(device),
+        "cpu_cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "symdream": __version__,
+    }
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Raises: RequestError if another process compares in this folder."""
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise RequestError(
+            f"{folder} is in use by another symdream compare.",
+            fix="wait for it; shards of one grid each take an --output of their own and are merged afterwards",
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _told(name: str, entry: Mapping[str, Any]) -> str:
+    if entry["status"] != "finished":
+        return f"{name} FAILED: {entry['error']}"
+    scores = entry["points"][-1]["scores"]
+    return f"{name}  DINO {scores['dino']:.3f}  CLIP-T {scores['clip_t']:.3f}  {entry['seconds']:.0f} s"
+
+
+def _left(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s left"
+    return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"

@@ -1,0 +1,118 @@
+"""Who does the tasks: this process, or several of one thread each.
+
+A task is (name of a Workshop's method, arguments). Workers are fresh processes with their own base and encoders; one
+that dies (out of memory, killed) costs the task it was at, and another takes its place.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from symdream.bench.grid import Grid
+from symdream.errors import Stopped, SymdreamError
+
+Task = tuple[str, tuple[Any, ...], dict[str, Any]]
+
+
+class Died(Exception):
+    """The worker process of a task ended; its exit code."""
+
+
+def in_this_process(workshop: Any, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+    """(number of the task, its result), one after another."""
+    for number, (name, args, options) in enumerate(tasks):
+        yield number, getattr(workshop, name)(*args, **options)
+
+
+class Workers:
+    """`with Workers(2, grid, folder) as workers: for number, result in workers.do(tasks): …`, in the order of ending.
+
+    A result is an exception where the task raised one that is not the worker's own end; Died where the process died.
+    """
+
+    def __init__(self, count: int, grid: Grid, folder: Path):
+        self.count, self.grid, self.folder = count, grid, folder
+        self._context = multiprocessing.get_context("spawn")
+        self._staff: dict[Connection, Any] = {}
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection, process in self._staff.items():
+            connection.close()  # a waiting worker ends; one at work has been told by a signal
+            if process.is_alive():
+                process.terminate()
+        for process in self._staff.values():
+            process.join()
+
+    def do(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+        waiting = list(enumerate(tasks))[::-1]
+        busy: dict[Connection, int] = {}
+        idle = list(self._staff)
+        while waiting or busy:
+            while waiting and (idle or len(self._staff) < self.count):
+                connection = idle.pop() if idle else self._hire()
+                number, task = waiting.pop()
+                connection.send(task)
+                busy[connection] = number
+            for connection in wait(list(busy)):
+                number = busy.pop(connection)
+                try:
+                    result = connection.recv()
+                    idle.append(connection)
+                except EOFError:
+                    process = self._staff.pop(connection)
+                    process.join()
+                    result = Died(f"the process that worked on it ended with exit code {process.exitcode}")
+                if isinstance(result, Stopped | KeyboardInterrupt):
+                    raise result
+                yield number, result
+
+    def _hire(self) -> Connection:
+        ours, theirs = self._context.Pipe()
+        before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        os.environ.update(dict.fromkeys(before, "1"))
+        try:
+            process = self._context.Process(target=_work, args=(theirs, self.grid, self.folder), daemon=True)
+            process.start()
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+        theirs.close()
+        self._staff[ours] = process
+        return ours
+
+
+def _work(connection: Connection, grid: Grid, folder: Path) -> None:
+    """A worker's life: tasks until the pipe closes."""
+    from symdream.bench.workshop import Workshop
+    from symdream.training.interrupt import sigterm_like_ctrl_c
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with sigterm_like_ctrl_c():
+        try:
+            workshop = Workshop(grid, folder)
+            while True:
+                name, args, options = connection.recv()
+                try:
+                    result = getattr(workshop, name)(*args, **options)
+                except SymdreamError as error:
+                    result = error
+                except Exception as error:  # noqa: BLE001 - told by the parent, as the task's failure
+                    result = RuntimeError(f"{type(error).__name__}: {error}")
+                connection.send(result)
+        except (EOFError, BrokenPipeError):
+            return
+        except (KeyboardInterrupt, Stopped):
+            sys.exit(130)

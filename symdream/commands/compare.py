@@ -1,0 +1,187 @@
+"""Compare methods on many subjects and seeds, with intervals, statistics and a report.
+
+symdream compare --preset smoke|sprite|dreambooth, or --config grid.toml, runs a grid: kill it and give the same
+command again, and it goes on. symdream compare merge A B -o OUT joins shards, symdream compare report FOLDER writes
+the report anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from symdream.errors import Problem, Problems, RequestError
+
+VERBS = ("run", "merge", "report")
+
+
+@dataclass
+class Run:
+    """Run a grid of methods × ranks × subjects × seeds."""
+
+    preset: Literal["smoke", "sprite", "dreambooth"] | None = None
+    """Grid to start from: smoke (seconds, means nothing), sprite (the embedded base), dreambooth (the public data)."""
+    config: Path | None = None
+    """TOML file with a grid; flags win over it."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder of the comparison (None: runs/compare-NAME); one that is there is gone on with."""
+    methods: list[str] | None = None
+    """lora, lora+, dora, singlora, symlora."""
+    ranks: list[int] | None = None
+    """Ranks of the methods."""
+    subjects: list[str] | None = None
+    """Subjects by name (default: all that are not for tuning)."""
+    seeds: list[int] | None = None
+    """Training seeds."""
+    image_seeds: list[int] | None = None
+    """Seeds that every prompt is drawn from."""
+    steps: int | None = None
+    """Training steps of each cell."""
+    match: Literal["rank", "parameters", "both"] | None = None
+    """SingLoRA and SymLoRA at LoRA's rank, at LoRA's number of parameters, or both."""
+    fixed: bool = False
+    """Take the rates of the table of methods instead of tuning; the report says so."""
+    tune: bool = False
+    """Tune, where the preset does not."""
+    settings: Path | None = None
+    """results.json (or its folder) of an earlier comparison, whose tuned settings are taken."""
+    base: str | None = None
+    """Base that is taught (see symdream base list)."""
+    data: Path | None = None
+    """Folder of subjects: as sample_data/, or the public DreamBooth data set."""
+    dino: str | None = None
+    """DINO encoder: sprite, a hub id or a folder."""
+    clip: str | None = None
+    """CLIP encoder, likewise."""
+    device: Literal["auto", "cpu", "cuda", "mps"] | None = None
+    """Where to compute."""
+    processes: int = 1
+    """Processes that work on cells, one thread each where there are several."""
+    shard: str | None = None
+    """i/n: only every n-th cell, from the i-th on (1/4 … 4/4); merge the folders afterwards."""
+    dry_run: bool = False
+    """Only tell cells, images, hours on this device and disk."""
+
+
+@dataclass
+class Merge:
+    """Join shards of one grid into one folder, and write its report."""
+
+    folders: Positional[list[Path]]
+    """Folders of the shards; one with results.json and scores.csv alone will do."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = field(default=Path("merged"))
+    """Where to write the whole (may be one of them)."""
+
+
+@dataclass
+class Report:
+    """Write the report of a comparison anew."""
+
+    folder: Positional[Path]
+    """Folder of the comparison."""
+
+
+ACTIONS = {"run": Run, "merge": Merge, "report": Report}
+
+
+def parse(argv: list[str]) -> Run | Merge | Report:
+    """The first word names what to do; without one a grid is run."""
+    verb, rest = (argv[0], argv[1:]) if argv[:1] and argv[0] in ACTIONS else ("run", argv)
+    description = __doc__ if verb == "run" else ACTIONS[verb].__doc__
+    prog = "symdream compare" + (f" {verb}" if verb != "run" else "")
+    return tyro.cli(
+        ACTIONS[verb],
+        args=rest,
+        prog=prog,
+        description=description,
+        config=(tyro.conf.HelptextFromCommentsOff, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def run(args: Run | Merge | Report) -> int:
+    return {Run: run_grid, Merge: merge, Report: report}[type(args)](args)
+
+
+FLAGS = {"seeds": "training_seeds"}
+GIVEN = ("methods", "ranks", "subjects", "seeds", "image_seeds", "steps", "match", "base", "data", "dino", "clip",
+         "device")  # fmt: skip
+
+
+def read_grid(args: Run) -> Any:
+    """The checked grid of the request."""
+    from symdream.bench.grid import build
+
+    if args.preset is None and args.config is None:
+        raise RequestError("No grid given.", fix="name one: --preset smoke|sprite|dreambooth, or --config grid.toml")
+    if args.fixed and (args.tune or args.settings):
+        raise RequestError("--fixed takes the table's rates, so --tune and --settings contradict it.")
+    flags = {FLAGS.get(name, name): value for name in GIVEN if (value := getattr(args, name)) is not None}
+    if args.fixed or args.tune:
+        flags["tune"] = args.tune
+    return build(flags, args.preset, args.config)
+
+
+def read_shard(text: str | None) -> tuple[int, int]:
+    """(i - 1, n) of "i/n"."""
+    if text is None:
+        return 0, 1
+    parts = text.split("/")
+    if len(parts) == 2 and all(part.isdigit() for part in parts) and 1 <= int(parts[0]) <= int(parts[1]):
+        return int(parts[0]) - 1, int(parts[1])
+    raise RequestError(f"--shard {text} is not i/n.", fix="such as --shard 1/4, 2/4, 3/4 and 4/4")
+
+
+def run_grid(args: Run) -> int:
+    grid, shard = read_grid(args), read_shard(args.shard)
+    if args.processes < 1:
+        raise Problems("the request", [Problem(f"--processes {args.processes}", "must be at least 1")])
+    folder = args.output or Path("runs") / f"compare-{grid.name}"
+    from symdream.bench.results import read_results
+    from symdream.bench.runner import Comparison
+    from symdream.ui import say
+
+    read_results(folder)  # one of another format is refused before anything is loaded
+    if args.dry_run:
+        from symdream.bench.plan import plan
+
+        print(plan(grid, folder, shard, args.processes))
+        return 0
+    given = None
+    if args.settings:
+        from symdream.bench.settings import read_settings
+
+        given = read_settings(args.settings)
+    comparison = Comparison(grid, folder, shard=shard, processes=args.processes)
+    result = comparison.run(given)
+    failed = [cell for cell in result["cells"] if cell["status"] == "failed"]
+    missing = [cell for cell in result["cells"] if cell["status"] == "missing"]
+    if failed:
+        say(f"{len(failed)} of {len(result['cells'])} cells failed; the same command tries them again.")
+    if missing:
+        say(f"{len(missing)} cells belong to other shards.")
+    return write(folder) or (1 if failed else 0)
+
+
+def merge(args: Merge) -> int:
+    from symdream.bench.merge import merge_folders
+
+    merge_folders(args.folders, args.output)
+    return write(args.output)
+
+
+def report(args: Report) -> int:
+    from symdream.bench.merge import analyse_folder
+
+    analyse_folder(args.folder)
+    return write(args.folder)
+
+
+def write(folder: Path) -> int:
+    from symdream.bench.report import write_report
+
+    print(write_report(folder))
+    return 0
