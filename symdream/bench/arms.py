@@ -56,9 +56,14 @@ def make_arms(grid: Grid, base: Base) -> list[Arm]:
 
 
 def matched_rank(method: str, rank: int, shapes: Sequence[tuple[int, int]], limit: int) -> int:
-    """The rank, at most `limit`, at which `method` trains most nearly as many parameters as LoRA at `rank`."""
+    """The rank at which `method` trains most nearly as many parameters as LoRA at `rank`, in steps of rank / 2.
+
+    In such steps SingLoRA and SymLoRA get the same rank (16 for 8, on sprite and on SD 1.5), although SymLoRA's Λ
+    adds r numbers a layer. At most `limit`.
+    """
+    step = max(1, rank // 2)
     wanted = count_parameters("lora", shapes, rank)
-    return min(range(1, limit + 1), key=lambda r: (abs(count_parameters(method, shapes, r) - wanted), r))
+    return min(range(step, limit + 1, step), key=lambda r: (abs(count_parameters(method, shapes, r) - wanted), r))
 
 
 def adapted_shapes(grid: Grid, base: Base) -> list[tuple[int, int]]:

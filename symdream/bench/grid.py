@@ -21,10 +21,11 @@ from symdream.config import Fraction, MethodName, NonNegativeInt, PositiveFloat,
 from symdream.errors import Problem, Problems, RequestError
 
 # What the grid decides itself, or what would make cells differ in more than their method.
-FIXED_BY_GRID = frozenset(
-    "images class_noun trigger base device dtype method rank alpha lr text_encoder_lr lambda_lr lora_plus_ratio steps "
-    "batch_size seed output overwrite checkpoint_every keep sample_every sample_prompts tensorboard wandb select_every "
-    "validate_every patience dino clip zero_terminal_snr start_from".split()
+FIXED_BY_GRID = (
+    *("images", "class_noun", "trigger", "base", "device", "dtype", "method", "rank", "alpha", "start_from"),
+    *("lr", "text_encoder_lr", "lambda_lr", "lora_plus_ratio", "steps", "batch_size", "seed", "zero_terminal_snr"),
+    *("output", "overwrite", "checkpoint_every", "keep", "sample_every", "sample_prompts", "tensorboard", "wandb"),
+    *("select_every", "validate_every", "patience", "dino", "clip"),
 )
 TRIGGER = "sks"
 

@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "drift_pictures": 1,
         "tune": False,
     },
-    # About 90 seconds of one CPU core for each of 196 cells.
+    # 196 cells of 26 pictures, each about 100 seconds of one CPU core.
     "sprite": {
         "methods": METHODS,
         "ranks": [8],
@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 120,
         "batch_size": 2,
         "points": 3,
-        "sampling_steps": 8,
+        "sampling_steps": 6,
         "drift_pictures": 2,
     },
     # DreamBooth's protocol: 25 prompts, 4 images each, 30 subjects; the training is SingLoRA's (arXiv:2507.05566,

@@ -21,7 +21,7 @@ from symdream.bench.cells import Cell, Settings, failed_entry, grid_cells, proto
 from symdream.bench.grid import Grid
 from symdream.bench.instrument import test_instrument
 from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
-from symdream.bench.workers import Task, Workers, in_this_process
+from symdream.bench.workers import Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
 from symdream.errors import RequestError, SymdreamError, WorkError
 from symdream.training.outputs import PACKAGES, device_name
@@ -67,9 +67,7 @@ class Comparison:
             write_text(self.folder / GRID_FILE, grids.to_toml(self.grid))
             self.instrument = test_instrument(workshop)
             self._tell_instrument()
-            self.do: Callable[[Sequence[Task]], Iterator[tuple[int, Any]]] = lambda tasks: in_this_process(
-                workshop, tasks
-            )
+            self.do: Callable[[Sequence[Task]], Iterator[Done]] = lambda tasks: in_this_process(workshop, tasks)
             if self.processes > 1:
                 self.do = stack.enter_context(Workers(self.processes, self.grid, self.folder)).do
             self._take_references()
@@ -79,8 +77,8 @@ class Comparison:
             self._take_cells()
             result = self._write(finished=True)
         seconds = time.monotonic() - began
-        share = max(0.0, seconds - self.worked / self.processes) / seconds
-        say(f"{seconds / 60:.1f} minutes, of which {share:.1%} were not spent inside cells and references.")
+        overhead = 1 - self.worked / self.processes / seconds
+        say(f"{seconds / 60:.1f} minutes; {overhead:.1%} of them passed outside of cells and references.")
         return result
 
     # What each phase does.
@@ -184,17 +182,11 @@ class Comparison:
                 self._write()
         return found
 
-    def _timed(self, results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-        """Pass results on, adding the time spent waiting for them."""
-        while True:
-            began = time.monotonic()
-            try:
-                item = next(results)
-            except StopIteration:
-                return
-            finally:
-                self.worked += (time.monotonic() - began) * self.processes
-            yield item
+    def _timed(self, results: Iterator[Done]) -> Iterator[tuple[int, Any]]:
+        """Pass results on, adding up the seconds that they took."""
+        for number, result, seconds in results:
+            self.worked += seconds
+            yield number, result
 
     # What was known before.
 

@@ -54,7 +54,7 @@ def negative_share(B: np.ndarray, A: np.ndarray) -> float:
     values = np.linalg.eigvalsh(R @ swap @ R.T)
     size = np.abs(values).sum()
     # What rounding makes of a zero eigenvalue is no part of the update.
-    negative = -values[values < -1e-12 * size].sum()
+    negative = np.abs(values[values < -1e-12 * size]).sum()
     return round(float(negative / size), 4) if size else 0.0
 
 

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -19,20 +20,23 @@ from symdream.bench.grid import Grid
 from symdream.errors import Stopped, SymdreamError
 
 Task = tuple[str, tuple[Any, ...], dict[str, Any]]
+Done = tuple[int, Any, float]  # number of the task, its result, seconds
 
 
 class Died(Exception):
     """The worker process of a task ended; its exit code."""
 
 
-def in_this_process(workshop: Any, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
-    """(number of the task, its result), one after another."""
+def in_this_process(workshop: Any, tasks: Sequence[Task]) -> Iterator[Done]:
+    """One after another."""
     for number, (name, args, options) in enumerate(tasks):
-        yield number, getattr(workshop, name)(*args, **options)
+        began = time.monotonic()
+        result = getattr(workshop, name)(*args, **options)
+        yield number, result, time.monotonic() - began
 
 
 class Workers:
-    """`with Workers(2, grid, folder) as workers: for number, result in workers.do(tasks): …`, in the order of ending.
+    """`with Workers(2, grid, folder) as workers: for number, result, s in workers.do(tasks): …`, as they end.
 
     A result is an exception where the task raised one that is not the worker's own end; Died where the process died.
     """
@@ -53,7 +57,7 @@ class Workers:
         for process in self._staff.values():
             process.join()
 
-    def do(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+    def do(self, tasks: Sequence[Task]) -> Iterator[Done]:
         waiting = list(enumerate(tasks))[::-1]
         busy: dict[Connection, int] = {}
         idle = list(self._staff)
@@ -66,15 +70,14 @@ class Workers:
             for connection in wait(list(busy)):
                 number = busy.pop(connection)
                 try:
-                    result = connection.recv()
+                    result, seconds = connection.recv()
                     idle.append(connection)
                 except EOFError:
                     process = self._staff.pop(connection)
                     process.join()
+                    seconds = 0.0
                     result = Died(f"the process that worked on it ended with exit code {process.exitcode}")
-                if isinstance(result, Stopped | KeyboardInterrupt):
-                    raise result
-                yield number, result
+                yield number, result, seconds
 
     def _hire(self) -> Connection:
         ours, theirs = self._context.Pipe()
@@ -105,13 +108,14 @@ def _work(connection: Connection, grid: Grid, folder: Path) -> None:
             workshop = Workshop(grid, folder)
             while True:
                 name, args, options = connection.recv()
+                began = time.monotonic()
                 try:
                     result = getattr(workshop, name)(*args, **options)
                 except SymdreamError as error:
                     result = error
                 except Exception as error:  # noqa: BLE001 - told by the parent, as the task's failure
                     result = RuntimeError(f"{type(error).__name__}: {error}")
-                connection.send(result)
+                connection.send((result, time.monotonic() - began))
         except (EOFError, BrokenPipeError):
             return
         except (KeyboardInterrupt, Stopped):
