@@ -9,12 +9,15 @@ from pathlib import Path
 
 from symdream.bench import grid as grids
 from symdream.bench import tuning
-from symdream.bench.arms import Arm, make_arms
+from symdream.bench.arms import HALVED, Arm, make_arms
 from symdream.bench.cells import Cell, grid_cells
 from symdream.bench.grid import Grid
 from symdream.bench.workshop import Workshop
+from symdream.diffusion.detach import detach
 from symdream.diffusion.names import resolve_name
+from symdream.train import run_training
 from symdream.training.run_folder import RunFolder
+from symdream.ui import only_in_the_log
 
 MEASURED_STEPS = 4
 BYTES_OF_PICTURE = 2.0  # a pixel, as PNG; sprite's pictures measured 0.9 to 1.9
@@ -71,10 +74,6 @@ def measure(workshop: Workshop) -> tuple[float, float]:
     config = workshop.config_of(cell)
     config.training.steps, config.output.checkpoint_every = MEASURED_STEPS, 0
     with tempfile.TemporaryDirectory() as temporary:
-        from symdream.diffusion.detach import detach
-        from symdream.train import run_training
-        from symdream.ui import only_in_the_log
-
         run = RunFolder.create(Path(temporary) / "measured")
         with only_in_the_log():
             run_training(run, config, base=workshop.base)
@@ -122,10 +121,8 @@ def _reference_images(grid: Grid, workshop: Workshop) -> int:
 
 
 def _counts(grid: Grid, workshop: Workshop) -> str:
-    from symdream.bench.arms import EQUAL_PARAMETERS  # noqa: F401
-
     names = grids.compared_subjects(grid, workshop.subjects)
-    halved = sum(m in ("singlora", "symlora") for m in grid.methods)
+    halved = sum(method in HALVED for method in grid.methods)
     arms = len(grid.ranks) * (len(grid.methods) + (halved if grid.match == "both" else 0))
     cells = arms * len(names) * len(grid.training_seeds)
     return f"cells     {cells}: {arms} arms × {len(names)} subjects × {len(grid.training_seeds)} seeds"
@@ -135,6 +132,7 @@ def _at_hand(base: str) -> bool:
     source = resolve_name(base)
     if source.kind != "hub":
         return True
-    from symdream.diffusion.inventory import inventory
+    from symdream.diffusion.hub import cached_snapshot, is_complete
 
-    return any(entry.name == base and entry.state == "complete" for entry in inventory())
+    snapshot = cached_snapshot(source)
+    return snapshot is not None and is_complete(snapshot.folder)

@@ -23,12 +23,13 @@ from symdream.bench.instrument import test_instrument
 from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
 from symdream.bench.workers import Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
-from symdream.errors import RequestError, SymdreamError, WorkError
+from symdream.errors import RequestError, Stopped, SymdreamError, WorkError
 from symdream.training.outputs import PACKAGES, device_name
 from symdream.training.run_folder import write_text
 from symdream.ui import say
 
 GRID_FILE = "grid.toml"
+Given = tuple[dict[str, Settings], list[dict[str, Any]]]
 
 
 class Comparison:
@@ -51,14 +52,26 @@ class Comparison:
         self.arms: list[Arm] = []
         self.worked = 0.0  # seconds inside tasks
 
-    def run(self, given: Mapping[str, Settings] | None = None) -> dict[str, Any]:
-        """Do what is not done yet; returns results.json. `given`: settings by arm, instead of tuning.
+    def run(self, given: Given | None = None, *, tuning_only: bool = False) -> dict[str, Any]:
+        """Do what is not done yet; returns results.json. `given`: settings tuned before; `tuning_only`: then stop.
 
         Raises: RequestError if the folder holds another grid, is in use, or an encoder cannot be had; Stopped.
         """
+        from symdream.training.interrupt import sigterm_like_ctrl_c
+
         self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(self.folder), sigterm_like_ctrl_c():
+                return self._run(given, tuning_only)
+        except (Stopped, KeyboardInterrupt):
+            raise Stopped(
+                f"Stopped; what is finished in {self.folder} stays finished.",
+                fix="go on with the same command",
+            ) from None
+
+    def _run(self, given: Given | None, tuning_only: bool) -> dict[str, Any]:
         began = time.monotonic()
-        with locked(self.folder), ExitStack() as stack:
+        with ExitStack() as stack:
             workshop = self.workshop
             say(f"Comparing in {self.folder}: loading {self.grid.base} and the encoders.")
             self.arms = make_arms(self.grid, workshop.base)
@@ -71,11 +84,10 @@ class Comparison:
             if self.processes > 1:
                 self.do = stack.enter_context(Workers(self.processes, self.grid, self.folder)).do
             self._take_references()
-            self.settings = dict(given or {}) or self._settings_of_table() if not self.grid.tune or given else {}
-            if not self.settings:
-                self.settings = self._tune()
-            self._take_cells()
-            result = self._write(finished=True)
+            self._settle(given)
+            if not tuning_only:
+                self._take_cells()
+            result = self._write(finished=not tuning_only)
         seconds = time.monotonic() - began
         overhead = 1 - self.worked / self.processes / seconds
         say(f"{seconds / 60:.1f} minutes; {overhead:.1%} of them passed outside of cells and references.")
@@ -91,6 +103,17 @@ class Comparison:
             if isinstance(result, Exception):
                 raise WorkError(f"The references of {name} failed: {result}.")
             self.references[f"{name}-tuning" if tuning else name] = result
+
+    def _settle(self, given: Given | None) -> None:
+        """Find what every arm is trained with: given, tuned, or of the table of methods."""
+        if given is not None:
+            self.settings, self.tuning = given
+            if lacking := [arm.label for arm in self.arms if arm.id not in self.settings]:
+                raise RequestError(f"The given settings have none for {', '.join(lacking)}.", fix="tune these arms too")
+        elif self.grid.tune:
+            self.settings = self._tune()
+        else:
+            self.settings = self._settings_of_table()
 
     def _tune(self) -> dict[str, Settings]:
         """Tune every arm, or take over what an earlier results.json found."""

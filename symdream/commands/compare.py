@@ -49,6 +49,8 @@ class Run:
     """Tune, where the preset does not."""
     settings: Path | None = None
     """results.json (or its folder) of an earlier comparison, whose tuned settings are taken."""
+    tuning_only: bool = False
+    """Stop after tuning, so that shards can take its --settings."""
     base: str | None = None
     """Base that is taught (see symdream base list)."""
     data: Path | None = None
@@ -122,7 +124,15 @@ def read_grid(args: Run) -> Any:
     flags = {FLAGS.get(name, name): value for name in GIVEN if (value := getattr(args, name)) is not None}
     if args.fixed or args.tune:
         flags["tune"] = args.tune
-    return build(flags, args.preset, args.config)
+    grid = build(flags, args.preset, args.config)
+    if args.tuning_only and (not grid.tune or args.settings):
+        raise RequestError("--tuning-only has nothing to tune.", fix="leave --fixed and --settings out, or add --tune")
+    if args.shard and grid.tune and not args.settings and not args.tuning_only:
+        raise RequestError(
+            "Every shard would tune anew.",
+            fix="tune once with --tuning-only, then give every shard --settings FOLDER of that",
+        )
+    return grid
 
 
 def read_shard(text: str | None) -> tuple[int, int]:
@@ -156,7 +166,10 @@ def run_grid(args: Run) -> int:
 
         given = read_settings(args.settings)
     comparison = Comparison(grid, folder, shard=shard, processes=args.processes)
-    result = comparison.run(given)
+    result = comparison.run(given, tuning_only=args.tuning_only)
+    if args.tuning_only:
+        print(folder / "results.json")
+        return 0
     failed = [cell for cell in result["cells"] if cell["status"] == "failed"]
     missing = [cell for cell in result["cells"] if cell["status"] == "missing"]
     if failed:
