@@ -31,10 +31,10 @@ def prediction_target(
     raise ValueError(f"prediction_type {prediction_type!r}: know epsilon and v_prediction")
 
 
-def diffusion_loss(
+def sample_losses(
     prediction: Tensor, target: Tensor, weights: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """Mean over the batch of w_i · Σ m_i (prediction_i - target_i)² / Σ m_i, in fp32.
+    """w_i · Σ m_i (prediction_i - target_i)² / Σ m_i of each sample in fp32, (B,).
 
     weights (B,) of samples and mask (B, 1, H, W) of latent pixels, both None = ones. A mask moves the loss within
     its sample without changing how much the sample counts.
@@ -44,7 +44,14 @@ def diffusion_loss(
         per_sample = squares.mean(dim=(1, 2, 3))
     else:
         per_sample = (mask * squares.mean(dim=1, keepdim=True)).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3))
-    return (per_sample if weights is None else weights * per_sample).mean()
+    return per_sample if weights is None else weights * per_sample
+
+
+def diffusion_loss(
+    prediction: Tensor, target: Tensor, weights: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """The mean of `sample_losses` over the batch."""
+    return sample_losses(prediction, target, weights, mask).mean()
 
 
 def snr(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:

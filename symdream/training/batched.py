@@ -1,0 +1,318 @@
+"""Several runs at once: one forward and backward of the base trains them all (symdream.tuners.batched).
+
+    train_together([RunFolder.create(path) for path in paths], configs)
+
+Each run becomes what it would have become alone, up to rounding: its own photos, seed, draws, rates, schedule, ramp and
+clipping. They share what decides the shapes (`what_differs` tells): base, steps, batch size, rank, layers, and a family
+of methods (lora, lora+ and dora; singlora and symlora). It pays where a step waits for launches or for the base's
+weights to be read: on a GPU with small batches. Runs trained together write no checkpoints and cannot be resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from symdream.config import TrainConfig, to_toml
+from symdream.data.store import Store, cache_folder
+from symdream.data.training_set import TrainingSet
+from symdream.diffusion.adapters import attach
+from symdream.diffusion.base import Base, load_base
+from symdream.diffusion.batched_engine import BatchedStep
+from symdream.diffusion.checkpointing import use_gradient_checkpointing
+from symdream.diffusion.detach import detach
+from symdream.diffusion.noise_schedule import use_zero_terminal_snr
+from symdream.diffusion.parking import park
+from symdream.errors import Problem, Problems, WorkError
+from symdream.training import outputs
+from symdream.training.batched_optimizer import StackedAdamW
+from symdream.training.defaults import resolve, with_absolute_paths
+from symdream.training.devices import open_accelerator
+from symdream.training.memory_advice import out_of_memory_explained
+from symdream.training.optimizer import make_optimizer
+from symdream.training.photos import add_class_images, read_photos
+from symdream.training.progress import Progress
+from symdream.training.recorder import Recorder
+from symdream.training.run_folder import RunFolder, write_text
+from symdream.training.schedule import lr_factor, ramp
+from symdream.tuners import METHODS, find_ramps
+from symdream.tuners.batched import FAMILIES, Adapter, AdapterStack, installed, place
+
+# What decides the shapes of a step, and so must be the same in all.
+SHARED = (
+    "model.base",
+    "model.device",
+    "model.dtype",
+    "model.resolution",
+    "adapter.rank",
+    "adapter.targets",
+    "adapter.components",
+    "training.steps",
+    "training.batch_size",
+    "training.gradient_checkpointing",
+    "loss.zero_terminal_snr",
+    "prior.wanted",
+)
+# What a run of its own offers and a shared one does not, with the value that means "not wanted".
+ALONE = {
+    "data.buckets": False,
+    "adapter.dropout": 0.0,
+    "adapter.start_from": None,
+    "training.accumulation": 1,
+    "training.optimizer": "adamw",
+    "selection.validate_every": 0,
+    "selection.select_every": 0,
+    "output.sample_every": 0,
+}
+
+
+def setting(config: TrainConfig, key: str) -> object:
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)
+
+
+def what_differs(configs: Sequence[TrainConfig]) -> list[Problem]:
+    """Why these runs cannot be trained together; [] if they can."""
+    problems = []
+    for key in SHARED:
+        values = list(dict.fromkeys(setting(config, key) for config in configs))
+        if len(values) > 1:
+            problems.append(Problem(f"{key} = {values[1]}", f"is {values[0]} in the first run; it must be the same"))
+    families = {FAMILIES[config.adapter.method] for config in configs}
+    if len(families) > 1:
+        methods = ", ".join(sorted({config.adapter.method for config in configs}))
+        problems.append(Problem(f"adapter.method = {methods}", "are not of one family"))
+    for key, off in ALONE.items():
+        if used := next((v for v in (setting(config, key) for config in configs) if v != off), None):
+            problems.append(Problem(f"{key} = {used}", "works only in a run of its own"))
+    if "fp16" in {config.model.dtype for config in configs}:
+        problems.append(Problem("model.dtype = fp16", "needs loss scaling, which works only in a run of its own"))
+    return problems
+
+
+@dataclass
+class Trainee:
+    """One of the runs: its data, and its parameters by component and PEFT name, with the groups that rates go by."""
+
+    run: RunFolder
+    config: TrainConfig
+    data: TrainingSet
+    adapters: dict[str, Adapter]
+    rates: dict[str, dict[str, float]]
+    groups: list[dict]
+    recorder: Recorder
+    error: str | None = None
+
+
+def train_together(runs: Sequence[RunFolder], configs: Sequence[TrainConfig], base: Base | None = None) -> list[bool]:
+    """Train each config in its run folder, all in one loop; returns for each whether it finished.
+
+    A run whose loss stops being finite fails alone; its state.json says so. base: one that is loaded already, without
+    adapters; it is given back as it was.
+
+    Raises: Problems if the runs cannot share a loop (`what_differs`); RequestError, WorkError as a run alone.
+    """
+    if problems := what_differs(configs):
+        raise Problems("runs that are to be trained together", problems)
+    with ExitStack() as stack:
+        for run in runs:
+            run.acquire()
+            stack.callback(run.release)
+        try:
+            return _train(runs, configs, base)
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            for run, config in zip(runs, configs, strict=True):
+                told = None if stopped else str(error) or type(error).__name__
+                run.write_state("stopped" if stopped else "failed", step=0, steps=config.training.steps, error=told)
+            raise
+
+
+def _train(runs: Sequence[RunFolder], configs: Sequence[TrainConfig], base: Base | None) -> list[bool]:
+    accelerator, dtype = open_accelerator(configs[0].model.device, configs[0].model.dtype)
+    if dtype == torch.float16:
+        raise Problems("this GPU", [Problem("fp16", "needs loss scaling: train alone, or take --dtype fp32")])
+    base = base or load_base(configs[0].model.base, device=accelerator.device, dtype=dtype)
+    configs = [resolve(config, base) for config in configs]
+    if configs[0].loss.zero_terminal_snr:
+        use_zero_terminal_snr(base)
+    components = base.chosen(configs[0].adapter.components)
+    trainees = [prepare(run, config, base, components, accelerator) for run, config in zip(runs, configs, strict=True)]
+    frozen_text = trainees[0].data.text is not None
+    park([base.vae, *(base.text_encoders if frozen_text else [])])
+    if configs[0].training.gradient_checkpointing:
+        use_gradient_checkpointing(base, components)
+    with ExitStack() as entered, out_of_memory_explained(configs[0], base):
+        stacks = {}
+        for component in components:
+            adapters = [trainee.adapters[component] for trainee in trainees]
+            stacks[component] = AdapterStack(adapters, base.device, base.dtype)
+            entered.enter_context(installed(base.components()[component], stacks[component]))
+            base.components()[component].train()
+            entered.callback(base.components()[component].eval)
+        for trainee in trainees:
+            entered.enter_context(trainee.recorder)
+        loop(base, stacks, trainees)
+    return [finish(base, stacks, row, trainee) for row, trainee in enumerate(trainees)]
+
+
+def prepare(run: RunFolder, config: TrainConfig, base: Base, components: list[str], accelerator) -> Trainee:
+    """Read a run's photos and make its adapter as alone; the base is left without it."""
+    adapter, steps = config.adapter, config.training.steps
+    write_text(run.config, to_toml(with_absolute_paths(config)))
+    run.write_state("running", step=0, steps=steps)
+    photos = read_photos(config)
+    add_class_images(photos, config, base)
+    outputs.describe(run, config, base, photos, accelerator, resume=False)
+    outputs.show_trigger(run, config, base)
+    with fresh_adapter(base, config, components) as trainable:
+        groups = make_optimizer(config, trainable).param_groups
+        rate_of = {id(p): group["base_lr"] for group in groups for p in group["params"]}
+        name_of = {id(p): (c, name) for c, named in trainable.items() for name, p in named.items()}
+        scaling = adapter.alpha / adapter.rank
+        u = ramp(0, steps, adapter.ramp)
+        adapters = {
+            c: Adapter(adapter.method, scaling, {name: p.detach().clone() for name, p in named.items()}, u)
+            for c, named in trainable.items()
+        }
+        rates = {c: {name: rate_of[id(p)] for name, p in named.items()} for c, named in trainable.items()}
+        shown = [{**g, "params": [name_of[id(p)] for p in g["params"]]} for g in groups]
+    data = TrainingSet(
+        base,
+        photos,
+        config,
+        Store(cache_folder(config.data.cache_dir)),
+        step_samples=config.training.batch_size,
+        frozen_text="text_encoder" not in components,
+    )
+    return Trainee(run, config, data, adapters, rates, shown, Recorder(run, config, 0, accelerator))
+
+
+class fresh_adapter:
+    """`with fresh_adapter(base, config, components) as trainable:` a new adapter as a run alone starts with."""
+
+    def __init__(self, base: Base, config: TrainConfig, components: list[str]):
+        self.base, self.config, self.components = base, config, components
+
+    def __enter__(self) -> dict[str, dict[str, torch.nn.Parameter]]:
+        adapter = self.config.adapter
+        return attach(
+            self.base,
+            adapter.method,
+            adapter.rank,
+            adapter.alpha,
+            adapter.targets,
+            self.components,
+            adapter.dropout,
+            self.config.training.seed,
+            init=adapter.init,
+        )
+
+    def __exit__(self, *_: object) -> None:
+        detach(self.base)
+
+
+def make_stacked_optimizer(stacks: dict[str, AdapterStack], trainees: Sequence[Trainee]) -> StackedAdamW:
+    """AdamW with each run's own rates, decay and clipping."""
+    device = next(iter(stacks.values())).values.device
+    rates = []
+    for component, stack in stacks.items():
+        matrix = torch.zeros_like(stack.values.data)
+        for row, trainee in enumerate(trainees):
+            by_place = {place(name): rate for name, rate in trainee.rates[component].items()}
+            for key, columns in stack.columns():
+                matrix[row, columns] = by_place.get(key, 0.0)
+        rates.append(matrix)
+    training = [trainee.config.training for trainee in trainees]
+    decay = torch.tensor([one.weight_decay for one in training], device=device)
+    norms = torch.tensor([one.max_grad_norm or float("inf") for one in training], device=device)
+    return StackedAdamW(list(stacks.values()), rates, decay, norms)
+
+
+def loop(base: Base, stacks: dict[str, AdapterStack], trainees: Sequence[Trainee]) -> None:
+    """All steps of all runs."""
+    steps, batch_size = trainees[0].config.training.steps, trainees[0].config.training.batch_size
+    optimizer = make_stacked_optimizer(stacks, trainees)
+    boards = [watched(stacks, row, trainee) for row, trainee in enumerate(trainees)]
+
+    def batches(step: int) -> list:
+        samples = range(step * batch_size, (step + 1) * batch_size)
+        return [trainee.data.batch(trainee.config.training.seed, samples) for trainee in trainees]
+
+    rows = len((first := batches(0))[0].x0)
+    engine = BatchedStep(
+        base,
+        stacks,
+        optimizer,
+        first,
+        captions=min(rows, max(len(trainee.data.texts) for trainee in trainees)),
+        min_snr_gamma=[trainee.config.loss.min_snr_gamma for trainee in trainees],
+    )
+    with Progress(f"training {len(trainees)} together", steps) as progress:
+        for step in range(steps):
+            us = [ramp(step, steps, trainee.config.adapter.ramp) for trainee in trainees]
+            plans = [trainee.config.training for trainee in trainees]
+            factors = [lr_factor(step, steps, plan.lr_schedule, plan.warmup) for plan in plans]
+            set_numbers(optimizer.factors, factors)
+            for stack in stacks.values():
+                set_numbers(stack.u, us)
+            engine(batches(step))
+            losses, norms = engine.losses.clone(), optimizer.norms.clone()
+            for row, trainee in enumerate(trainees):
+                for group in boards[row].param_groups:
+                    group["lr"] = group["base_lr"] * factors[row]
+                note(trainee, step + 1, losses[row], norms[row], boards[row], us[row])
+            progress.update(step + 1)
+    for trainee in trainees:
+        if trainee.error is None:
+            trainee.recorder.flush()
+
+
+def set_numbers(tensor: Tensor, values: list[float]) -> None:
+    tensor.copy_(torch.tensor(values), non_blocking=True)
+
+
+def watched(stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> SimpleNamespace:
+    """What the recorder looks at: the run's groups, their parameters being views into the stacks."""
+    where = {component: dict(stack.columns()) for component, stack in stacks.items()}
+
+    def view(component: str, name: str) -> Tensor:
+        return stacks[component].values.data[row, where[component][place(name)]]
+
+    return SimpleNamespace(param_groups=[{**g, "params": [view(*p) for p in g["params"]]} for g in trainee.groups])
+
+
+def note(trainee: Trainee, step: int, loss: Tensor, norm: Tensor, board: SimpleNamespace, u: float) -> None:
+    """Record a step of one run; a loss that is not finite ends this run, and no other."""
+    if trainee.error is not None:
+        return
+    try:
+        trainee.recorder.add(step, loss, norm, board, u, on_bad_loss=None)
+    except WorkError:
+        trainee.error = f"The loss or its gradient was not finite by step {step}: take a lower --lr."
+
+
+def finish(base: Base, stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> bool:
+    """Write a run's adapter and summary as alone."""
+    config, run, steps = trainee.config, trainee.run, trainee.config.training.steps
+    if trainee.error is not None:
+        run.write_state("failed", step=0, steps=steps, error=trainee.error)
+        return False
+    with fresh_adapter(base, config, list(stacks)) as trainable:
+        for component, named in trainable.items():
+            values = stacks[component].read(row, list(named))
+            for name, parameter in named.items():
+                parameter.data.copy_(values[name])
+            if METHODS[config.adapter.method].has_ramp:
+                for one in find_ramps(base.components()[component]):
+                    one.set(ramp(steps - 1, steps, config.adapter.ramp))
+        outputs.save_adapter(run, config, base, list(stacks), step=steps)
+        outputs.write_summary(run, config, base, trainable, trainee.recorder, steps=steps)
+    run.update_summary(trained_together=stacks["unet"].count if "unet" in stacks else next(iter(stacks.values())).count)
+    run.write_state("finished", step=steps, steps=steps)
+    return True

@@ -1,0 +1,128 @@
+"""Runs trained together end as each does alone."""
+
+import json
+
+import pytest
+import torch
+from helpers.runs import adapter_tensors, make_photos, tiny_config, train_tiny
+
+from symdream.diffusion.base import load_base
+from symdream.errors import Problems
+from symdream.training.batched import train_together, what_differs
+from symdream.training.run_folder import RunFolder
+
+
+def together(folder, configs, base=None):
+    runs = [RunFolder.create(folder / f"together-{i}") for i in range(len(configs))]
+    assert train_together(runs, configs, base) == [True] * len(configs)
+    return runs
+
+
+def assert_as_alone(folder, base, variants, steps):
+    """`variants`: (photos, flags) of each run.
+
+    The first losses agree to rounding. So does what training changed, but for entries whose gradient is itself
+    rounding: Adam's first steps take its sign. They are few, so the whole is within a hundredth. Twice the resolution,
+    so that no attention has a single key, whose projection would get no gradient but rounding.
+    """
+    shared = {"steps": steps, "batch_size": 1, "rank": 2, "resolution": 128}
+    starts = []
+    for i, (images, flags) in enumerate(variants):
+        still = {"steps": 1, "lr": 1e-12} | ({} if "components" in flags else {"text_encoder_lr": 1e-12})
+        starts.append(train_tiny(folder / f"start-{i}", base, images, **shared | flags | still))
+    alone = [train_tiny(folder / f"alone-{i}", base, p, **shared | f) for i, (p, f) in enumerate(variants)]
+    runs = together(folder, [tiny_config(base, p, **shared | f) for p, f in variants])
+    for start, one, other in zip(starts, alone, runs, strict=True):
+        before, wanted, found = (adapter_tensors(run) for run in (start, one, other))
+        assert found.keys() == wanted.keys()
+        moved = sum(float((wanted[n] - before[n]).square().sum()) for n in wanted) ** 0.5
+        apart = sum(float((wanted[n] - found[n]).square().sum()) for n in wanted) ** 0.5
+        assert moved > 0 and apart <= 0.01 * moved, (one.path.name, apart / moved)
+        losses = [[json.loads(line)["loss"] for line in run.metrics.read_text().splitlines()] for run in (one, other)]
+        assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-6)  # nothing has been trained yet
+        assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    return alone, runs
+
+
+def test_symmetric_runs_of_other_subjects_seeds_and_rates(tmp_path, tiny_sd1, photos):
+    variants = [
+        (photos, {"method": "singlora", "seed": 1, "lr": 2e-3}),
+        (make_photos(tmp_path / "others", 2), {"method": "symlora", "seed": 2, "lr": 1e-3, "text_encoder_lr": 4e-3}),
+    ]
+    alone, runs = assert_as_alone(tmp_path, tiny_sd1, variants, steps=2)
+    for one, other in zip(alone, runs, strict=True):
+        assert {p.name for p in other.adapter.iterdir()} == {"unet", "text_encoder"}
+        for file in ("state.json", "summary.json", "env.json"):
+            first, second = (json.loads((run.path / file).read_text()) for run in (one, other))
+            assert first.keys() <= second.keys() | {"startup_seconds"}
+        assert other.read_state()["status"] == "finished"
+        assert other.read_summary()["trained_together"] == 2
+        configs = [(run.path / "adapter/unet/adapter_config.json").read_text() for run in (one, other)]
+        assert configs[0] == configs[1]
+
+
+@pytest.mark.slow
+def test_loras_with_schedules_weights_clipping_and_min_snr(tmp_path, tiny_sd1, photos):
+    variants = [
+        (photos, {"method": "lora", "lr": 1e-4, "lr_schedule": "cosine", "warmup": 0.5, "seed": 3}),
+        (photos, {"method": "lora+", "lr": 1e-5, "min_snr_gamma": 2.0, "max_grad_norm": 1e-3, "seed": 4}),
+        (photos, {"method": "dora", "lr": 1e-4, "alpha": 3.0, "weight_decay": 0.1, "seed": 5}),
+    ]
+    assert_as_alone(tmp_path, tiny_sd1, variants, steps=3)
+
+
+@pytest.mark.slow
+def test_v_prediction_with_min_snr_in_one_of_two(tmp_path, tiny_sd2, photos):
+    variants = [
+        (photos, {"method": "symlora", "lr": 1e-4}),
+        (photos, {"method": "singlora", "min_snr_gamma": 1.0, "lr": 1e-4}),
+    ]
+    assert_as_alone(tmp_path, tiny_sd2, variants, steps=2)
+
+
+@pytest.mark.slow
+def test_sdxl_with_the_unet_alone_and_prior_preservation(tmp_path, tiny_sdxl, photos):
+    classes = make_photos(tmp_path / "classes", 2)
+    shared = {"components": "unet", "class_images": classes}
+    variants = [(photos, {"method": "symlora", **shared}), (photos, {"method": "symlora", "seed": 7, **shared})]
+    assert_as_alone(tmp_path, tiny_sdxl, variants, steps=2)
+
+
+@pytest.mark.slow
+def test_gradient_checkpointing(tmp_path, tiny_sd1, photos):
+    variants = [(photos, {"gradient_checkpointing": True, "seed": seed}) for seed in (0, 1)]
+    assert_as_alone(tmp_path, tiny_sd1, variants, steps=2)
+
+
+@pytest.mark.slow
+def test_two_runs_on_sprite(tmp_path, photos):
+    variants = [(photos, {"method": method, "batch_size": 1, "rank": 4}) for method in ("singlora", "symlora")]
+    assert_as_alone(tmp_path, "sprite", variants, steps=2)
+
+
+def test_a_run_that_diverges_fails_alone_and_the_base_is_left_as_it_was(tmp_path, tiny_sd1, photos):
+    base = load_base(str(tiny_sd1))
+    before = {name: p.clone() for name, p in base.unet.state_dict().items()}
+    flags = {"steps": 2, "batch_size": 1, "rank": 2, "components": "unet", "method": "lora"}
+    configs = [tiny_config(tiny_sd1, photos, lr=lr, **flags) for lr in (1e-3, 1e30)]
+    runs = [RunFolder.create(tmp_path / name) for name in ("calm", "wild")]
+    assert train_together(runs, configs, base) == [True, False]
+    assert [run.read_state()["status"] for run in runs] == ["finished", "failed"]
+    assert "lower --lr" in runs[1].read_state()["error"] and not runs[1].adapter.exists()
+    assert all(torch.isfinite(value).all() for value in adapter_tensors(runs[0]).values())
+    after = base.unet.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_what_keeps_runs_apart_is_told_all_at_once(tmp_path, tiny_sd1, photos):
+    def config(**flags):
+        return tiny_config(tiny_sd1, photos, **flags)
+
+    assert what_differs([config(method="lora", seed=1), config(method="dora", lr=1.0, alpha=2.0)]) == []
+    told = what_differs([config(), config(method="lora", steps=7, rank=2, accumulation=2)])
+    assert {problem.key.split(" ")[0] for problem in told} == {
+        "training.steps", "adapter.rank", "adapter.method", "training.accumulation",
+    }  # fmt: skip
+    with pytest.raises(Problems):
+        train_together([RunFolder.create(tmp_path / "a")] * 2, [config(), config(steps=7)])
+    assert not (tmp_path / "a" / "state.json").exists()
