@@ -116,11 +116,16 @@ def build(flags: Mapping[str, Any], preset: str | None = None, file: Path | None
 
 
 def check(values: Mapping[str, Any], where: str) -> Grid:
+    """The grid of these values, all problems told at once. Raises: Problems."""
+    problems: list[Problem] = []
     try:
         grid = Grid.model_validate(dict(values))
     except ValidationError as error:
-        raise Problems(where, [_problem(e) for e in error.errors()]) from None
-    problems = _conflicts(grid)
+        problems = [_problem(e) for e in error.errors()]
+        # What is right is checked further.
+        wrong = {e["loc"][0] for e in error.errors()}
+        grid = Grid.model_validate({name: value for name, value in values.items() if name not in wrong})
+    problems += _conflicts(grid)
     try:
         subjects = subjects_of(grid)
     except RequestError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from symdream.bench.results import read_results, read_rows, write_results, write_rows
-from symdream.bench.runner import GRID_FILE, analysed
+from symdream.bench.runner import GRID_FILE
 from symdream.errors import RequestError
 from symdream.training.run_folder import fsync_tree
 from symdream.ui import say
@@ -38,7 +38,7 @@ def merge_folders(folders: Sequence[Path], output: Path) -> dict[str, Any]:
     whole["cells"] = [cell for cell, _ in best.values()]
     whole["complete"] = all(cell["status"] == "finished" for cell in whole["cells"])
     rows = _rows(parts, best)
-    whole |= analysed(whole, rows)
+    whole |= {"analysis": {}, "paired": []}  # of all cells together, they are done anew: analyse_folder
     output.mkdir(parents=True, exist_ok=True)
     for cell, folder in best.values():
         _copy(folder / "cells" / cell["id"], output / "cells" / cell["id"])
@@ -56,8 +56,11 @@ def merge_folders(folders: Sequence[Path], output: Path) -> dict[str, Any]:
 
 def analyse_folder(folder: Path) -> None:
     """Do the statistics of a comparison anew, from its results.json and scores.csv."""
-    content, rows = _read(folder), read_rows(folder)
-    write_results(folder, content | analysed(content, rows))
+    from symdream.bench.analysis import analyse
+
+    content = _read(folder)
+    found = analyse(content, read_rows(folder))
+    write_results(folder, content | {"analysis": found["analysis"], "paired": found["paired"]})
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from symdream import __version__
@@ -23,6 +24,7 @@ from symdream.bench.instrument import test_instrument
 from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
 from symdream.bench.workers import Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
+from symdream.diffusion.photographs import FLAT_SHARE, flat_share
 from symdream.errors import RequestError, Stopped, SymdreamError, WorkError
 from symdream.training.outputs import PACKAGES, device_name
 from symdream.training.run_folder import write_text
@@ -80,6 +82,8 @@ class Comparison:
             write_text(self.folder / GRID_FILE, grids.to_toml(self.grid))
             self.instrument = test_instrument(workshop)
             self._tell_instrument()
+            for note in self._notes():
+                say(f"  note: {note}")
             self.do: Callable[[Sequence[Task]], Iterator[Done]] = lambda tasks: in_this_process(workshop, tasks)
             if self.processes > 1:
                 self.do = stack.enter_context(Workers(self.processes, self.grid, self.folder)).do
@@ -87,7 +91,7 @@ class Comparison:
             self._settle(given)
             if not tuning_only:
                 self._take_cells()
-            result = self._write(finished=not tuning_only)
+            result = self._write()
         seconds = time.monotonic() - began
         overhead = 1 - self.worked / self.processes / seconds
         say(f"{seconds / 60:.1f} minutes; {overhead:.1%} of them passed outside of cells and references.")
@@ -281,6 +285,7 @@ class Comparison:
                 "protocol": self.protocol,
                 "config": grid.model_dump(mode="json"),
             },
+            "notes": self._notes(),
             "environment": environment(base.device),
             "encoders": workshop.encoders(),
             "instrument": self.instrument,
@@ -289,14 +294,23 @@ class Comparison:
             "references": {name: self.references[name]["scores"] for name in self.names if name in self.references},
         }
 
+    def _notes(self) -> list[str]:
+        """What a reader must know of these scores before anything else."""
+        names = [*self.names, *self.tuned_on]
+        photos = [photo for name in names for photo in self.workshop.judge_of(name).photos.values()]
+        if self._embedded and median(map(flat_share, photos)) < FLAT_SHARE:
+            return [
+                "The base is sprite, which draws emoji art, and the subjects are photographs: this proves that the "
+                "machinery runs, and the scores mean nothing."
+            ]
+        return []
+
     def _rows(self) -> list[dict[str, Any]]:
         rows = [row for name in self.names for row in self.references[name]["rows"]]
         return rows + [row for cell in self.cells if cell.id in self.found for row in self.found[cell.id]["rows"]]
 
-    def _write(self, *, finished: bool = False) -> dict[str, Any]:
+    def _write(self) -> dict[str, Any]:
         content, rows = assemble(self._head(), self.cells, self.found), self._rows()
-        if finished:
-            content |= analysed(content, rows)
         write_rows(self.folder, rows)
         write_results(self.folder, content)
         return content
@@ -309,14 +323,6 @@ class Comparison:
             else:
                 verdict = "" if found["enough"] else ": it measures class and style more than identity"
                 say(f"  {name} tells a subject from others with AUC {found['auc']:.3f}{verdict}")
-
-
-def analysed(content: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The statistics of a grid, as they go into results.json."""
-    from symdream.bench.analysis import analyse
-
-    found = analyse(content, rows)
-    return {"analysis": found.get("analysis", found), "paired": found.get("paired", [])}
 
 
 def environment(device: Any) -> dict[str, Any]:

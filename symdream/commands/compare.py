@@ -2,7 +2,7 @@
 
 symdream compare --preset smoke|sprite|dreambooth, or --config grid.toml, runs a grid: kill it and give the same
 command again, and it goes on. symdream compare merge A B -o OUT joins shards, symdream compare report FOLDER writes
-the report anew.
+the report anew, symdream compare variants FOLDER scores its pictures by six readings of DINO.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import tyro
 from tyro.conf import Positional
 
 from symdream.errors import Problem, Problems, RequestError
-
-VERBS = ("run", "merge", "report")
 
 
 @dataclass
@@ -87,10 +85,20 @@ class Report:
     """Folder of the comparison."""
 
 
-ACTIONS = {"run": Run, "merge": Merge, "report": Report}
+@dataclass
+class Variants:
+    """Score a comparison's last pictures by six readings of "DINO", to see which a paper may have used."""
+
+    folder: Positional[Path]
+    """Folder of the comparison, with its pictures."""
+    dino: str | None = None
+    """Another model: sprite, a hub id or a folder (None: the comparison's own)."""
 
 
-def parse(argv: list[str]) -> Run | Merge | Report:
+ACTIONS = {"run": Run, "merge": Merge, "report": Report, "variants": Variants}
+
+
+def parse(argv: list[str]) -> Run | Merge | Report | Variants:
     """The first word names what to do; without one a grid is run."""
     verb, rest = (argv[0], argv[1:]) if argv[:1] and argv[0] in ACTIONS else ("run", argv)
     description = __doc__ if verb == "run" else ACTIONS[verb].__doc__
@@ -104,8 +112,8 @@ def parse(argv: list[str]) -> Run | Merge | Report:
     )
 
 
-def run(args: Run | Merge | Report) -> int:
-    return {Run: run_grid, Merge: merge, Report: report}[type(args)](args)
+def run(args: Run | Merge | Report | Variants) -> int:
+    return {Run: run_grid, Merge: merge, Report: report, Variants: variants}[type(args)](args)
 
 
 FLAGS = {"seeds": "training_seeds"}
@@ -187,14 +195,42 @@ def merge(args: Merge) -> int:
 
 
 def report(args: Report) -> int:
-    from symdream.bench.merge import analyse_folder
-
-    analyse_folder(args.folder)
     return write(args.folder)
 
 
+def variants(args: Variants) -> int:
+    import json
+
+    from symdream.bench.dino_variants import PAPER, variants_of
+    from symdream.bench.grid import check, subjects_of
+    from symdream.bench.results import read_results
+    from symdream.metrics.encoders import PHOTO_DINO, SPRITE, load_dino
+    from symdream.training.run_folder import write_text
+    from symdream.ui import say
+
+    content = read_results(args.folder)
+    if content is None:
+        raise RequestError(f"No comparison in {args.folder}: it has no results.json.")
+    grid = check(content["grid"]["config"], str(args.folder))
+    own = grid.dino or (SPRITE if content["grid"]["base"]["identity"] == SPRITE else PHOTO_DINO)
+    found = variants_of(args.folder, load_dino(args.dino or own), subjects_of(grid))
+    names = list(next(iter(found["scores"].values())))
+    width = max(map(len, found["scores"]))
+    for name in names:
+        print(f"{name:<28}" + "  ".join(f"{arm:>{width}} {row[name]:+.3f}" for arm, row in found["scores"].items()))
+    near = ", ".join(found["near_the_paper"]) or "none"
+    say(f"Within {found['within']} of the paper's {PAPER}: {near}.")
+    path = args.folder / "dino-variants.json"
+    write_text(path, json.dumps(found, indent=1) + "\n")
+    print(path)
+    return 0
+
+
 def write(folder: Path) -> int:
+    """The statistics and the report of what is known in `folder`."""
+    from symdream.bench.merge import analyse_folder
     from symdream.bench.report import write_report
 
+    analyse_folder(folder)
     print(write_report(folder))
     return 0
