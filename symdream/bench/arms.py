@@ -56,12 +56,12 @@ def make_arms(grid: Grid, base: Base) -> list[Arm]:
 
 
 def matched_rank(method: str, rank: int, shapes: Sequence[tuple[int, int]], limit: int) -> int:
-    """The rank at which `method` trains most nearly as many parameters as LoRA at `rank`, in steps of rank / 2.
+    """The rank, at most `limit`, at which `method` trains most nearly as many parameters as LoRA at `rank`.
 
-    In such steps SingLoRA and SymLoRA get the same rank (16 for 8, on sprite and on SD 1.5), although SymLoRA's Λ
-    adds r numbers a layer. At most `limit`.
+    It is sought in steps of rank / 2 (of 1 where that is odd), so that SingLoRA and SymLoRA get the same one (16 for 8,
+    on sprite and on SD 1.5), although SymLoRA's Λ adds r numbers a layer.
     """
-    step = max(1, rank // 2)
+    step = 1 if rank % 2 else rank // 2
     wanted = count_parameters("lora", shapes, rank)
     return min(range(step, limit + 1, step), key=lambda r: (abs(count_parameters(method, shapes, r) - wanted), r))
 

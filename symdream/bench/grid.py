@@ -132,7 +132,8 @@ def check(values: Mapping[str, Any], where: str) -> Grid:
         problems.append(Problem("data", error.what + (f" ({error.fix})" if error.fix else "")))
     else:
         problems += unknown_subjects(grid.subjects, subjects, "subjects")
-        problems += unknown_subjects(grid.tuning_subjects, subjects, "tuning_subjects")
+        if grid.tune:
+            problems += unknown_subjects(grid.tuning_subjects, subjects, "tuning_subjects")
         if grid.tune and not tuning_subjects(grid, subjects):
             problems.append(Problem("tune", "needs tuning_subjects: none of these subjects is marked for tuning"))
         shared = set(grid.subjects) & set(tuning_subjects(grid, subjects)) if grid.tune else set()
@@ -174,9 +175,9 @@ def subjects_of(grid: Grid) -> dict[str, BenchSubject]:
 
 def compared_subjects(grid: Grid, subjects: Mapping[str, BenchSubject]) -> list[str]:
     """The subjects of the report: those asked for, else all that are not tuned on."""
-    tuned_on = {name for name, subject in subjects.items() if subject.tuning} | set(tuning_subjects(grid, subjects))
-    if not grid.tune:
-        tuned_on = {name for name in tuned_on if subjects[name].tuning}
+    tuned_on = {name for name, subject in subjects.items() if subject.tuning}
+    if grid.tune:
+        tuned_on |= set(tuning_subjects(grid, subjects))
     return grid.subjects or [name for name in subjects if name not in tuned_on]
 
 

@@ -1,0 +1,206 @@
+"""Grids that really run, on a tiny base: what is finished stays, what fails is told, shards make the same whole."""
+
+import json
+import shutil
+
+import pytest
+from helpers.grids import make_subjects, tiny_grid
+
+from symdream.bench.cells import read_done
+from symdream.bench.grid import build
+from symdream.bench.merge import merge_folders
+from symdream.bench.results import RESULTS, SCORES, read_results, read_rows
+from symdream.bench.runner import Comparison, locked
+from symdream.bench.settings import read_settings
+from symdream.diffusion.sampling import sample
+from symdream.errors import RequestError, Stopped
+from symdream.training.run_folder import read_json
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_subjects(tmp_path_factory.mktemp("subjects"))
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_sd1, data, tmp_path_factory):
+    """A finished grid of four cells; its folder and its results."""
+    folder = tmp_path_factory.mktemp("grids") / "whole"
+    return folder, Comparison(build(tiny_grid(tiny_sd1, data)), folder).run()
+
+
+def scores(rows):
+    """What is the same whenever and wherever a cell was run."""
+    return {(r["cell"], r["arm"], r["subject"], r["step"], r["prompt"], r["image_seed"]): r["dino"] for r in rows}
+
+
+def cells(content):
+    return {cell["id"]: cell["points"] for cell in content["cells"]}
+
+
+def test_every_cell_is_an_ordinary_run_with_scores_of_its_states(whole):
+    folder, content = whole
+    assert content["complete"] and len(content["cells"]) == 4
+    for cell in content["cells"]:
+        assert cell["status"] == "finished" and [p["step"] for p in cell["points"]] == [2, 4]
+        run = folder / "cells" / cell["id"]
+        assert read_json(run / "state.json")["status"] == "finished"
+        assert (run / "adapter" / "unet" / "adapter_model.safetensors").is_file()
+        assert len(list((run / "pictures" / "step-4").glob("*.png"))) == 4
+        last = cell["points"][-1]["scores"]
+        assert -1 <= last["dino"] <= 1 and last["drift"] <= 1 and last["diversity"] >= 0
+        assert cell["parameters"] > 0 and cell["seconds_per_step"] > 0 and cell["spectrum"]
+
+
+def test_scores_csv_has_a_line_for_each_picture_and_its_means_are_the_points(whole):
+    folder, content = whole
+    rows = read_rows(folder)
+    assert sum(row["cell"] is not None for row in rows) == 4 * 2 * 4
+    assert sum(row["arm"] == "base" for row in rows) == 2 * 4 and sum(row["arm"] == "ceiling" for row in rows) == 2
+    for cell in content["cells"]:
+        for point in cell["points"]:
+            own = [r["dino"] for r in rows if r["cell"] == cell["id"] and r["step"] == point["step"]]
+            assert sum(own) / len(own) == pytest.approx(point["scores"]["dino"], abs=1e-5)
+
+
+def test_all_methods_get_the_same_prompts_and_seeds(whole):
+    folder, content = whole
+    rows = [row for row in read_rows(folder) if row["subject"] == "alpha" and row["arm"] != "ceiling"]
+    asked = {}
+    for row in rows:
+        asked.setdefault((row["arm"], row["step"]), set()).add((row["prompt"], row["image_seed"]))
+    assert len(asked) == 1 + 2 * 2 and len({frozenset(pairs) for pairs in asked.values()}) == 1
+
+
+def test_a_warm_base_gives_the_scores_of_a_fresh_one(whole, tiny_sd1, data, tmp_path):
+    """The last cell, trained after three others on one base, equals the same cell trained alone."""
+    _, content = whole
+    last = content["cells"][-1]
+    grid = build(tiny_grid(tiny_sd1, data, methods=[last["method"]], subjects=[last["subject"]]))
+    alone = Comparison(grid, tmp_path / "alone").run()
+    assert [cell["points"] for cell in alone["cells"]] == [last["points"]]
+
+
+def test_started_again_nothing_is_done_twice(whole, tiny_sd1, data, monkeypatch):
+    folder, content = whole
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("cells/*/cell.json")}
+    again = Comparison(build(tiny_grid(tiny_sd1, data)), folder).run()
+    assert cells(again) == cells(content)
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("cells/*/cell.json")} == before
+
+
+@pytest.mark.slow
+def test_a_stopped_grid_goes_on_and_half_written_cells_are_done_again(whole, tiny_sd1, data, tmp_path, monkeypatch):
+    folder, content = whole
+    grid, place = build(tiny_grid(tiny_sd1, data)), tmp_path / "grid"
+    first = Comparison(grid, place)
+    drawn = []
+
+    def stop_in_the_third_cell(*args, **kwargs):
+        drawn.append(1)
+        if len(list(place.glob("cells/*/cell.json"))) == 2:
+            raise KeyboardInterrupt
+        return sample(*args, **kwargs)
+
+    monkeypatch.setattr("symdream.bench.workshop.sample", stop_in_the_third_cell)
+    with pytest.raises(Stopped, match="stays finished"):
+        first.run()
+    monkeypatch.undo()
+    done = [cell for cell in read_results(place)["cells"] if cell["status"] == "finished"]
+    assert len(done) == 2
+    # The third is trained but not scored; of the fourth there is half a folder.
+    fourth = place / "cells" / content["cells"][3]["id"]
+    fourth.mkdir()
+    (fourth / "config.toml").write_text("[adapter]\nmethod = ")
+    result = Comparison(grid, place).run()
+    assert result["complete"] and cells(result) == cells(content)
+    assert scores(read_rows(place)) == scores(read_rows(folder))
+
+
+def test_a_cell_that_fails_is_told_and_the_others_go_on(whole, tiny_sd1, data, tmp_path, monkeypatch):
+    from symdream.bench.workshop import Workshop
+
+    train = Workshop._trained
+
+    def fails_once(self, cell, place):
+        if cell.id == "singlora-r2-alpha-s0":
+            raise RuntimeError("the disk is made of cheese")
+        return train(self, cell, place)
+
+    monkeypatch.setattr(Workshop, "_trained", fails_once)
+    grid, place = build(tiny_grid(tiny_sd1, data, subjects=["alpha"])), tmp_path / "grid"
+    result = Comparison(grid, place).run()
+    states = {cell["id"]: (cell["status"], cell["error"]) for cell in result["cells"]}
+    assert states["lora-r2-alpha-s0"] == ("finished", None)
+    assert states["singlora-r2-alpha-s0"] == ("failed", "RuntimeError: the disk is made of cheese")
+    assert not result["complete"]
+    monkeypatch.undo()
+    assert Comparison(grid, place).run()["complete"]
+
+
+@pytest.mark.slow
+def test_shards_make_the_same_whole_and_two_files_are_enough_to_go_on(whole, tiny_sd1, data, tmp_path):
+    folder, content = whole
+    grid = build(tiny_grid(tiny_sd1, data))
+    half = Comparison(grid, tmp_path / "half", shard=(0, 2)).run()
+    assert [cell["status"] for cell in half["cells"]] == ["finished", "missing"] * 2
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in (RESULTS, SCORES):
+        shutil.copy(tmp_path / "half" / name, bare)
+    # Another machine goes on from the two files, and works on the missing cells alone.
+    result = Comparison(grid, bare).run()
+    assert result["complete"] and len(list(bare.glob("cells/*/cell.json"))) == 2
+    other = Comparison(grid, tmp_path / "other", shard=(1, 2)).run()
+    assert sum(cell["status"] == "finished" for cell in other["cells"]) == 2
+    merged = merge_folders([tmp_path / "half", tmp_path / "other"], tmp_path / "merged")
+    assert merged["complete"] and cells(merged) == cells(content) == cells(result)
+    assert scores(read_rows(tmp_path / "merged")) == scores(read_rows(folder)) == scores(read_rows(bare))
+    for cell in merged["cells"]:
+        assert read_done(tmp_path / "merged" / "cells" / cell["id"])
+    assert Comparison(grid, tmp_path / "merged").run()["complete"]
+
+
+@pytest.mark.slow
+def test_tuning_is_kept_and_given_on(tiny_sd1, data, tmp_path):
+    flags = {"tune": True, "tuning_trials": 2, "tuning_limit": 2, "subjects": ["alpha"], "prompts_per_subject": 1}
+    grid = build(tiny_grid(tiny_sd1, data, image_seeds=[0], **flags))
+    tuned = Comparison(grid, tmp_path / "tuned").run(tuning_only=True)
+    assert {entry["subject"] for entry in tuned["tuning"]} == {"gamma"} and tuned["cells"] == []
+    for arm in ("lora-r2", "singlora-r2"):
+        trials = [entry for entry in tuned["tuning"] if entry["arm"] == arm]
+        assert len(trials) == 2 and sum(entry["chosen"] for entry in trials) == 1
+        [chosen] = [entry for entry in trials if entry["chosen"]]
+        assert chosen["objective"] == max(entry["objective"] for entry in trials)
+        assert tuned["settings"][arm]["lr"] == chosen["lr"]
+    elsewhere = Comparison(grid, tmp_path / "elsewhere").run(read_settings(tmp_path / "tuned"))
+    assert elsewhere["settings"] == tuned["settings"] and elsewhere["grid"]["tuned"]
+    assert not list((tmp_path / "elsewhere").glob("cells/tune-*"))
+    assert {cell["settings"]["lr"] for cell in elsewhere["cells"]} == {s["lr"] for s in tuned["settings"].values()}
+
+
+def test_another_grid_is_refused_in_the_same_folder(whole, tiny_sd1, data):
+    folder, _ = whole
+    with pytest.raises(RequestError, match="another comparison"):
+        Comparison(build(tiny_grid(tiny_sd1, data, steps=6)), folder).run()
+
+
+def test_two_processes_never_share_a_folder(whole, tiny_sd1, data):
+    folder, _ = whole
+    with locked(folder), pytest.raises(RequestError, match="in use"):
+        Comparison(build(tiny_grid(tiny_sd1, data)), folder).run()
+
+
+def test_different_grids_are_not_merged(whole, tmp_path):
+    folder, content = whole
+    other = tmp_path / "other"
+    other.mkdir()
+    changed = content | {"grid": content["grid"] | {"protocol": "another"}}
+    (other / RESULTS).write_text(json.dumps(changed))
+    with pytest.raises(RequestError, match="different grids"):
+        merge_folders([folder, other], tmp_path / "merged")
+
+
+def test_an_encoder_that_cannot_be_had_is_one_sentence(tiny_sd1, data, tmp_path):
+    with pytest.raises(RequestError, match="/no/such"):
+        Comparison(build(tiny_grid(tiny_sd1, data, dino="/no/such")), tmp_path / "grid").run()

@@ -1,0 +1,52 @@
+"""The layout of the public data set: classes, the two lists of prompts, 3,000 pictures."""
+
+import pytest
+from helpers.runs import make_photos
+
+from symdream.bench.dreambooth import read_protocol
+from symdream.bench.grid import build, compared_subjects, prompts_of, subjects_of
+from symdream.errors import RequestError
+
+LIVE, OBJECTS = 9, 21
+
+
+def layout(folder):
+    """As the public data set is laid out: 30 subjects, of which 9 live, and 25 prompts of each kind."""
+    names = {f"dog{i}" if i < LIVE else f"thing-{i}": "dog" if i < LIVE else "stuffed animal" for i in range(30)}
+    for name in names:
+        make_photos(folder / name, count=1, size=(40, 40))
+    lines = ["Classes", "", "subject_name,class", *(f"{name},{noun}" for name, noun in names.items()), "", "Prompts"]
+    for kind in ("Object", "Live Subject"):
+        lines += ["", f"{kind} Prompts", "", "prompt_list = ["]
+        lines += [
+            f"'a {kind.split()[0].lower()} {{0}} {{1}} in place {i}'.format(unique_token, class_token),"
+            for i in range(25)
+        ]
+        lines += ["]"]
+    (folder / "prompts_and_classes.txt").write_text("\n".join(lines))
+    return folder
+
+
+def test_thirty_subjects_of_twenty_five_prompts_and_four_images_are_three_thousand(tmp_path):
+    grid = build({"data": layout(tmp_path), "base": "sprite"}, "dreambooth")
+    subjects = subjects_of(grid)
+    names = compared_subjects(grid, subjects)
+    assert len(names) == 30
+    assert sum(len(prompts_of(grid, subjects[name])) * len(grid.image_seeds) for name in names) == 3000
+    assert subjects["dog3"].prompts[4] == "a live {subject} in place 4"
+    assert subjects["thing-20"].prompts[0] == "a object {subject} in place 0"
+    assert subjects["thing-20"].class_noun == "stuffed animal"
+
+
+def test_subjects_without_photos_are_left_out(tmp_path):
+    layout(tmp_path)
+    for photo in (tmp_path / "dog0").iterdir():
+        photo.unlink()
+    (tmp_path / "dog0").rmdir()
+    assert "dog0" not in read_protocol(tmp_path).classes and len(read_protocol(tmp_path).classes) == 29
+
+
+def test_another_text_file_is_refused(tmp_path):
+    (tmp_path / "prompts_and_classes.txt").write_text("dog,dog\n")
+    with pytest.raises(RequestError, match="not the data set's"):
+        read_protocol(tmp_path)
