@@ -144,8 +144,8 @@ class Training(Section):
     """SymLoRA: learning rate of Λ (None: the method's)."""
     lora_plus_ratio: PositiveFloat | None = None
     """LoRA+: how many times faster B learns than A (None: the method's)."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate falls after the warm-up."""
+    lr_schedule: Literal["constant", "linear", "cosine"] | None = None
+    """How the learning rate falls after the warm-up (None: cosine on sprite, else constant)."""
     warmup: Fraction = 0.0
     """Fraction of the steps over which the learning rate grows from 0."""
     optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SUBJECT = "owl"
 # The best that was found for SingLoRA on sprite (docs/tuning.md); the papers' start stays the trainer's default.
-SPRITE_SINGLORA = {"init": "small", "lr": 2e-3, "text_encoder_lr": 2e-3, "lr_schedule": "cosine"}
+SPRITE_SINGLORA = {"init": "small", "lr": 2e-3, "text_encoder_lr": 2e-3}
 ROW_LABELS = ("the subject's photos", "the base alone", "with the adapter, same seeds")
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from symdream.config import TrainConfig
 from symdream.data import draws
 from symdream.data.buckets import Cut, assign, bucket_sizes, bucket_step, cuts
 from symdream.data.captions import thinned
@@ -26,6 +26,9 @@ from symdream.diffusion.conditioning import Text, size_ids, tokenize
 from symdream.diffusion.loss import offset_noise
 from symdream.errors import RequestError
 from symdream.training.photos import Photo, Photos
+
+if TYPE_CHECKING:  # a bare GPU machine may lack pydantic, and the benchmarks need only what is below
+    from symdream.config import TrainConfig
 
 
 @dataclass

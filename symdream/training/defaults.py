@@ -47,6 +47,7 @@ def resolve(config: TrainConfig, base: Base) -> TrainConfig:
     if config.adapter.start_from:
         resolved.adapter.start_from = config.adapter.start_from.resolve()
     resolved.training.lr = lr
+    resolved.training.lr_schedule = config.training.lr_schedule or ("cosine" if embedded else "constant")
     if config.adapter.components != "unet":
         resolved.training.text_encoder_lr = text_encoder_lr
     resolved.model.resolution = config.model.resolution or base.resolution
