@@ -1,0 +1,380 @@
+"""The runs of one folder: how each is doing, and the queue in which they train, one at a time.
+
+A run trains in a process of its own, which neither a closed browser nor a closed app ends. All that is known of it
+lies in its run folder: state.json, lock, stop and metrics.jsonl. A run that waits is a folder with config.toml and
+the status "queued"; whoever has an app open takes the oldest when nothing else trains (`start_next`), and a lock on
+the folder of runs lets two apps share one queue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+
+import symdream.train
+from symdream.config import to_toml
+from symdream.errors import RequestError, SymdreamError
+from symdream.training.defaults import with_absolute_paths
+from symdream.training.request import read_request, settings_of
+from symdream.training.run_folder import RunFolder, disk_error, is_run, new_run_path, write_json, write_text
+
+log = logging.getLogger("symdream.app")
+
+TERMINAL = "terminal.txt"  # what the process printed: log.txt, and what no log could catch
+TRASH = ".trash"
+PHOTOS = "photos"
+LOCK = ".queue.lock"
+BUSY = ("starting", "running", "stopping", "evaluating")
+RESUMABLE = ("stopped", "failed", "killed")
+RECENT = 20  # steps from which the time left is told
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run is doing.
+
+    `status` is state.json's (queued, running, stopped, finished, failed), or what it and the lock say together:
+    starting (the process is there, but has no lock yet), stopping (asked to, it ends after its step), killed (it
+    holds no lock and said no goodbye), evaluating (another command holds the lock).
+    """
+
+    name: str
+    status: str
+    step: int
+    steps: int
+    seconds_left: float | None = None
+    error: str | None = None
+    place: int = 0  # in the queue, from 1; 0 for what does not wait
+
+    @property
+    def busy(self) -> bool:
+        return self.status in BUSY
+
+    @property
+    def resumable(self) -> bool:
+        return self.status in RESUMABLE
+
+
+class Runs:
+    """The runs in `folder`, which is made if it is not there."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self._children: list[subprocess.Popen] = []
+
+    # What is there
+
+    def names(self) -> list[str]:
+        """All runs, the one that was last written to first."""
+        if not self.folder.is_dir():
+            return []
+        found = [
+            path for path in self.folder.iterdir()
+            if is_run(path) and not path.name.startswith(".") and not path.is_symlink()
+        ]  # fmt: skip
+        return [path.name for path in sorted(found, key=_last_change, reverse=True)]
+
+    def get(self, name: str) -> RunFolder:
+        """The run called `name`.
+
+        Raises: RequestError if there is none here; a name is no path, so nothing outside of the folder is one.
+        """
+        plain = isinstance(name, str) and name and name == Path(name).name and not name.startswith(".")
+        if not plain or not is_run(self.folder / name) or (self.folder / name).is_symlink():
+            raise RequestError(f"There is no run {name!r} here.", fix="choose one of the list, or reload the page")
+        return RunFolder(self.folder / name)
+
+    def status(self, name: str) -> Status:
+        return next(status for status in self._statuses([self.get(name).path.name]))
+
+    def statuses(self) -> list[Status]:
+        """All runs, the busy ones first, then the queue in its order, then the others by their last change."""
+        found = list(self._statuses(self.names()))
+        return sorted(found, key=lambda s: (not s.busy, not s.place, s.place))
+
+    def _statuses(self, names: list[str]) -> Iterator[Status]:
+        queue = self.queue()
+        for name in names:
+            run = RunFolder(self.folder / name)
+            status, state = _status(run)
+            step, left = int(state.get("step") or 0), None
+            steps = int(state.get("steps") or 0)
+            if status in ("running", "stopping"):
+                lines = metrics(run)
+                step = max(step, lines[-1]["step"] if lines else 0)
+                left = _seconds_left(lines, steps - step)
+            place = queue.index(name) + 1 if name in queue and status == "queued" else 0
+            yield Status(name, status, step, steps, left, _error(run, status, state, step), place)
+
+    def queue(self) -> list[str]:
+        """The runs that wait, the one whose turn it is first."""
+        waiting = [
+            name for name in self.names()
+            if RunFolder(self.folder / name).read_state().get("status") == "queued"
+        ]  # fmt: skip
+        return sorted(waiting, key=lambda name: (self.folder / name / "state.json").stat().st_mtime_ns)
+
+    # What a person does
+
+    def add(self, name: str, flags: dict[str, Any], preset: str | None, fill: Callable[[Path], None] | None) -> str:
+        """Put a new run into the queue and return its name, which is `name` or, where that is taken, name-2, name-3 ….
+
+        `flags` are settings by their flat names. `fill` writes the photos into the folder that it is given, which
+        lies in the run folder: the run keeps them, so that it can be resumed. None: `flags` name a folder.
+        Raises: Problems, RequestError, WorkError (a full disk); nothing is left behind then.
+        """
+        with self._locked():
+            run = RunFolder.create(new_run_path(self.folder, name))
+            try:
+                if fill is not None:
+                    (run.path / PHOTOS).mkdir()
+                    fill(run.path / PHOTOS)
+                    flags = {**flags, "images": run.path / PHOTOS}
+                given = {**flags, "output": run.path}
+                config = read_request(SimpleNamespace(config=None, preset=preset, given=given))
+                write_text(run.config, to_toml(with_absolute_paths(config)))
+                run.write_state("queued", step=0, steps=config.training.steps)
+            except BaseException as error:
+                shutil.rmtree(run.path, ignore_errors=True)
+                if isinstance(error, OSError):
+                    raise disk_error(run.path, error) from error
+                raise
+        return run.path.name
+
+    def resume(self, name: str) -> None:
+        """Put a run that was stopped, failed or was killed back into the queue.
+
+        Raises: RequestError if it is not one of these, or its settings or photos are gone.
+        """
+        run = self.get(name)
+        with self._locked():
+            status = self.status(name)
+            if not status.resumable:
+                raise RequestError(f"{name} is {status.status}: there is nothing to resume.")
+            settings_of(run)
+            run.write_state("queued", step=status.step, steps=status.steps)
+
+    def stop(self, name: str) -> str:
+        """Ask a run to stop and say in a sentence what will come of it; take it out of the queue if it still waits.
+
+        Raises: RequestError if it neither trains nor waits.
+        """
+        run = self.get(name)
+        with self._locked():
+            status = self.status(name)
+            if status.status == "queued":
+                run.write_state("stopped", step=status.step, steps=status.steps)
+                return f"{name} is out of the queue."
+        # A trainer removes an old stop file when it takes its lock, so that one made before would be lost.
+        deadline = time.monotonic() + 20
+        while status.status == "starting" and time.monotonic() < deadline:
+            time.sleep(0.1)
+            status = self.status(name)
+        if status.status not in ("running", "stopping"):
+            raise RequestError(f"{name} is {status.status}: there is nothing to stop.")
+        try:
+            run.stop_file.touch()
+        except OSError as error:
+            raise disk_error(run.stop_file, error) from error
+        return f"{name} ends after the step that it is at, and saves everything."
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a run another name.
+
+        Raises: RequestError if the name is no plain one or is taken, or the run is at work.
+        """
+        new = new.strip()
+        if not new or new != Path(new).name or new.startswith(".") or not new.isprintable() or len(new.encode()) > 120:
+            raise RequestError(f"{new!r} is no name for a run.", fix="take letters, digits, - and _")
+        run = self.get(name)
+        with self._locked():
+            self._not_busy(name, "rename")
+            if new == name:
+                return
+            if (self.folder / new).exists():
+                raise RequestError(f"{new} exists already.", fix="choose another name")
+            os.rename(run.path, self.folder / new)
+            self._move_photos(RunFolder(self.folder / new), run.path)
+
+    @staticmethod
+    def _move_photos(run: RunFolder, before: Path) -> None:
+        """config.toml names the photos and the run by their whole paths: write the new ones where they moved along."""
+        from symdream import config as settings
+
+        config = settings.build(settings.read_toml(run.config), str(run.config))
+        for subject in config.learned:
+            if subject.images and subject.images.is_relative_to(before.resolve()):
+                subject.images = run.path.resolve() / subject.images.relative_to(before.resolve())
+        config.output.output = run.path
+        write_text(run.config, to_toml(config))
+
+    def delete(self, name: str) -> Path:
+        """Move a run into the trash folder beside the runs, and return where it lies now.
+
+        Raises: RequestError if it is at work.
+        """
+        run = self.get(name)
+        with self._locked():
+            self._not_busy(name, "delete")
+            trash = self.folder / TRASH
+            trash.mkdir(exist_ok=True)
+            place = new_run_path(trash, name)
+            os.rename(run.path, place)
+        return place
+
+    def _not_busy(self, name: str, verb: str) -> None:
+        status = self.status(name)
+        if status.busy:
+            raise RequestError(f"{name} is {status.status}; {verb} it when that is over.", fix="stop it first, or wait")
+
+    # The queue
+
+    def start_next(self) -> str | None:
+        """Start the oldest run that waits, unless one is at work; returns its name.
+
+        Two apps on one folder start nothing twice. A run whose settings or photos are gone fails, and says so.
+        """
+        self._children = [child for child in self._children if child.poll() is None]  # no zombies
+        if not self.queue():
+            return None
+        with self._locked():
+            if any(_status(RunFolder(self.folder / name))[0] in BUSY for name in self.names()):
+                return None
+            for name in self.queue():
+                run = RunFolder(self.folder / name)
+                state = run.read_state()
+                try:
+                    settings_of(run)
+                    self._start(run, state)
+                    return name
+                except (SymdreamError, OSError) as error:
+                    run.write_state("failed", step=state.get("step", 0), steps=state.get("steps", 0), error=str(error))
+        return None
+
+    def _start(self, run: RunFolder, state: dict[str, Any]) -> None:
+        # This very installation, whatever folder the app was started in; an argument list, never a shell.
+        argv = [sys.executable, symdream.train.__file__, "--resume", str(run.path.resolve())]
+        with (run.path / TERMINAL).open("ab") as terminal:
+            child = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=terminal, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self._children.append(child)
+        # It says the same of itself once it has the lock, after a second of imports.
+        write_json(run.state, {**state, "status": "running", "pid": child.pid, "error": None})
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Nobody else adds, starts, moves or removes runs of this folder meanwhile."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise disk_error(self.folder, error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+class Keeper:
+    """Looks after the queue while an app is open, whether or not a browser is."""
+
+    def __init__(self, runs: Runs, seconds: float = 2.0):
+        self.runs, self.seconds = runs, seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="queue of runs", daemon=True)
+
+    def start(self) -> Keeper:
+        self._thread.start()
+        return self
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        while not self._over.wait(self.seconds):
+            try:
+                self.runs.start_next()
+            except Exception:
+                # A full disk, a folder taken away: the next look may find them mended.
+                log.exception("the queue of runs")
+
+
+def metrics(run: RunFolder) -> list[dict[str, Any]]:
+    """The steps in metrics.jsonl; a line that is being written is left out."""
+    lines = []
+    try:
+        text = run.metrics.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    for line in text.splitlines():
+        try:
+            value = json.loads(line)
+            lines.append({**value, "step": int(value["step"]), "loss": float(value["loss"])})
+        except (ValueError, KeyError, TypeError):
+            continue
+    return lines
+
+
+def _status(run: RunFolder) -> tuple[str, dict[str, Any]]:
+    state = run.read_state()
+    if run.is_locked():
+        if state.get("status") == "finished":
+            return "evaluating", state
+        return "stopping" if run.stop_file.exists() else "running", state
+    if state.get("status") != "running":
+        return state.get("status") or "stopped", state
+    if _began_before(state.get("pid"), run.state):
+        return "starting", state
+    state = run.read_state()  # it may have ended, and said so, between the two looks
+    return ("killed" if state.get("status") == "running" else state.get("status") or "stopped"), state
+
+
+def _began_before(pid: Any, file: Path) -> bool:
+    """Whether process `pid` is alive and older than the file: a younger one only has the number of one that is gone."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= file.stat().st_mtime + 1
+    except (psutil.Error, OSError, TypeError, ValueError):
+        return False
+
+
+def _error(run: RunFolder, status: str, state: dict[str, Any], step: int) -> str | None:
+    if status != "killed":
+        return state.get("error")
+    saved = [int(p.name[5:]) for p in run.checkpoints.glob("step-*") if p.name[5:].isdigit()]
+    return (
+        f"The training process ended without a word at step {step} of {state.get('steps', '?')}: it was killed, or the "
+        "machine ran out of memory or power.\n  fix:   Resume; it goes on "
+        + (f"from step {max(saved)}, its newest checkpoint" if saved else "from the beginning: nothing was saved yet")
+    )
+
+
+def _seconds_left(lines: list[dict[str, Any]], steps: int) -> float | None:
+    seconds = [line["seconds"] for line in lines[1:][-RECENT:] if isinstance(line.get("seconds"), int | float)]
+    return statistics.median(seconds) * steps if seconds else None
+
+
+def _last_change(path: Path) -> float:
+    try:
+        return (path / "state.json").stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,39 @@
+"""What the pages share: the tabs, one device for all work, and handing an adapter from page to page."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+# Every event that computes names these, so that one works at a time and the others wait in the queue.
+ON_DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
+
+PAGES = ("generate", "compare", "train", "library")
+
+
+@dataclass
+class Shared:
+    """Cross-page hooks. To send an adapter to another page:
+
+        button.click(lambda path: shared.hand_over("generate", path), inputs, shared.receivers)
+
+    and there, to take it: `shared.handed.change(function, shared.handed, outputs)`, where the function looks at
+    `handed["page"]` and returns gr.skip() if it is not its own.
+    """
+
+    tabs: gr.Tabs
+    handed: gr.State
+
+    @property
+    def receivers(self) -> list[Any]:
+        """The outputs of an event that hands over."""
+        return [self.tabs, self.handed]
+
+    def hand_over(self, page: str, *paths: str) -> tuple[Any, dict[str, Any]]:
+        """Select the tab `page` and give it these adapters ("try" and "compare": "generate" and "compare")."""
+        assert page in PAGES
+        # The time makes the same adapter handed over twice a change.
+        return gr.Tabs(selected=page), {"page": page, "paths": [str(p) for p in paths], "at": time.time()}
