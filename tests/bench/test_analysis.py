@@ -1,0 +1,168 @@
+"""The analysis of whole results: known effects are found, missing cells are told, the family is the one fixed before."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.comparisons import simulated, unfinish
+from scipy import stats
+
+from symdream.bench.analysis import analyse
+from symdream.bench.comparisons import (
+    ENDPOINTS,
+    MATCHED,
+    MATCHED_ALONE,
+    PRIMARY,
+    Comparison,
+    difference,
+    primary_pairs,
+)
+from symdream.bench.paired import NO_COMMON, NOT_FINISHED, subject_differences
+from symdream.bench.statistics import t_interval
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Fourteen subjects; SingLoRA at rank 8 in truth 0.06 below LoRA, at rank 16 equal to it."""
+    content, rows = simulated({"singlora-r8": -0.06}, noise=0.03)
+    return content, analyse(content, rows)
+
+
+def entry(found, endpoint, arm, against):
+    [one] = [e for e in found["paired"] if (e["endpoint"], e["arm"], e["against"]) == (endpoint, arm, against)]
+    return one
+
+
+def test_the_primary_family_is_singlora_at_half_the_parameters(plain):
+    content, found = plain
+    family = [e for e in found["paired"] if e["family"] == PRIMARY]
+    assert [(e["arm"], e["against"]) for e in family] == [
+        ("singlora-r8", other) for other in ("lora-r8", "loraplus-r8", "dora-r8", "symlora-r8")
+    ]
+    assert {e["endpoint"] for e in family} == {MATCHED} == {content["grid"]["primary"]["endpoint"]}
+    assert found["paired"][:4] == family
+    # Seven arms: every pair once, by every endpoint.
+    assert len(found["paired"]) == 21 * len(ENDPOINTS)
+    assert all(e["p_holm"] is None for e in found["paired"][4:])
+
+
+def test_a_known_effect_is_found_with_its_interval(plain):
+    _, found = plain
+    one = entry(found, MATCHED, "singlora-r8", "lora-r8")
+    assert one["low"] < -0.06 < one["high"] and one["verdict"] == "inferior"
+    assert one["n"] == 14 and one["pairs"] == 28 and not any(one["dropped"].values())
+    assert one["margin"] == pytest.approx(0.02) and one["bootstrap"] is None
+    assert one["smallest_p"] == pytest.approx(2 / 2**14, rel=1e-5) and one["p"] == one["smallest_p"]
+    assert one["p_holm"] >= one["p"]
+    values = list(one["subjects"].values())
+    assert one["mean"] == pytest.approx(np.mean(values), rel=1e-4)
+    assert one["p_t"] == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=1e-3)
+
+
+def test_equal_methods_are_not_called_better(plain):
+    _, found = plain
+    one = entry(found, MATCHED, "singlora-r16", "lora-r8")
+    assert one["low"] < 0 < one["high"] and one["verdict"] in ("non-inferior", "undecided")
+
+
+def test_the_unit_is_the_subject_not_the_run(plain):
+    content, found = plain
+    cells = {c["id"]: c for c in content["cells"]}
+    one = entry(found, "dino", "singlora-r8", "lora-r8")
+    for name, value in one["subjects"].items():
+        pairs = [[cells[f"{a}-{name}-s{s}"] for a in ("singlora-r8", "lora-r8")] for s in (0, 1)]
+        assert value == pytest.approx(np.mean([difference("dino", *pair, None) for pair in pairs]), rel=1e-4)
+
+
+def test_of_runs_of_other_depth_those_at_one_clip_t_are_compared():
+    """LoRA walks 0.1 further: at the end its DINO is 0.1 ahead, at matched CLIP-T the methods are equal."""
+    content, rows = simulated({}, depth={"lora-r8": 0.5}, noise=0.02)
+    found = analyse(content, rows)
+    end, matched = (entry(found, e, "singlora-r8", "lora-r8") for e in ("dino", MATCHED))
+    assert end["mean"] == pytest.approx(-0.1, abs=0.01) and abs(matched["mean"]) < 0.01
+    assert entry(found, "clip_t", "singlora-r8", "lora-r8")["mean"] == pytest.approx(0.1)
+    assert end["verdict"] == "inferior" and matched["verdict"] == "non-inferior"
+
+
+def test_pairs_without_a_common_clip_t_are_dropped_and_counted():
+    """SymLoRA ends above LoRA's first checkpoint: only with the base as a state does LoRA's path hold its CLIP-T."""
+    content, rows = simulated({}, depth={"symlora-r8": 0.1}, subjects=3)
+    found = analyse(content, rows)
+    one = entry(found, MATCHED_ALONE, "symlora-r8", "lora-r8")
+    assert one["dropped"][NO_COMMON] == 6 and one["n"] == 0 and one["mean"] is None and one["verdict"] == "undecided"
+    assert entry(found, MATCHED, "symlora-r8", "lora-r8")["pairs"] == 6
+    assert entry(found, "dino", "symlora-r8", "lora-r8")["n"] == 3
+
+
+def test_a_partial_grid_is_analysed_and_marked():
+    content, rows = simulated({}, subjects=4)
+    content, rows = unfinish(content, rows, "singlora-r8-subject-00-s0", "lora-r8-subject-01-s1")
+    content, rows = unfinish(content, rows, "dora-r8-subject-02-s0", status="failed", error="out of memory")
+    found = analyse(content, rows)
+    assert found["analysis"]["partial"]
+    assert found["analysis"]["states"] == {"finished": 53, "missing": 2, "failed": 1}
+    one = entry(found, MATCHED, "singlora-r8", "lora-r8")
+    assert one["pairs"] == 6 and one["dropped"][NOT_FINISHED] == 2 and one["n"] == 4
+    # The table's means are over what all arms have finished.
+    assert found["analysis"]["blocks"] == {"count": 5, "subjects": 4, "without": []}
+
+
+def test_an_arm_without_a_finished_cell_does_not_empty_the_table():
+    content, rows = simulated({}, subjects=2)
+    content, rows = unfinish(content, rows, *[c["id"] for c in content["cells"] if c["arm"] == "dora-r8"])
+    analysis = analyse(content, rows)["analysis"]
+    assert analysis["blocks"] == {"count": 4, "subjects": 2, "without": ["dora-r8"]}
+    assert analysis["arms"]["dora-r8"] is None and analysis["arms"]["lora-r8"]["scores"]["dino"]["n"] == 2
+
+
+@pytest.mark.parametrize("subjects", [0, 1])
+def test_too_few_subjects_leave_everything_undecided(subjects):
+    content, rows = simulated({"singlora-r8": 5.0}, subjects=1)
+    if not subjects:
+        content, rows = content | {"cells": []}, []
+    found = analyse(content, rows)
+    assert {e["verdict"] for e in found["paired"] if e["family"] == PRIMARY} == {"undecided"}
+    assert found["analysis"]["primary"]["smallest_p_holm"] == 1.0
+    json.dumps(found, allow_nan=False)
+
+
+def test_without_ideal_pictures_the_photos_bound_the_span():
+    content, rows = simulated({}, subjects=2)
+    for reference in content["references"].values():
+        reference["ceiling"] = None
+    margin = analyse(content, rows)["analysis"]["margins"]["dino"]
+    assert margin["top_is"] == "real" and margin["margin"] == pytest.approx(0.02 * (0.85 - margin["base"]), rel=1e-4)
+
+
+def test_a_method_that_is_not_in_the_grid_is_not_in_the_family():
+    content, _ = simulated({}, subjects=1, methods=("lora", "singlora"), match="rank")
+    assert primary_pairs(content["grid"]) == [("singlora-r8", "lora-r8")]
+    content, rows = simulated({}, subjects=1, methods=("lora", "symlora"), match="rank")
+    assert primary_pairs(content["grid"]) == []
+    assert analyse(content, rows)["analysis"]["primary"]["comparisons"] == 0
+
+
+def test_variance_components_know_that_differences_lose_the_subject(plain):
+    _, found = plain
+    of = {(v["arm"], v["against"]): v for v in found["analysis"]["variance"]}
+    alone, paired = of["lora-r8", None], of["singlora-r8", "lora-r8"]
+    assert alone["shape"] == [14, 2, 4, 2] and alone["components"]["subject"] > 0.003
+    assert abs(paired["components"]["subject"]) < 0.001
+    assert paired["components"]["residual"] == pytest.approx(2 * 0.03**2, rel=0.4)
+
+
+def test_coverage_from_cells_to_intervals():
+    """1,000 comparisons (250 small grids of four pairs): the truth lies in 93 to 97 % of the primary intervals."""
+    truth = {"lora-r8": 0.0, "loraplus-r8": -0.02, "dora-r8": 0.01, "symlora-r8": 0.03}
+    inside = 0
+    for random in range(250):
+        content, _ = simulated(
+            truth | {"singlora-r8": -0.01}, subjects=8, prompts=1, image_seeds=1, random=random, match="rank",
+            pictures=False,
+        )  # fmt: skip
+        cells = {(c["arm"], c["subject"], c["seed"]): c for c in content["cells"]}
+        for pair in primary_pairs(content["grid"]):
+            subjects, _ = subject_differences(content, Comparison(*pair, PRIMARY), MATCHED, cells)
+            low, high = t_interval(list(subjects.values()))
+            inside += low < -0.01 - truth[pair[1]] < high
+    assert 930 <= inside <= 970
