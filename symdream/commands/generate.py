@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from symdream.diffusion.limits import wrong_settings
 from symdream.errors import Problem, Problems, RequestError
 from symdream.ui import say
 
@@ -61,14 +62,8 @@ def check(args: Args) -> None:
     for name, least in (("count", 1), ("batch_size", 1), ("seed", 0)):
         if getattr(args, name) < least:
             problems.append(Problem(f"--{name.replace('_', '-')} {getattr(args, name)}", f"must be at least {least}"))
-    if args.steps is not None and not 1 <= args.steps <= 1000:
-        problems.append(Problem(f"--steps {args.steps}", "must be from 1 to 1000"))
-    if args.guidance is not None and not 0 <= args.guidance <= 100:
-        problems.append(Problem(f"--guidance {args.guidance}", "must be from 0 to 100"))
-    for name in ("width", "height"):
-        value = getattr(args, name)
-        if value is not None and (value < 64 or value % 8):
-            problems.append(Problem(f"--{name} {value}", "must be a multiple of 8, at least 64"))
+    for name, message in wrong_settings(args.steps, args.guidance, args.width, args.height).items():
+        problems.append(Problem(f"--{name} {getattr(args, name)}", message))
     problems += [Problem("--prompt", "is empty") for p in args.prompt if not p.strip()]
     if not args.adapter.exists():
         problems.append(Problem(f"--adapter {args.adapter}", "does not exist"))

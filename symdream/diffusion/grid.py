@@ -19,10 +19,12 @@ def make_grid(
     title: str = "",
     cell: int = 192,
     labels_above_row: int = 0,
+    captions: Sequence[Sequence[str]] = (),
 ) -> Image.Image:
     """Rows of images, rows may be of different length, with wrapped labels beside and above.
 
-    Column labels stand above row `labels_above_row`. Every image is fitted into `cell` × `cell` pixels (Lanczos).
+    `captions[row][column]`, one line each, stand under the images. Column labels stand above row
+    `labels_above_row`. Every image is fitted into `cell` × `cell` pixels (Lanczos).
     """
     font, bold = _font(15), _font(22)
     columns = max(len(row) for row in rows)
@@ -34,19 +36,21 @@ def make_grid(
     line = 19
     head = max((len(text) for text in column_texts), default=0) * line + (MARGIN if column_texts else 0)
     top = MARGIN + (36 if title else 0)
+    foot = line + MARGIN // 2 if captions else 0
+    pitch = cell + foot + MARGIN
     width = label_width + columns * (cell + MARGIN) + MARGIN
-    height = top + head + len(rows) * (cell + MARGIN)
+    height = top + head + len(rows) * pitch
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
     if title:
         draw.text((MARGIN, MARGIN), title, TEXT, bold)
     for x, text in enumerate(column_texts):
         left = label_width + MARGIN + x * (cell + MARGIN)
-        start = top + labels_above_row * (cell + MARGIN) + head - MARGIN // 2 - len(text) * line
+        start = top + labels_above_row * pitch + head - MARGIN // 2 - len(text) * line
         for i, words in enumerate(text):
             draw.text((left, start + i * line), words, TEXT, font)
     for y, row in enumerate(rows):
-        up = top + y * (cell + MARGIN) + (head if y >= labels_above_row else 0)
+        up = top + y * pitch + (head if y >= labels_above_row else 0)
         if y < len(row_texts):
             start = up + (cell - len(row_texts[y]) * line) // 2
             for i, words in enumerate(row_texts[y]):
@@ -62,6 +66,9 @@ def make_grid(
                     up + (cell - fitted.height) // 2,
                 ),
             )
+            if captions:
+                middle = label_width + MARGIN + x * (cell + MARGIN) + cell // 2
+                draw.text((middle, up + cell + MARGIN // 2), captions[y][x], TEXT, font, anchor="ma")
     return canvas
 
 

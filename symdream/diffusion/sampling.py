@@ -12,8 +12,10 @@ from torch import Tensor
 
 from symdream.diffusion.base import Base
 from symdream.diffusion.conditioning import Text, encode, size_ids, tokenize
+from symdream.diffusion.glimpse import Glimpse
 from symdream.diffusion.parking import all_present, cast
 from symdream.diffusion.sampling_engine import Told, denoising_step
+from symdream.diffusion.stopping import ask, stoppable
 
 SAMPLERS = ("base", "ddim", "euler", "dpm++")
 
@@ -54,15 +56,18 @@ def sample(
     height: int | None = None,
     batch_size: int = 4,
     on_step: Callable[[int, int], None] | None = None,
+    watch: Callable[[Glimpse], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> list[Image.Image]:
     """One image for each (prompt, seed) pair, in order, by whatever adapters are active on the base, merged or not.
 
     An image's starting noise depends only on its own seed, drawn on the CPU, so batching and device do not
-    change what is asked for. `on_step(done, total)` is called after each denoising step of each batch.
-    The pictures are those of diffusers' own pipeline; on CUDA the UNet and the guidance run as one recorded graph
+    change what is asked for. `on_step(done, total)` is called after each denoising step of each batch, and so is
+    `watch`, with what the pictures are going to be. `stop()` is asked many times in a step
+    (symdream.diffusion.stopping). The pictures are those of diffusers' own pipeline; on CUDA the UNet and the guidance run as one recorded graph
     (symdream.diffusion.sampling_engine).
 
-    Raises: ValueError if prompts and seeds differ in number, or the sampler is unknown.
+    Raises: ValueError if prompts and seeds differ in number, or the sampler is unknown; Stopped if `stop` says so.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
@@ -74,7 +79,7 @@ def sample(
     scheduler = make_scheduler(base, sampler)
     images: list[Image.Image] = []
     batches = range(0, len(prompts), batch_size)
-    with all_present(base), evaluating(base):
+    with all_present(base), evaluating(base), stoppable(base.unet, stop):
         for number, start in enumerate(batches):
             part = slice(start, start + batch_size)
             told = tell(base, prompts[part], negative_prompt, guidance > 1, size)
@@ -82,9 +87,13 @@ def sample(
             scheduler.set_timesteps(steps, device="cpu")
             count = len(scheduler.timesteps)
 
-            def report(done: int, number=number, count=count) -> None:
+            def report(done: int, x_t: Tensor, prediction: Tensor, t: Tensor, number=number, count=count) -> None:
+                done, total = number * count + done, len(batches) * count
                 if on_step:
-                    on_step(number * count + done, len(batches) * count)
+                    on_step(done, total)
+                if watch:
+                    watch(Glimpse(base, scheduler, number * batch_size, done, total, x_t, prediction, t))
+                ask(stop)
 
             latents = starting_noise(base, seeds[part], size) * scheduler.init_noise_sigma
             images += decode(base, denoise(base, scheduler, latents, told, guidance, report))
@@ -121,16 +130,20 @@ def starting_noise(base: Base, seeds: Sequence[int], size: tuple[int, int]) -> T
 
 
 def denoise(
-    base: Base, scheduler, latents: Tensor, told: Told, guidance: float, report: Callable[[int], None]
+    base: Base, scheduler, latents: Tensor, told: Told, guidance: float, report: Callable[..., None]
 ) -> Tensor:
-    """From noise to latents (B, 4, h, w), along the scheduler's timesteps; `report(done)` after each."""
+    """From noise to latents (B, 4, h, w), along the scheduler's timesteps.
+
+    After each, `report(done, x_t, prediction, t)` is told what the UNet was given and said at timestep t.
+    """
     step = denoising_step(base.unet, latents, told, guidance if guidance > 1 else None)
     options = {"eta": 0.0} if "eta" in inspect.signature(scheduler.step).parameters else {}
     timesteps = scheduler.timesteps.to(base.device)
     for i, t in enumerate(scheduler.timesteps):
-        prediction = step.predict(scheduler.scale_model_input(latents, t), timesteps[i])
+        x_t = scheduler.scale_model_input(latents, t)
+        prediction = step.predict(x_t, timesteps[i])
         latents = scheduler.step(prediction, t, latents, **options, return_dict=False)[0]
-        report(i + 1)
+        report(i + 1, x_t, prediction, t)
     return latents
 
 
