@@ -235,11 +235,11 @@ def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False, b
     if not is_leader():
         return train(run, config, resume=resume, base=base)
     run.acquire()  # before the imports, which take seconds: a second process is refused at once
+    run.stop_file.unlink(missing_ok=True)  # an old one; whoever sees the lock may ask to stop from here on
 
     from symdream.training.defaults import with_absolute_paths
     from symdream.training.interrupt import sigterm_like_ctrl_c
 
-    run.stop_file.unlink(missing_ok=True)
     steps = config.training.steps
     try:
         if not resume:

@@ -20,6 +20,7 @@ from symdream.training.run_folder import RunFolder
 from symdream.tuners.methods import LAMBDA
 
 READ_EVERY = 20  # steps between looks at the device's losses: each look waits for the GPU
+FLUSH_SECONDS = 2.0  # between blocks of metrics.jsonl: somebody may be watching
 SPECTRUM_EVERY = 20  # steps between looks at SymLoRA's Λ, for the same reason
 
 
@@ -37,7 +38,7 @@ class Recorder:
         self.smooth_loss = math.nan
         self.seconds: list[float] = []
         self.boards: list[Board] = []
-        self._mark = time.monotonic()
+        self._mark = self._flushed = time.monotonic()
         if self.writing:
             run.truncate_metrics(first)
             self.boards = open_boards(run, config, first)
@@ -98,6 +99,9 @@ class Recorder:
                 self.run.record(**numbers, loss=loss, grad_norm=norm, memory=memory)
                 self._show(numbers, loss, norm, memory)
         self.waiting.clear()
+        if self.writing and time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.run.flush()
+            self._flushed = time.monotonic()
 
     def _fail(self, step: int, loss: float, norm: float, save: Callable[[int], None] | None) -> None:
         self.run.flush()

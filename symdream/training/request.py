@@ -217,6 +217,14 @@ def reopen(args: Any) -> tuple[RunFolder, TrainConfig]:
             fix="leave them out, or start a new run",
         )
     run = RunFolder.open(args.resume)
+    return run, settings_of(run)
+
+
+def settings_of(run: RunFolder) -> TrainConfig:
+    """The settings in config.toml, with which the run is to go on.
+
+    Raises: RequestError, Problems if they are damaged, or the photos are gone.
+    """
     config = settings.build(settings.read_toml(run.config), str(run.config))
     for subject in config.learned:
         try:
@@ -225,4 +233,4 @@ def reopen(args: Any) -> tuple[RunFolder, TrainConfig]:
             raise RequestError(f"The photos of this run are gone: {error.what}", fix="put them back") from None
         if found.problems:
             raise Problems(str(run.config), [Problem("subject.images", p) for p in found.problems])
-    return run, config
+    return config

@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,15 +160,13 @@ class RunFolder:
         Raises: RequestError if another process trains here.
         """
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _lock(descriptor):
             os.close(descriptor)
             pid = self.read_state().get("pid")
             raise RequestError(
                 f"{self.path} is being trained by another process" + (f" (pid {pid})." if pid else "."),
                 fix=f"wait for it, or stop it: touch {self.path}/stop",
-            ) from None
+            )
         self._lock = descriptor
         for folder in (self.path, self.checkpoints, self.samples):
             for leftover in [p for p in folder.glob(".*") if _is_debris(p.name)]:
@@ -177,6 +176,20 @@ class RunFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def is_locked(self) -> bool:
+        """Whether a process trains or evaluates here now. One that was killed holds nothing: its lock ended with it."""
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
 
     def remove(self) -> None:
         """Remove the folder of a run that never began (this process holds its lock)."""
@@ -248,6 +261,18 @@ def read_json(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock; a try or two more pass over the instant in which somebody only looks (`is_locked`)."""
+    for pause in (0.02, 0.05, None):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if pause is not None:
+                time.sleep(pause)
+    return False
 
 
 def _is_debris(name: str) -> bool:

@@ -1,6 +1,8 @@
 import json
 import multiprocessing
 import resource
+import threading
+import time
 
 import pytest
 
@@ -136,3 +138,34 @@ def test_new_runs_get_names_of_their_own(tmp_path):
     second = new_run_path(tmp_path, "owl")
     second.mkdir()
     assert [first.name, second.name, new_run_path(tmp_path, "owl").name] == ["owl", "owl-2", "owl-3"]
+
+
+def test_a_look_at_the_lock_tells_who_trains_and_hinders_nobody(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert not run.is_locked()  # no lock file yet
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(run.path, ready, done))
+    process.start()
+    assert ready.wait(60) and run.is_locked()
+    done.set()
+    process.join()
+    assert not run.is_locked()
+
+    # Somebody who looks all the time holds the lock, shared, for an instant each: a trainer gets it all the same.
+    stop = threading.Event()
+
+    def look():
+        while not stop.is_set():
+            run.is_locked()
+            time.sleep(0.005)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for _ in range(50):
+            run.acquire()
+            run.release()
+    finally:
+        stop.set()
+        watcher.join()
