@@ -30,16 +30,14 @@ import psutil
 import symdream.train
 from symdream.config import to_toml
 from symdream.errors import RequestError, SymdreamError
-from symdream.training.defaults import with_absolute_paths
 from symdream.training.request import read_request, settings_of
 from symdream.training.run_folder import RunFolder, disk_error, is_run, new_run_path, write_json, write_text
+from symdream_apps.context import HOME
 
 log = logging.getLogger("symdream.app")
 
 TERMINAL = "terminal.txt"  # what the process printed: log.txt, and what no log could catch
-TRASH = ".trash"
 PHOTOS = "photos"
-LOCK = ".queue.lock"
 BUSY = ("starting", "running", "stopping", "evaluating")
 RESUMABLE = ("stopped", "failed", "killed")
 RECENT = 20  # steps from which the time left is told
@@ -72,11 +70,14 @@ class Status:
 
 
 class Runs:
-    """The runs in `folder`, which is made if it is not there."""
+    """The runs in `folder`, and the queue of those that are to be trained. Holds nothing that the folder does not."""
 
     def __init__(self, folder: Path):
-        self.folder = Path(folder)
+        self.folder = Path(folder).resolve()
+        self.home = self.folder / HOME
+        self.trash = self.home / "trash"
         self._children: list[subprocess.Popen] = []
+        self._reaping = threading.Lock()
 
     # What is there
 
@@ -142,6 +143,8 @@ class Runs:
         with self._locked():
             run = RunFolder.create(new_run_path(self.folder, name))
             try:
+                from symdream.training.defaults import with_absolute_paths  # torch: not while the app starts
+
                 if fill is not None:
                     (run.path / PHOTOS).mkdir()
                     fill(run.path / PHOTOS)
@@ -149,7 +152,7 @@ class Runs:
                 given = {**flags, "output": run.path}
                 config = read_request(SimpleNamespace(config=None, preset=preset, given=given))
                 write_text(run.config, to_toml(with_absolute_paths(config)))
-                run.write_state("queued", step=0, steps=config.training.steps)
+                run.write_state("queued", step=0, steps=config.training.steps)  # last: it may start from here on
             except BaseException as error:
                 shutil.rmtree(run.path, ignore_errors=True)
                 if isinstance(error, OSError):
@@ -232,9 +235,8 @@ class Runs:
         run = self.get(name)
         with self._locked():
             self._not_busy(name, "delete")
-            trash = self.folder / TRASH
-            trash.mkdir(exist_ok=True)
-            place = new_run_path(trash, name)
+            self.trash.mkdir(exist_ok=True)
+            place = new_run_path(self.trash, name)
             os.rename(run.path, place)
         return place
 
@@ -250,7 +252,8 @@ class Runs:
 
         Two apps on one folder start nothing twice. A run whose settings or photos are gone fails, and says so.
         """
-        self._children = [child for child in self._children if child.poll() is None]  # no zombies
+        with self._reaping:
+            self._children = [child for child in self._children if child.poll() is None]  # no zombies
         if not self.queue():
             return None
         with self._locked():
@@ -274,7 +277,8 @@ class Runs:
             child = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=terminal, stderr=subprocess.STDOUT, start_new_session=True
             )
-        self._children.append(child)
+        with self._reaping:
+            self._children.append(child)
         # It says the same of itself once it has the lock, after a second of imports.
         write_json(run.state, {**state, "status": "running", "pid": child.pid, "error": None})
 
@@ -282,10 +286,10 @@ class Runs:
     def _locked(self) -> Iterator[None]:
         """Nobody else adds, starts, moves or removes runs of this folder meanwhile."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            self.home.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.home / "queue.lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise disk_error(self.folder, error) from error
+            raise disk_error(self.home, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+from symdream_apps.photo_check import alike, check, copy_photos, edge_width, is_blurred, perceptual_hash
+
+from symdream.data.buckets import cuts
+from symdream.data.images import find_images, read_image
+from symdream.training.request import check_subject
+
+OWL = Path(__file__).parents[2] / "sample_data" / "owl"
+
+
+def save(image, path, **options):
+    image.save(path, **options)
+    return path
+
+
+def test_the_sample_subjects_pass_without_a_word():
+    report = check(find_images(OWL), "sprite")
+    assert len(report.photos) == 5 and not report.refused and not report.notes and report.photographs is None
+    assert [photo.notes for photo in report.photos] == [[]] * 5
+
+
+def test_the_crop_is_the_one_that_is_trained_on(tmp_path):
+    wide = read_image(OWL / "00.png").resize((300, 150))
+    report = check([save(wide, tmp_path / "wide.png")], "sprite")
+    [[cut]] = cuts((300, 150), (128, 128), "center")
+    assert np.array_equal(report.photos[0].crop, cut.apply(wide))
+    assert any("50% of it is cut away" in note for note in report.photos[0].notes)
+
+
+def test_small_photos_duplicates_and_a_set_too_small_are_told(tmp_path):
+    owl = read_image(OWL / "00.png")
+    small = save(owl.resize((64, 64)), tmp_path / "small.jpg", quality=70)
+    report = check([OWL / "00.png", small], "sprite")
+    assert report.photos[1].notes[0] == "small: scaled up 2.0 times to 128 pixels"
+    assert any("almost the same picture as 00.png" in note for note in report.photos[1].notes)
+    assert report.photos[0].notes == [] and "fewer than 3" in report.notes[0]
+
+
+def test_what_is_no_image_is_left_out_with_its_reason_and_the_rest_is_kept(tmp_path):
+    text = tmp_path / "letter.png"
+    text.write_text("Dear friend")
+    cut = tmp_path / "cut.png"
+    cut.write_bytes((OWL / "01.png").read_bytes()[:2000])
+    huge = save(Image.new("1", (10_000, 10_000)), tmp_path / "huge.png")
+    tiny = save(Image.new("RGB", (8, 8)), tmp_path / "tiny.png")
+    report = check([text, OWL / "00.png", cut, huge, tiny], "sprite")
+    assert [photo.name for photo in report.photos] == ["00.png"]
+    told = dict(zip(("letter.png", "cut.png", "huge.png", "tiny.png"), report.refused, strict=True))
+    for name, words in {
+        "letter.png": "not an image", "cut.png": "damaged", "huge.png": "million", "tiny.png": "at least 32",
+    }.items():  # fmt: skip
+        assert told[name].startswith(name) and words in told[name]
+        assert str(tmp_path) not in told[name]
+
+
+def test_photographs_are_told_to_sprite_alone(tmp_path):
+    random = np.random.default_rng(0)
+    noisy = [
+        save(Image.fromarray(random.integers(0, 256, (200, 200, 3), dtype=np.uint8)), tmp_path / f"{i}.png")
+        for i in range(3)
+    ]
+    assert "emoji of your subject" in check(noisy, "sprite").photographs
+    assert check(noisy, "sd15").photographs is None
+
+
+@pytest.mark.parametrize("subject", ["owl", "racing_car", "fox", "teapot"])
+def test_two_pictures_of_a_subject_are_not_called_one(subject):
+    images = [read_image(p) for p in find_images(OWL.parent / subject)]
+    for i, image in enumerate(images):
+        assert not any(alike(image, other) for other in images[:i])
+
+
+def test_the_hash_sees_through_scale_brightness_and_jpeg(tmp_path):
+    owl = read_image(OWL / "02.png")
+    again = Image.open(save(owl.resize((90, 90)).point(lambda v: v * 0.8), tmp_path / "a.jpg", quality=50))
+    assert perceptual_hash(owl).shape == (143,)
+    assert alike(owl, again) and not alike(owl, owl.transpose(Image.Transpose.ROTATE_180))
+
+
+def test_the_edge_width_of_a_blurred_step_is_the_blur():
+    stripes = np.where(np.arange(256) // 42 % 2, 30, 220)
+    step = Image.fromarray(np.repeat(stripes[None], 256, 0).astype(np.uint8))
+    for sigma in (2, 4, 6):
+        assert edge_width(step.filter(ImageFilter.GaussianBlur(sigma))) == pytest.approx(sigma, rel=0.15)
+
+
+def test_blur_is_seen_where_it_is_and_nowhere_else():
+    for path in find_images(OWL):
+        image = read_image(path)
+        assert not is_blurred(image) and is_blurred(image.filter(ImageFilter.GaussianBlur(2)))
+
+
+def test_copied_photos_keep_their_captions_and_train(tmp_path):
+    from symdream.config import build
+
+    evil = save(read_image(OWL / "00.png"), tmp_path / "my photo & co_mask.PNG")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    copy_photos([evil, OWL / "01.png"], ["a 3d render of a {subject} on red", ""], folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["00-my-photo---co.png", "00-my-photo---co.txt", "01-01.png"]
+    config = build({"subject": {"images": folder, "class_noun": "bird"}}, checks=(check_subject,))
+    assert len(find_images(config.subject.images)) == 2

@@ -1,0 +1,249 @@
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+from helpers.runs import adapter_tensors, make_photos
+from symdream_apps.runs import Runs, metrics
+
+from symdream.errors import Problems, RequestError, WorkError
+from symdream.training.run_folder import RunFolder, write_json
+
+
+def flags(base, **more):
+    return {
+        "base": str(base), "class_noun": "toy", "steps": 4, "batch_size": 1, "rank": 4, "checkpoint_every": 0,
+        "tensorboard": False, "device": "cpu", **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return Runs(tmp_path / "runs é")
+
+
+@pytest.fixture
+def fill():
+    return lambda folder: make_photos(folder)
+
+
+def state(runs, name, **values):
+    write_json(runs.folder / name / "state.json", {"pid": None, "step": 0, "steps": 4, "error": None, **values})
+
+
+def empty_run(runs, name, **values):
+    (runs.folder / name).mkdir(parents=True)
+    (runs.folder / name / "config.toml").write_text("")
+    state(runs, name, **values)
+    return RunFolder(runs.folder / name)
+
+
+def test_a_run_that_is_added_waits_with_complete_settings_and_its_own_photos(runs, fill, tiny_sd1):
+    name = runs.add("my toy", flags(tiny_sd1), "quick", fill)
+    assert name == "my toy" and runs.queue() == ["my toy"]
+    status = runs.status(name)
+    assert (status.status, status.place, status.steps) == ("queued", 1, 4)
+    from symdream.training.request import settings_of
+
+    config = settings_of(runs.get(name))
+    assert config.subject.images == (runs.folder / name / "photos").resolve()
+    assert len(list(config.subject.images.glob("*.png"))) == 3
+    assert runs.add("my toy", flags(tiny_sd1), None, fill) == "my toy-2"
+    assert [runs.status(n).place for n in ("my toy", "my toy-2")] == [1, 2]
+
+
+def test_a_wrong_request_is_told_whole_and_leaves_nothing(runs, fill, tiny_sd1):
+    with pytest.raises(Problems) as caught:
+        runs.add("toy", {**flags(tiny_sd1), "class_noun": None, "rank": 0, "steps": -1}, None, fill)
+    assert len(caught.value.problems) == 3
+    assert runs.names() == [] and not (runs.folder / "toy").exists()
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(runs, tiny_sd1):
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(WorkError, match="No space left"):
+        runs.add("toy", flags(tiny_sd1), None, full)
+    assert not (runs.folder / "toy").exists()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../x", "/etc", "a/b", ".app", ".trash", "no such run", None, "x\0y"])
+def test_a_name_is_no_path(runs, name):
+    empty_run(runs, "owl", status="finished")
+    with pytest.raises(RequestError, match="no run"):
+        runs.get(name)
+
+
+def test_a_link_out_of_the_folder_is_no_run(runs, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "config.toml").write_text("")
+    empty_run(runs, "owl", status="finished")
+    (runs.folder / "link").symlink_to(outside)
+    assert runs.names() == ["owl"]
+    with pytest.raises(RequestError):
+        runs.get("link")
+
+
+def test_a_lock_that_is_held_means_running_and_a_stop_file_stopping(runs):
+    run = empty_run(runs, "owl", status="running", pid=os.getpid())
+    run.acquire()
+    with run.metrics.open("w") as file:
+        for step in (1, 2, 3):
+            file.write(json.dumps({"step": step, "loss": 0.5, "seconds": 2.0}) + "\n")
+        file.write('{"step": 4, "lo')
+    status = runs.status("owl")
+    assert (status.status, status.step, status.seconds_left) == ("running", 3, 2.0)
+    runs.stop("owl")
+    assert run.stop_file.exists() and runs.status("owl").status == "stopping"
+    with pytest.raises(RequestError, match="is stopping"):
+        runs.delete("owl")
+    with pytest.raises(RequestError, match="is stopping"):
+        runs.rename("owl", "hawk")
+    run.release()
+
+
+def test_a_lock_on_a_finished_run_is_an_evaluation(runs):
+    run = empty_run(runs, "owl", status="finished", step=4)
+    run.acquire()
+    assert runs.status("owl").status == "evaluating" and runs.start_next() is None
+    run.release()
+    assert runs.status("owl").status == "finished"
+
+
+def dead_process():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_free_lock_and_no_process_mean_killed(runs):
+    run = empty_run(runs, "owl", status="running", pid=dead_process(), step=3)
+    (run.checkpoints / "step-2").mkdir(parents=True)
+    status = runs.status("owl")
+    assert status.status == "killed" and status.resumable
+    assert "ended without a word at step 3 of 4" in status.error and "from step 2" in status.error
+
+
+def test_a_younger_process_of_the_same_number_is_not_the_trainer(runs):
+    run = empty_run(runs, "owl", status="running", pid=os.getpid())
+    assert runs.status("owl").status == "starting"
+    born = psutil.Process().create_time()
+    os.utime(run.state, (born - 60, born - 60))
+    assert runs.status("owl").status == "killed"
+
+
+def test_stop_takes_a_waiting_run_out_and_resume_puts_it_back_last(runs, fill, tiny_sd1):
+    for name in ("a", "b"):
+        runs.add(name, flags(tiny_sd1), None, fill)
+    runs.stop("a")
+    assert runs.queue() == ["b"] and runs.status("a").status == "stopped"
+    runs.resume("a")
+    assert runs.queue() == ["b", "a"]
+    with pytest.raises(RequestError, match="nothing to resume"):
+        runs.resume("a")
+
+
+def test_nothing_starts_beside_a_run_at_work(runs, fill, tiny_sd1):
+    other = empty_run(runs, "from the terminal", status="running")
+    other.acquire()
+    runs.add("toy", flags(tiny_sd1), None, fill)
+    assert runs.start_next() is None and runs.status("toy").status == "queued"
+    other.release()
+
+
+def test_a_run_whose_photos_are_gone_fails_with_the_reason_and_the_next_is_looked_at(runs, fill, tiny_sd1):
+    import shutil
+
+    runs.add("toy", flags(tiny_sd1), None, fill)
+    shutil.rmtree(runs.folder / "toy" / "photos")
+    assert runs.start_next() is None
+    status = runs.status("toy")
+    assert status.status == "failed" and "photos of this run are gone" in status.error
+
+
+def test_the_queue_waits_for_whoever_holds_its_lock(runs, fill, tiny_sd1):
+    runs.add("toy", flags(tiny_sd1, class_noun="toy"), None, fill)
+    descriptor = os.open(runs.home / "queue.lock", os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    thread = threading.Thread(target=runs.stop, args=("toy",))
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive() and runs.queue() == ["toy"]
+    os.close(descriptor)
+    thread.join(10)
+    assert not thread.is_alive() and runs.queue() == []
+
+
+def test_a_renamed_run_still_finds_its_photos(runs, fill, tiny_sd1):
+    from symdream.training.request import settings_of
+
+    runs.add("toy", flags(tiny_sd1), None, fill)
+    runs.rename("toy", "my robot é")
+    assert runs.names() == ["my robot é"]
+    config = settings_of(runs.get("my robot é"))
+    assert config.subject.images.parent.name == "my robot é" and config.output.output.name == "my robot é"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "x" * 200, "a\nb", "other"])
+def test_a_run_is_not_renamed_to_what_is_no_name_or_taken(runs, name):
+    empty_run(runs, "owl", status="finished")
+    empty_run(runs, "other", status="finished")
+    with pytest.raises(RequestError):
+        runs.rename("owl", name)
+    assert sorted(runs.names()) == ["other", "owl"]
+
+
+def test_deleting_moves_to_the_trash_and_never_over_another(runs):
+    for content in ("first", "second"):
+        empty_run(runs, "owl", status="finished")
+        (runs.folder / "owl" / "note").write_text(content)
+        runs.delete("owl")
+    assert runs.names() == []
+    assert sorted((p / "note").read_text() for p in runs.trash.iterdir()) == ["first", "second"]
+
+
+def until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+    return value
+
+
+@pytest.mark.slow
+def test_a_queue_of_two_trains_one_after_the_other_through_stop_kill_and_resume(runs, fill, tiny_sd1, tmp_path):
+    """Two Runs on one folder are two apps."""
+    other_app = Runs(runs.folder)
+    for name in ("a", "b"):
+        runs.add(name, flags(tiny_sd1, steps=300, lr=1e-3, checkpoint_every=1, seed=3), None, fill)
+    assert runs.start_next() == "a"
+    assert other_app.start_next() is None, "the first is starting"
+    assert runs.stop("a").startswith("a ends after")  # asked before it had its lock
+    stopped = until(lambda: (s := runs.status("a")).status == "stopped" and s)
+    assert 0 < stopped.step < 300
+
+    assert other_app.start_next() == "b"
+    until(lambda: metrics(runs.get("b")))  # the curve is there while it trains
+    pid = runs.get("b").read_state()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    killed = until(lambda: (s := other_app.status("b")).status == "killed" and s)
+    assert "Resume" in killed.error
+    other_app.start_next()  # no zombie is left
+    assert not psutil.pid_exists(pid)
+
+    # The rest would take minutes: it is enough to go on a little from where the first was stopped.
+    config = runs.get("a").config
+    config.write_text(config.read_text().replace("steps = 300", f"steps = {stopped.step + 2}"))
+    runs.resume("a")
+    assert runs.start_next() == "a"
+    until(lambda: runs.status("a").status == "finished")
+    assert f"resumed at step {stopped.step}" in (runs.folder / "a" / "terminal.txt").read_text()
+    assert adapter_tensors(runs.get("a"))
