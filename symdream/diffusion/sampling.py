@@ -64,8 +64,8 @@ def sample(
     An image's starting noise depends only on its own seed, drawn on the CPU, so batching and device do not
     change what is asked for. `on_step(done, total)` is called after each denoising step of each batch, and so is
     `watch`, with what the pictures are going to be. `stop()` is asked many times in a step
-    (symdream.diffusion.stopping). The pictures are those of diffusers' own pipeline; on CUDA the UNet and the guidance run as one recorded graph
-    (symdream.diffusion.sampling_engine).
+    (symdream.diffusion.stopping). The pictures are those of diffusers' own pipeline; on CUDA the UNet and the guidance
+    run as one recorded graph (symdream.diffusion.sampling_engine).
 
     Raises: ValueError if prompts and seeds differ in number, or the sampler is unknown; Stopped if `stop` says so.
     """
