@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -58,6 +59,8 @@ def run_command(name: str, argv: list[str]) -> int:
     from symdream.threads import choose_waiting
 
     choose_waiting()
+    # PEFT imports bitsandbytes where it is installed, which warns of a 4-bit kernel that nothing here uses.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     module = importlib.import_module(f"symdream.commands.{name}")
     try:
         args = module.parse(argv) if hasattr(module, "parse") else parse(module, name, argv)
