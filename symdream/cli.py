@@ -8,6 +8,10 @@ import os
 import signal
 import sys
 
+# PEFT imports bitsandbytes where it is installed, which warns of a 4-bit kernel that nothing here uses. Here and not in
+# a function, so that worker processes, which import this module but do not run it, are quiet too.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
 # One line each, so that --help needs to import none of them; tests hold them equal to the modules' own.
 COMMANDS = {
     "demo": "Teach the embedded base a sample subject and show it in new scenes.",
@@ -17,6 +21,7 @@ COMMANDS = {
     "compare": "Compare methods on many subjects and seeds, with intervals, statistics and a report.",
     "export": "Write an adapter for other tools: as a LoRA file, or merged into its base.",
     "inspect": "Tell what is in an adapter file: method, rank, trigger, base, norms, warnings.",
+    "app": "Open the app in a browser: load adapters, make and compare pictures, train.",
     "base": "List, fetch, check or export base models.",
     "doctor": "Show what this machine can do, and about how long a run would take.",
 }
@@ -59,8 +64,6 @@ def run_command(name: str, argv: list[str]) -> int:
     from symdream.threads import choose_waiting
 
     choose_waiting()
-    # PEFT imports bitsandbytes where it is installed, which warns of a 4-bit kernel that nothing here uses.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     module = importlib.import_module(f"symdream.commands.{name}")
     try:
         args = module.parse(argv) if hasattr(module, "parse") else parse(module, name, argv)
