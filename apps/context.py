@@ -79,7 +79,7 @@ class Context:
                 fix=f"put it into the runs folder ({self.runs.name}), or upload it",
             )
         if not resolved.exists():
-            raise RequestError(f'There is no "{given}" in the folders of this app.', fix="reload the page for a new list")
+            raise RequestError(f'There is no "{given}" in the folders of this app.', fix="reload the page")
         return resolved
 
     def name_of(self, path: Path) -> str:

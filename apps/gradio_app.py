@@ -12,24 +12,30 @@ if __name__ == "__main__":
 
 import gradio as gr
 
+from symdream_apps import generate_page
 from symdream_apps.context import Context
-from symdream_apps.shared import Shared
+from symdream_apps.history import History, new_owner
+from symdream_apps.shared import PRIVATE, Shared
+from symdream_apps.studio import Studio
+from symdream_apps.work import Desk
 
 TITLE = "symdream"
 HEAD_LINE = "Teach Stable Diffusion one subject from a few photos, and put it in new scenes."
 CACHE_HOURS = 24  # what browsers sent and gradio served is removed after that
 
 
-def build(context: Context) -> gr.Blocks:
+def build(context: Context, studio: Studio | None = None) -> gr.Blocks:
     """All pages of the app as one gradio Blocks."""
-    from symdream_apps import generate_page
-
+    studio = studio or Studio(context)
     pages = {"generate": ("Generate", generate_page)}
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, CACHE_HOURS * 3600)) as blocks:
-        gr.Markdown(f"# {TITLE}\n{HEAD_LINE}")
-        with gr.Tabs() as tabs:
-            shared = Shared(tabs, gr.State(None))
+        gr.Markdown(f"# {TITLE}\n{HEAD_LINE}", elem_id="head")
+        # gradio encrypts with a key that it sends along; it is fixed so that a restart of the app loses no history.
+        browser = gr.BrowserState(storage_key="symdream-owner", secret="symdream-owner-")
+        with gr.Tabs(selected="generate") as tabs:
+            shared = Shared(tabs, gr.State(None), browser, studio, Desk(studio), History(context))
             for key, (label, page) in pages.items():
                 with gr.Tab(label, id=key):
                     page.build(context, shared)
+        blocks.load(lambda owner: owner or new_owner(), browser, browser, **PRIVATE)
     return blocks

@@ -8,8 +8,15 @@ from typing import Any
 
 import gradio as gr
 
+from symdream_apps.history import History
+from symdream_apps.studio import Studio
+from symdream_apps.work import Desk
+
 # Every event that computes names these, so that one works at a time and the others wait in the queue.
 ON_DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
+
+# Events of the pages are no part of the API, which has endpoints of its own.
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 
 PAGES = ("generate", "compare", "train", "library")
 
@@ -26,6 +33,10 @@ class Shared:
 
     tabs: gr.Tabs
     handed: gr.State
+    browser: gr.BrowserState  # the name under which this browser's pictures are kept
+    studio: Studio
+    desk: Desk
+    history: History
 
     @property
     def receivers(self) -> list[Any]:

@@ -22,7 +22,7 @@ def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> Non
     info = PngInfo()
     info.add_itxt(KEY, json.dumps(dict(settings), ensure_ascii=False))
     info.add_itxt("parameters", as_parameters(settings))
-    image.save(path, pnginfo=info)
+    image.save(path, format="PNG", pnginfo=info)
 
 
 def as_parameters(settings: Mapping[str, Any]) -> str:

@@ -1,0 +1,154 @@
+"""Choosing adapters: a list of what is in the runs folder, a place to drop files, and a row for each chosen one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from symdream.data.captions import PLACEHOLDER
+from symdream.errors import RequestError
+from symdream_apps.adapters import AdapterCard, choices, named, read_card
+from symdream_apps.context import Context
+from symdream_apps.errors import told
+from symdream_apps.shared import PRIVATE
+from symdream_apps.studio import Worn
+from symdream_apps.upload import check_safetensors
+
+MAX_WEIGHT = 2.0
+
+
+@dataclass
+class AdapterRows:
+    """`chosen`: a Dropdown of paths. `strengths`: a State {path: {"weight", "on"}}. `redraw`: set it to anything new
+    after changing strengths, so that the sliders show it."""
+
+    chosen: gr.Dropdown
+    strengths: gr.State
+    redraw: gr.State
+
+    @property
+    def inputs(self) -> list[Any]:
+        return [self.chosen, self.strengths]
+
+
+def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool = True, label: str = "Adapters"):
+    """Lay the rows out here. With `prompt`, each row has a button that inserts its trigger there.
+
+    weights: whether rows have a slider and a switch. Returns AdapterRows.
+    """
+    tell = told(context)
+    with gr.Group():
+        chosen = gr.Dropdown(
+            choices(context), value=[], multiselect=True, label=label, elem_classes="adapters",
+            info="runs and files in the runs folder; any number",
+        )  # fmt: skip
+        files = gr.File(
+            label="or drop adapter files here (.safetensors)", file_count="multiple", file_types=[".safetensors"],
+            height=96, elem_classes="drop-adapters",
+        )  # fmt: skip
+    strengths, redraw = gr.State({}), gr.State(0)
+    rows = AdapterRows(chosen, strengths, redraw)
+
+    @gr.render(inputs=[chosen, strengths], triggers=[chosen.change, redraw.change], show_progress="hidden")
+    def show(paths: list[str], known: dict[str, dict[str, Any]]) -> None:
+        for path in paths or []:
+            try:
+                card = read_card(context, path)
+            except RequestError as error:
+                gr.Markdown(f"**{Path(path).name}**: {error.what}")
+                continue
+            _row(context, card, known, strengths, prompt, weights)
+
+    files.upload(tell(lambda sent, have: accept(context, sent, have)), [files, chosen], [files, chosen], **PRIVATE)
+    chosen.focus(lambda: gr.Dropdown(choices=choices(context)), None, chosen, queue=False, **PRIVATE)
+    return rows
+
+
+def _row(
+    context: Context,
+    card: AdapterCard,
+    known: dict[str, dict[str, Any]],
+    strengths: gr.State,
+    prompt: gr.Textbox | None,
+    weights: bool,
+) -> None:
+    """One chosen adapter: name and facts, on or off, weight, trigger."""
+    key = str(card.path)
+    now = known.setdefault(key, {"weight": card.weight, "on": True})
+    with gr.Group(elem_classes="adapter-row"):
+        gr.Markdown(f"**{card.name}** — {card.line()}", container=True)
+        if not weights:
+            return
+        with gr.Row(equal_height=True):
+            on = gr.Checkbox(now["on"], label="on", scale=1, min_width=64, container=True, elem_classes="adapter-on")
+            weight = gr.Slider(
+                0, MAX_WEIGHT, value=now["weight"], step=0.05, label=f"Weight of {card.name}", scale=5, min_width=180,
+                elem_classes="adapter-weight",
+            )  # fmt: skip
+        if prompt is not None and card.words:
+            insert = gr.Button(f'Insert "{card.words}" into the prompt', size="sm", elem_classes="insert-trigger")
+            insert.click(lambda text: insert_words(text, card), prompt, prompt, queue=False, **PRIVATE)
+
+    # The session's own dictionary is changed in place, so that two quick changes cannot undo each other.
+    def keep(name: str):
+        def change(value: Any, strengths: dict[str, dict[str, Any]]) -> None:
+            strengths.setdefault(key, {"weight": card.weight, "on": True})[name] = value
+
+        return change
+
+    on.change(keep("on"), [on, strengths], None, queue=False, **PRIVATE)
+    weight.change(keep("weight"), [weight, strengths], None, queue=False, **PRIVATE)
+
+
+def insert_words(prompt: str, card: AdapterCard) -> str:
+    """The prompt with the adapter's words in it: in place of {subject}, before its class noun, or at the end."""
+    if PLACEHOLDER in prompt:
+        return prompt.replace(PLACEHOLDER, card.words)
+    if re.search(rf"\b{re.escape(card.words)}\b", prompt):
+        return prompt
+    if card.class_noun and (found := re.search(rf"\b{re.escape(card.class_noun)}\b", prompt)):
+        return prompt[: found.start()] + card.words + prompt[found.end() :]
+    return f"{prompt.rstrip()} {card.words}".strip()
+
+
+def accept(context: Context, sent: list[str] | None, have: list[str]) -> tuple[None, Any]:
+    """Dropped files, checked, among the chosen ones. Raises: RequestError about the first that is no adapter."""
+    paths = [str(read_card(context, check_safetensors(Path(file))).path) for file in sent or []]
+    extra = [(Path(path).name, path) for path in [*have, *paths]]
+    listed = choices(context)
+    known = {path for _, path in listed}
+    value = list(dict.fromkeys([*have, *paths]))
+    return None, gr.Dropdown(choices=listed + [x for x in extra if x[1] not in known], value=value)
+
+
+def worn(context: Context, chosen: list[str], strengths: dict[str, dict[str, Any]]) -> list[Worn]:
+    """The chosen adapters that are on, with their weights. Raises: RequestError if one is not there any more."""
+    on = []
+    for path in chosen or []:
+        card = read_card(context, path)
+        now = strengths.get(str(card.path), {"weight": card.weight, "on": True})
+        if now["on"]:
+            on.append(Worn(card.path, float(now["weight"])))
+    return on
+
+
+def restored(context: Context, adapters: list[dict[str, Any]]) -> tuple[Any, dict[str, dict[str, Any]], list[str]]:
+    """(the Dropdown, strengths, names that were not found) for what a picture's settings say of its adapters."""
+    paths, strengths, missing = [], {}, []
+    for entry in adapters:
+        try:
+            path = str(named(context, str(entry["name"])))
+            read_card(context, path)
+        except RequestError:
+            missing.append(str(entry["name"]))
+            continue
+        paths.append(path)
+        strengths[path] = {"weight": float(entry.get("weight", 1)), "on": True}
+    listed = choices(context)
+    known = {path for _, path in listed}
+    listed += [(Path(path).name, path) for path in paths if path not in known]
+    return gr.Dropdown(choices=listed, value=paths), strengths, missing

@@ -1,0 +1,116 @@
+"""Which adapters there are, and what each one's header tells. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from symdream.errors import RequestError
+from symdream.interop.grouping import adapter_files
+from symdream.interop.header import read_adapter_header
+from symdream.interop.metadata import OURS, subject_words
+from symdream.training.run_folder import is_run
+from symdream_apps.context import Context
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """An adapter as the pages show it; `base` is the identity of what it was trained on, None if the file is silent."""
+
+    path: Path
+    name: str
+    words: str  # trigger and class noun, "" where the file does not tell them
+    trigger: str
+    class_noun: str
+    method: str
+    base: str | None
+    weight: float
+
+    def line(self) -> str:
+        """The card in one line of text."""
+        parts = [self.method or "LoRA", f'answers to "{self.words}"' if self.words else "does not tell its trigger"]
+        if self.base:
+            parts.append(f"for {self.base.split('@')[0]}")
+        return " · ".join(parts)
+
+
+def find_adapters(context: Context) -> list[Path]:
+    """Run folders with an adapter, and .safetensors files in the runs folder or in a run, newest first."""
+    found = {path: stamp for path, stamp in _candidates(context.runs)}
+    return sorted(found, key=found.get, reverse=True)
+
+
+def _candidates(runs: Path) -> Iterator[tuple[Path, float]]:
+    for entry in runs.iterdir():
+        if entry.name.startswith("."):
+            continue
+        try:
+            if entry.is_dir():
+                weights = sorted(entry.glob("adapter/*/adapter_model.safetensors"))
+                if weights and is_run(entry):
+                    yield entry, weights[0].stat().st_mtime
+                files = entry.glob("*.safetensors")
+            else:
+                files = [entry] if entry.suffix == ".safetensors" else []
+            for file in files:
+                yield file, file.stat().st_mtime
+        except OSError:
+            continue  # removed, or not ours to read, while we looked
+
+
+def read_card(context: Context, path: Path | str) -> AdapterCard:
+    """What the header of the adapter at `path` (checked) tells.
+
+    Raises: RequestError if there is no adapter, or its file is damaged, foreign or a pickle.
+    """
+    path = context.check_path(path)
+    for file in adapter_files(path):
+        context.check_path(file)  # a link inside a folder may lead out of it
+    header = read_adapter_header(next(iter(adapter_files(path))))
+    told = header.json(OURS)
+    weight = told.get("recommended_weight")
+    return AdapterCard(
+        path=path,
+        name=context.name_of(path),
+        words=subject_words(told),
+        trigger=str(told.get("trigger") or ""),
+        class_noun=str(told.get("class_noun") or ""),
+        method=str(told.get("method") or ""),
+        base=_identity(told),
+        weight=float(weight) if isinstance(weight, int | float) and 0 < weight < 10 else 1.0,
+    )
+
+
+def _identity(told: dict[str, Any]) -> str | None:
+    base = told.get("base")
+    identity = base.get("identity") if isinstance(base, dict) else None
+    return str(identity) if identity else None
+
+
+def choices(context: Context) -> list[tuple[str, str]]:
+    """(name, path) of every adapter that can be read, for a dropdown; the others are left out, and logged."""
+    listed = []
+    for path in find_adapters(context):
+        try:
+            card = read_card(context, path)
+        except RequestError as error:
+            context.log.info("not listed: %s", " ".join(str(error).split()))
+            continue
+        listed.append((f"{card.name} · {card.words}" if card.words else card.name, str(card.path)))
+    return listed
+
+
+def named(context: Context, name: str) -> Path:
+    """The adapter that a name or path means, as an API call or a picture's settings have it.
+
+    Raises: RequestError if there is none of that name.
+    """
+    try:
+        return context.check_path(name)
+    except RequestError:
+        for path in find_adapters(context):
+            if name in (path.name, context.name_of(path)):
+                return context.check_path(path)
+        raise

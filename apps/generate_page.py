@@ -1,0 +1,255 @@
+"""The page "Generate": a base, adapters with their weights, a prompt; pictures as they come, and what was made."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from symdream.diffusion.sizes import KNOWN
+from symdream.errors import RequestError, Stopped
+from symdream_apps import adapter_rows, examples
+from symdream_apps.context import Context
+from symdream_apps.errors import told
+from symdream_apps.generation import MAX_COUNT, MAX_SEED, SAMPLERS, PictureRequest, check, make
+from symdream_apps.history import owner_of, served
+from symdream_apps.restore import settings_in, table
+from symdream_apps.shared import ON_DEVICE, PRIVATE, Shared
+
+SAMPLER_LABELS = {"base": "the base's own", "ddim": "DDIM", "euler": "Euler", "dpm++": "DPM++ 2M"}
+BASES = [
+    ("sprite · embedded, draws toys and emoji art", "sprite"),
+    ("sd15 · Stable Diffusion 1.5, 2.7 GB", "sd15"),
+    ("sdxl · Stable Diffusion XL, 6.9 GB", "sdxl"),
+]
+SIZES = {"sprite": (25, 4.0), "sd15": (30, 7.5), "sdxl": (30, 7.5)}  # steps and guidance that suit them
+
+
+def build(context: Context, shared: Shared) -> None:
+    """Lay the page out in the tab that is open now, and connect it."""
+    GeneratePage(context, shared).connect()
+
+
+class GeneratePage:
+    """The components of the page, and what happens when they are used."""
+
+    def __init__(self, context: Context, shared: Shared):
+        self.context, self.shared = context, shared
+        self.made = gr.State([])  # files of the pictures in the gallery, once they are finished
+        self.picked = gr.State(None)  # the file whose settings are shown
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=340):
+                self._ask()
+            with gr.Column(scale=6, min_width=340):
+                self._show()
+
+    def _ask(self) -> None:
+        self.prompt = gr.Textbox(
+            label="Prompt", lines=3, max_lines=8, autofocus=True, elem_id="prompt",
+            placeholder="a 3d render of a sks bird on a red background",
+        )  # fmt: skip
+        with gr.Row():
+            self.go = gr.Button("Generate", variant="primary", scale=3, min_width=140, elem_id="generate")
+            self.stop = gr.Button("Stop", variant="stop", scale=1, min_width=90, elem_id="stop")
+        self.rows = adapter_rows.build(self.context, self.prompt)
+        self.base = gr.Dropdown(
+            BASES, value="sprite", label="Base", allow_custom_value=True, elem_id="base",
+            info="or a hub id (owner/name), or a folder or .safetensors file in the runs folder",
+        )  # fmt: skip
+        with gr.Row():
+            self.count = gr.Slider(1, MAX_COUNT, value=1, step=1, label="Pictures", min_width=150, elem_id="count")
+            self.seed = gr.Number(
+                0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120, elem_id="seed"
+            )
+            self.surprise = gr.Checkbox(True, label="Surprise me", info="a new seed each time", min_width=120)
+        with gr.Accordion("More settings", open=False, elem_id="more"):
+            self.negative = gr.Textbox(label="Negative prompt", info="what the picture should not show", lines=1)
+            with gr.Row():
+                self.sampler = gr.Dropdown(
+                    [(SAMPLER_LABELS[name], name) for name in SAMPLERS], value="base", label="Sampler", min_width=150
+                )
+                self.steps = gr.Slider(1, 100, value=25, step=1, label="Steps", min_width=150, elem_id="steps")
+            self.guidance = gr.Slider(
+                0, 20, value=4, step=0.5, label="Guidance", info="how closely it follows the prompt; 1: not at all"
+            )
+            with gr.Row():
+                self.width = gr.Slider(64, 256, value=128, step=8, label="Width", min_width=150, elem_id="width")
+                self.height = gr.Slider(64, 256, value=128, step=8, label="Height", min_width=150)
+        examples.build(self.context, self.prompt, self.rows.chosen)
+
+    def _show(self) -> None:
+        self.status = gr.Markdown(self.shared.studio.state, elem_id="status", container=True)
+        self.gallery = gr.Gallery(
+            label="Pictures", columns=2, height=460, object_fit="contain", interactive=False, elem_id="gallery",
+            buttons=["download", "download_all", "fullscreen"], format="png",
+        )  # fmt: skip
+        self.details = gr.Markdown(visible=False, elem_id="details", container=True)
+        with gr.Row(visible=False) as self.actions:
+            self.use = gr.Button("Use these settings", size="sm", elem_id="use")
+            self.compare = gr.Button("Compare these adapters", size="sm", elem_id="to-compare")
+        with gr.Accordion("Restore the settings of a picture", open=False):
+            self.dropped = gr.File(
+                label="Drop a PNG that was made here", file_types=[".png"], height=110, elem_id="dropped"
+            )
+        with gr.Accordion("History", open=False, elem_id="history-box"):
+            self.history = gr.Gallery(
+                label="What was made, newest first", columns=6, height="auto", object_fit="cover",
+                allow_preview=False, interactive=False, elem_id="history", buttons=[],
+            )  # fmt: skip
+            self.clear = gr.Button("Move all to the trash", size="sm")
+
+    @property
+    def settings(self) -> list[Any]:
+        return [
+            self.prompt, self.base, *self.rows.inputs, self.negative, self.sampler, self.steps, self.guidance,
+            self.width, self.height, self.seed, self.count,
+        ]  # fmt: skip
+
+    def connect(self) -> None:
+        tell, shared = told(self.context), self.shared
+        outputs = [self.status, self.gallery, self.made, self.seed, self.details, self.actions]
+        asked = gr.on(
+            [self.go.click, self.prompt.submit], tell(self.generate),
+            [self.surprise, self.shared.browser, *self.settings], outputs,
+            show_progress_on=self.status, api_visibility="private", **ON_DEVICE,
+        )  # fmt: skip
+        asked.then(tell(self.look_back), shared.browser, self.history, **PRIVATE)
+        self.stop.click(self.end, None, None, queue=False, **PRIVATE)
+        shared.browser.change(tell(self.look_back), shared.browser, self.history, **PRIVATE)
+        chosen = [self.picked, self.details, self.actions]
+        self.gallery.select(tell(self.pick_made), self.made, chosen, **PRIVATE)
+        self.history.select(tell(self.pick_past), shared.browser, chosen, **PRIVATE)
+        self.clear.click(tell(self.forget), shared.browser, self.history, **PRIVATE)
+        restored = [*self.settings, self.surprise, self.rows.redraw]
+        self.use.click(tell(self.restore), self.picked, restored, **PRIVATE)
+        self.dropped.upload(tell(self.restore), self.dropped, restored, **PRIVATE)
+        self.compare.click(tell(self.to_compare), self.picked, shared.receivers, **PRIVATE)
+        self.base.change(sizes_of, self.base, [self.steps, self.guidance, self.width, self.height], **PRIVATE)
+        shared.handed.change(tell(self.take), [shared.handed, self.rows.chosen], self.rows.chosen, **PRIVATE)
+
+    def generate(
+        self,
+        surprise: bool,
+        browser: str,
+        prompt: str,
+        base: str,
+        chosen: list[str],
+        strengths: dict[str, Any],
+        negative: str,
+        sampler: str,
+        steps: int,
+        guidance: float,
+        width: int,
+        height: int,
+        seed: int,
+        count: int,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio injects it
+    ) -> Generator[tuple, None, None]:
+        owner = owner_of(browser, request)
+        seed = random.randint(0, MAX_SEED) if surprise else int(seed or 0)
+        asked = PictureRequest(
+            prompt=prompt, base=base or "", adapters=adapter_rows.worn(self.context, chosen, strengths),
+            negative_prompt=negative, sampler=sampler, steps=int(steps), guidance=float(guidance), width=int(width),
+            height=int(height), seed=seed, count=int(count),
+        )  # fmt: skip
+        check(asked)
+        hidden = (gr.Markdown(visible=False), gr.Row(visible=False))
+        yield "Starting …", None, [], seed, *hidden
+        unfinished: dict[int, Any] = {}
+        work = self.shared.desk.run(request.session_hash, lambda line: make(self.shared.studio, asked, line))
+        try:
+            while True:
+                told = next(work)
+                if told.share is not None:
+                    progress(told.share, desc=told.text)
+                elif told.text:
+                    progress(0, desc=told.text)
+                if told.pictures:
+                    unfinished.update(told.pictures)
+                    shown = [(image, f"{i + 1} · on its way") for i, image in sorted(unfinished.items())]
+                    yield gr.skip(), shown, gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        except StopIteration as end:
+            result = end.value
+        except Stopped:
+            yield "Stopped.", None, [], gr.skip(), *hidden
+            return
+        files = self.shared.history.save(owner, result.pictures)
+        shown = [
+            (served(self.context, file), f"seed {made.settings['seed']}")
+            for file, made in zip(files, result.pictures, strict=True)
+        ]
+        first = settings_in(files[0])
+        yield (
+            report(len(files), result.notes, self.shared.studio.state), shown, [str(file) for file in files], seed,
+            gr.Markdown(table(first), visible=True), gr.Row(visible=True),
+        )  # fmt: skip
+
+    def end(self, request: gr.Request) -> None:
+        if not self.shared.desk.stop(request.session_hash):
+            gr.Info("Nothing of yours is being made.")
+
+    def look_back(self, browser: str, request: gr.Request) -> list[str]:
+        history = self.shared.history
+        files = history.newest(owner_of(browser, request))
+        return [served(self.context, history.thumbnail(file)) for file in files]
+
+    def forget(self, browser: str, request: gr.Request) -> list[str]:
+        count = self.shared.history.clear(owner_of(browser, request))
+        gr.Info(f"{count} pictures moved to the trash folder.")
+        return []
+
+    def pick_made(self, made: list[str], event: gr.SelectData) -> tuple:
+        return self._pick(Path(made[event.index])) if event.index < len(made) else (None, gr.skip(), gr.skip())
+
+    def pick_past(self, browser: str, event: gr.SelectData, request: gr.Request) -> tuple:
+        files = self.shared.history.newest(owner_of(browser, request))
+        return self._pick(files[event.index]) if event.index < len(files) else (None, gr.skip(), gr.skip())
+
+    def _pick(self, file: Path) -> tuple:
+        return str(file), gr.Markdown(table(settings_in(file)), visible=True), gr.Row(visible=True)
+
+    def restore(self, file: str | None) -> tuple:
+        """The page's settings as those of a picture's file."""
+        if file is None:
+            raise RequestError("No picture is chosen.", fix="click one first")
+        settings = settings_in(Path(file))
+        dropdown, strengths, missing = adapter_rows.restored(self.context, settings["adapters"])
+        if missing:
+            gr.Warning(f"Not in the runs folder any more: {', '.join(missing)}.")
+        gr.Info("The settings of the picture are back.")
+        width, height = int(settings["width"]), int(settings["height"])
+        values = [
+            settings["prompt"], settings["base"], dropdown, strengths, settings["negative_prompt"], settings["sampler"],
+            int(settings["steps"]), float(settings["guidance"]), gr.Slider(value=width, maximum=max(256, width)),
+            gr.Slider(value=height, maximum=max(256, height)), int(settings["seed"]), 1,
+        ]  # fmt: skip
+        return (*values, False, random.random())
+
+    def to_compare(self, file: str | None) -> tuple:
+        names = [adapter["name"] for adapter in settings_in(Path(file))["adapters"]] if file else []
+        dropdown, _, _ = adapter_rows.restored(self.context, [{"name": name} for name in names])
+        return self.shared.hand_over("compare", *dropdown.value)
+
+    def take(self, handed: dict[str, Any] | None, chosen: list[str]) -> Any:
+        """An adapter that another page sends."""
+        if not handed or handed["page"] != "generate":
+            return gr.skip()
+        return adapter_rows.accept(self.context, None, list(dict.fromkeys([*chosen, *handed["paths"]])))[1]
+
+
+def sizes_of(base: str) -> tuple:
+    """Steps, guidance, width and height as they suit a base; of an unknown one, those of Stable Diffusion 1.5."""
+    known = base if base in KNOWN else "sd15"
+    side = KNOWN[known].resolution
+    steps, guidance = SIZES[known]
+    return steps, guidance, *(gr.Slider(minimum=max(64, side // 4), maximum=2 * side, value=side) for _ in range(2))
+
+
+def report(count: int, notes: list[str], state: str) -> str:
+    """What the page says when pictures are done."""
+    lines = [f"{count} picture{'s' if count > 1 else ''} done. {state}", *(f"- {note}" for note in notes)]
+    return "\n".join(lines)

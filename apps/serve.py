@@ -1,0 +1,102 @@
+"""Starts the app's server and keeps it until it is told to end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from symdream.errors import RequestError
+from symdream.ui import say
+from symdream_apps.context import HOME, Context
+
+PORTS_TRIED = 100
+
+
+def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str] | None) -> None:
+    """Serve the app until Ctrl-C or SIGTERM.
+
+    Raises: RequestError if the runs folder cannot be made or no port is free.
+    """
+    context = Context.at(runs)
+    # Read by gradio when it is imported: everything it writes stays in the folder for uploads.
+    os.environ["GRADIO_TEMP_DIR"] = str(context.uploads)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    write_log(context)
+    port = free_port(host, port)
+
+    from symdream_apps.gradio_app import build
+    from symdream_apps.studio import Studio
+    from symdream_apps.theme import CSS, THEME
+    from symdream_apps.upload import MAX_FILE_BYTES
+
+    studio = Studio(context)
+    blocks = build(context, studio)
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    try:
+        blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            auth=auth,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=False,  # what is not meant for the page goes to the log only
+            allowed_paths=[],
+            max_file_size=MAX_FILE_BYTES,
+            theme=THEME,
+            css=CSS,
+            footer_links=["api", "settings"],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+        )
+        say(f"symdream app: {blocks.share_url or blocks.local_url}   (Ctrl-C ends it)")
+        ended.wait()
+    except KeyboardInterrupt:
+        say("The app ends.")
+    finally:
+        blocks.close(verbose=False)
+        studio.close()
+
+
+def write_log(context: Context) -> None:
+    """The app's log goes to stderr and to app.log in its own folder, traces included."""
+    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    file = RotatingFileHandler(
+        context.runs / HOME / "app.log", maxBytes=10**6, backupCount=2, encoding="utf-8", delay=True
+    )
+    for handler in (logging.StreamHandler(), file):
+        handler.setFormatter(form)
+        context.log.addHandler(handler)
+    context.log.setLevel(logging.INFO)
+    context.log.propagate = False
+
+
+def free_port(host: str, first: int) -> int:
+    """The first port from `first` on that nobody listens on. Raises: RequestError if there is none, or no such host."""
+    for port in range(first, min(first + PORTS_TRIED, 65536)):
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except socket.gaierror:
+            raise RequestError(f"There is no host {host}.", fix="leave --host out to listen on this machine") from None
+        except PermissionError:
+            raise RequestError(f"Port {port} is not for you to use.", fix="take --port 7860") from None
+        except OSError as error:
+            if error.errno == 99:  # not an address of this machine
+                raise RequestError(f"{host} is no address of this machine.", fix="leave --host out") from None
+            continue
+        if port != first:
+            say(f"Port {first} is taken; the app is on {port}.")
+        return port
+    raise RequestError(f"No port from {first} to {port} is free.", fix="choose another --port")
