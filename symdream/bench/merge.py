@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from symdream.bench.results import read_results, read_rows, write_results, write_rows
-from symdream.bench.runner import GRID_FILE
+from symdream.bench.runner import GRID_FILE, locked
 from symdream.errors import RequestError
 from symdream.training.run_folder import fsync_tree
 from symdream.ui import say
@@ -54,13 +54,21 @@ def merge_folders(folders: Sequence[Path], output: Path) -> dict[str, Any]:
     return whole
 
 
-def analyse_folder(folder: Path) -> None:
-    """Do the statistics of a comparison anew, from its results.json and scores.csv."""
+def analyse_folder(folder: Path) -> dict[str, Any]:
+    """Do the statistics of a comparison anew, from its results.json and scores.csv; returns results.json.
+
+    It is written back, unless a grid is being run in this folder: then the file is that run's alone.
+    """
     from symdream.bench.analysis import analyse
 
     content = _read(folder)
-    found = analyse(content, read_rows(folder))
-    write_results(folder, content | {"analysis": found["analysis"], "paired": found["paired"]})
+    content |= analyse(content, read_rows(folder))
+    try:
+        with locked(folder):
+            write_results(folder, content)
+    except RequestError:
+        say(f"{folder} is being worked on: this report is of what is finished so far.")
+    return content
 
 
 def _read(folder: Path) -> dict[str, Any]:

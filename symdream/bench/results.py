@@ -88,11 +88,13 @@ def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_results(folder: Path, content: Mapping[str, Any]) -> None:
-    """results.json: readable at the top, one line for each cell, since there are many numbers in it."""
-    plain = {k: v for k, v in content.items() if k != "cells"}
-    head = json.dumps(plain, indent=1, ensure_ascii=False)
-    cells = ",\n".join(json.dumps(cell, ensure_ascii=False) for cell in content["cells"])
-    write_text(Path(folder) / RESULTS, head[:-2] + ',\n "cells": [\n' + cells + "\n]}\n")
+    """results.json: readable at the top, one line for each comparison and cell, since there are many numbers in it."""
+    long = ("paired", "cells")
+    parts = [json.dumps({k: v for k, v in content.items() if k not in long}, indent=1, ensure_ascii=False)[:-2]]
+    for name in long:
+        lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in content.get(name, []))
+        parts.append(f' "{name}": [\n{lines}\n]')
+    write_text(Path(folder) / RESULTS, ",\n".join(parts) + "}\n")
 
 
 def assemble(head: Mapping[str, Any], cells: Sequence[Cell], found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -113,6 +113,9 @@ def parse(argv: list[str]) -> Run | Merge | Report | Variants:
 
 
 def run(args: Run | Merge | Report | Variants) -> int:
+    from symdream.bench.report import require_libraries
+
+    require_libraries()  # a grid takes hours, so this is no news for its end
     return {Run: run_grid, Merge: merge, Report: report, Variants: variants}[type(args)](args)
 
 
@@ -231,6 +234,5 @@ def write(folder: Path) -> int:
     from symdream.bench.merge import analyse_folder
     from symdream.bench.report import write_report
 
-    analyse_folder(folder)
-    print(write_report(folder))
+    print(write_report(folder, analyse_folder(folder)))
     return 0

@@ -1,4 +1,4 @@
-"""The analysis of whole results: known effects are found, missing cells are told, the family is the one fixed before."""
+"""Whole results analysed: known effects are found, missing cells are told, the family is the one fixed before."""
 
 import json
 

@@ -35,7 +35,8 @@ def test_data_without_noise_has_its_components_alone():
     found = components(values)
     assert found["training_seed"] == pytest.approx(2.0)
     assert found["residual"] == pytest.approx(0, abs=1e-12) and found["prompt"] == pytest.approx(0, abs=1e-12)
-    assert found["subject"] == pytest.approx(-1.0)  # unbiased: a training seed's share of the subjects' means is taken off
+    # Unbiased: the training seeds' share of the subjects' means is taken off, although they do not differ here.
+    assert found["subject"] == pytest.approx(-1.0)
 
 
 def test_a_single_level_cannot_be_told_from_the_subject():

@@ -130,7 +130,8 @@ def unfinish(content, rows, *ids, status="missing", error=None):
 def _arm(method, rank, role):
     half = 0.53 if method in ("singlora", "symlora") else 1.0
     return {"id": f"{method.replace('+', 'plus')}-r{rank}", "method": method, "rank": rank,
-            "label": f"{METHODS[method]} r{rank}", "role": role, "parameters": int(354_304 * half * rank / 8)}  # fmt: skip
+            "label": f"{METHODS[method]} r{rank}", "role": role,
+            "parameters": int(354_304 * half * rank / 8)}  # fmt: skip
 
 
 def _cell(arm, name, seed, points, draw):
