@@ -10,22 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-import psutil
 
 import symdream.train
 from symdream.config import to_toml
@@ -33,40 +28,12 @@ from symdream.errors import RequestError, SymdreamError
 from symdream.training.request import read_request, settings_of
 from symdream.training.run_folder import RunFolder, disk_error, is_run, new_run_path, write_json, write_text
 from symdream_apps.context import HOME
+from symdream_apps.run_status import BUSY, Status, last_change, status_of, told
 
 log = logging.getLogger("symdream.app")
 
 TERMINAL = "terminal.txt"  # what the process printed: log.txt, and what no log could catch
 PHOTOS = "photos"
-BUSY = ("starting", "running", "stopping", "evaluating")
-RESUMABLE = ("stopped", "failed", "killed")
-RECENT = 20  # steps from which the time left is told
-
-
-@dataclass(frozen=True)
-class Status:
-    """How a run is doing.
-
-    `status` is state.json's (queued, running, stopped, finished, failed), or what it and the lock say together:
-    starting (the process is there, but has no lock yet), stopping (asked to, it ends after its step), killed (it
-    holds no lock and said no goodbye), evaluating (another command holds the lock).
-    """
-
-    name: str
-    status: str
-    step: int
-    steps: int
-    seconds_left: float | None = None
-    error: str | None = None
-    place: int = 0  # in the queue, from 1; 0 for what does not wait
-
-    @property
-    def busy(self) -> bool:
-        return self.status in BUSY
-
-    @property
-    def resumable(self) -> bool:
-        return self.status in RESUMABLE
 
 
 class Runs:
@@ -89,7 +56,7 @@ class Runs:
             path for path in self.folder.iterdir()
             if is_run(path) and not path.name.startswith(".") and not path.is_symlink()
         ]  # fmt: skip
-        return [path.name for path in sorted(found, key=_last_change, reverse=True)]
+        return [path.name for path in sorted(found, key=last_change, reverse=True)]
 
     def get(self, name: str) -> RunFolder:
         """The run called `name`.
@@ -112,16 +79,8 @@ class Runs:
     def _statuses(self, names: list[str]) -> Iterator[Status]:
         queue = self.queue()
         for name in names:
-            run = RunFolder(self.folder / name)
-            status, state = _status(run)
-            step, left = int(state.get("step") or 0), None
-            steps = int(state.get("steps") or 0)
-            if status in ("running", "stopping"):
-                lines = metrics(run)
-                step = max(step, lines[-1]["step"] if lines else 0)
-                left = _seconds_left(lines, steps - step)
-            place = queue.index(name) + 1 if name in queue and status == "queued" else 0
-            yield Status(name, status, step, steps, left, _error(run, status, state, step), place)
+            place = queue.index(name) + 1 if name in queue else 0
+            yield status_of(RunFolder(self.folder / name), place)
 
     def queue(self) -> list[str]:
         """The runs that wait, the one whose turn it is first."""
@@ -202,10 +161,7 @@ class Runs:
 
         Raises: RequestError if the name is no plain one or is taken, or the run is at work.
         """
-        new = new.strip()
-        if not new or new != Path(new).name or new.startswith(".") or not new.isprintable() or len(new.encode()) > 120:
-            raise RequestError(f"{new!r} is no name for a run.", fix="take letters, digits, - and _")
-        run = self.get(name)
+        new, run = checked_name(new), self.get(name)
         with self._locked():
             self._not_busy(name, "rename")
             if new == name:
@@ -257,7 +213,7 @@ class Runs:
         if not self.queue():
             return None
         with self._locked():
-            if any(_status(RunFolder(self.folder / name))[0] in BUSY for name in self.names()):
+            if any(told(RunFolder(self.folder / name))[0] in BUSY for name in self.names()):
                 return None
             for name in self.queue():
                 run = RunFolder(self.folder / name)
@@ -297,6 +253,15 @@ class Runs:
             os.close(descriptor)
 
 
+def checked_name(name: str) -> str:
+    """`name` without spaces around it. Raises: RequestError if it is not fit for a file or folder."""
+    name = name.strip()
+    plain = name and name == Path(name).name and not name.startswith(".") and name.isprintable()
+    if not plain or len(name.encode()) > 120:
+        raise RequestError(f"{name!r} is no name for it.", fix="take letters, digits, - and _")
+    return name
+
+
 class Keeper:
     """Looks after the queue while an app is open, whether or not a browser is."""
 
@@ -320,65 +285,3 @@ class Keeper:
             except Exception:
                 # A full disk, a folder taken away: the next look may find them mended.
                 log.exception("the queue of runs")
-
-
-def metrics(run: RunFolder) -> list[dict[str, Any]]:
-    """The steps in metrics.jsonl; a line that is being written is left out."""
-    lines = []
-    try:
-        text = run.metrics.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    for line in text.splitlines():
-        try:
-            value = json.loads(line)
-            lines.append({**value, "step": int(value["step"]), "loss": float(value["loss"])})
-        except (ValueError, KeyError, TypeError):
-            continue
-    return lines
-
-
-def _status(run: RunFolder) -> tuple[str, dict[str, Any]]:
-    state = run.read_state()
-    if run.is_locked():
-        if state.get("status") == "finished":
-            return "evaluating", state
-        return "stopping" if run.stop_file.exists() else "running", state
-    if state.get("status") != "running":
-        return state.get("status") or "stopped", state
-    if _began_before(state.get("pid"), run.state):
-        return "starting", state
-    state = run.read_state()  # it may have ended, and said so, between the two looks
-    return ("killed" if state.get("status") == "running" else state.get("status") or "stopped"), state
-
-
-def _began_before(pid: Any, file: Path) -> bool:
-    """Whether process `pid` is alive and older than the file: a younger one only has the number of one that is gone."""
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= file.stat().st_mtime + 1
-    except (psutil.Error, OSError, TypeError, ValueError):
-        return False
-
-
-def _error(run: RunFolder, status: str, state: dict[str, Any], step: int) -> str | None:
-    if status != "killed":
-        return state.get("error")
-    saved = [int(p.name[5:]) for p in run.checkpoints.glob("step-*") if p.name[5:].isdigit()]
-    return (
-        f"The training process ended without a word at step {step} of {state.get('steps', '?')}: it was killed, or the "
-        "machine ran out of memory or power.\n  fix:   Resume; it goes on "
-        + (f"from step {max(saved)}, its newest checkpoint" if saved else "from the beginning: nothing was saved yet")
-    )
-
-
-def _seconds_left(lines: list[dict[str, Any]], steps: int) -> float | None:
-    seconds = [line["seconds"] for line in lines[1:][-RECENT:] if isinstance(line.get("seconds"), int | float)]
-    return statistics.median(seconds) * steps if seconds else None
-
-
-def _last_change(path: Path) -> float:
-    try:
-        return (path / "state.json").stat().st_mtime
-    except OSError:
-        return 0.0

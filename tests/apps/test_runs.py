@@ -10,7 +10,8 @@ import time
 import psutil
 import pytest
 from helpers.runs import adapter_tensors, make_photos
-from symdream_apps.runs import Runs, metrics
+from symdream_apps.run_status import metrics
+from symdream_apps.runs import Runs
 
 from symdream.errors import Problems, RequestError, WorkError
 from symdream.training.run_folder import RunFolder, write_json

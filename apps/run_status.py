@@ -1,0 +1,118 @@
+"""How a run is doing, from its folder alone: state.json, lock, stop and metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from symdream.training.run_folder import RunFolder
+
+BUSY = ("starting", "running", "stopping", "evaluating")
+RESUMABLE = ("stopped", "failed", "killed")
+RECENT = 20  # steps from which the time left is told
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run is doing.
+
+    `status` is state.json's (queued, running, stopped, finished, failed), or what it and the lock say together:
+    starting (the process is there, but has no lock yet), stopping (asked to, it ends after its step), killed (it
+    holds no lock and said no goodbye), evaluating (another command holds the lock).
+    """
+
+    name: str
+    status: str
+    step: int
+    steps: int
+    seconds_left: float | None = None
+    error: str | None = None
+    place: int = 0  # in the queue, from 1; 0 for what does not wait
+
+    @property
+    def busy(self) -> bool:
+        return self.status in BUSY
+
+    @property
+    def resumable(self) -> bool:
+        return self.status in RESUMABLE
+
+
+def metrics(run: RunFolder) -> list[dict[str, Any]]:
+    """The steps in metrics.jsonl; a line that is being written is left out."""
+    lines = []
+    try:
+        text = run.metrics.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    for line in text.splitlines():
+        try:
+            value = json.loads(line)
+            lines.append({**value, "step": int(value["step"]), "loss": float(value["loss"])})
+        except (ValueError, KeyError, TypeError):
+            continue
+    return lines
+
+
+def status_of(run: RunFolder, place: int = 0) -> Status:
+    """`place`: its place in the queue, if it waits."""
+    status, state = told(run)
+    step, steps, left = int(state.get("step") or 0), int(state.get("steps") or 0), None
+    if status in ("running", "stopping"):
+        lines = metrics(run)
+        step = max(step, lines[-1]["step"] if lines else 0)
+        left = _seconds_left(lines, steps - step)
+    place = place if status == "queued" else 0
+    return Status(run.path.name, status, step, steps, left, _error(run, status, state, step), place)
+
+
+def told(run: RunFolder) -> tuple[str, dict[str, Any]]:
+    """What state.json and the lock say together, and state.json itself."""
+    state = run.read_state()
+    if run.is_locked():
+        if state.get("status") == "finished":
+            return "evaluating", state
+        return "stopping" if run.stop_file.exists() else "running", state
+    if state.get("status") != "running":
+        return state.get("status") or "stopped", state
+    if _began_before(state.get("pid"), run.state):
+        return "starting", state
+    state = run.read_state()  # it may have ended, and said so, between the two looks
+    return ("killed" if state.get("status") == "running" else state.get("status") or "stopped"), state
+
+
+def _began_before(pid: Any, file: Path) -> bool:
+    """Whether process `pid` is alive and older than the file: a younger one only has the number of one that is gone."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= file.stat().st_mtime + 1
+    except (psutil.Error, OSError, TypeError, ValueError):
+        return False
+
+
+def _error(run: RunFolder, status: str, state: dict[str, Any], step: int) -> str | None:
+    if status != "killed":
+        return state.get("error")
+    saved = [int(p.name[5:]) for p in run.checkpoints.glob("step-*") if p.name[5:].isdigit()]
+    return (
+        f"The training process ended without a word at step {step} of {state.get('steps', '?')}: it was killed, or the "
+        "machine ran out of memory or power.\n  fix:   Resume; it goes on "
+        + (f"from step {max(saved)}, its newest checkpoint" if saved else "from the beginning: nothing was saved yet")
+    )
+
+
+def _seconds_left(lines: list[dict[str, Any]], steps: int) -> float | None:
+    seconds = [line["seconds"] for line in lines[1:][-RECENT:] if isinstance(line.get("seconds"), int | float)]
+    return statistics.median(seconds) * steps if seconds else None
+
+
+def last_change(path: Path) -> float:
+    try:
+        return (path / "state.json").stat().st_mtime
+    except OSError:
+        return 0.0

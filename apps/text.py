@@ -1,0 +1,8 @@
+"""Text of a user, such as the name of a file, where it could be taken for something else."""
+
+from __future__ import annotations
+
+
+def no_markdown(text: str) -> str:
+    """`text` as Markdown shows it: no character of it has a meaning."""
+    return "".join("\\" + c if c in r"\`*_[]<>#|~$&" else c for c in text)
