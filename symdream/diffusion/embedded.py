@@ -46,12 +46,12 @@ def load_diffusers_part(model_class: type, folder: Path):
     return model.eval()
 
 
-def load_sprite() -> Base:
-    """The embedded base 'sprite', in fp32 on the CPU."""
+def load_sprite(folder: Path | None = None) -> Base:
+    """The embedded base 'sprite', in fp32 on the CPU; `folder`: another sprite-diffusion of the same storage."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    folder = sprite_folder("sprite-diffusion")
+    folder = folder or sprite_folder("sprite-diffusion")
     scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
     return Base(
         name="sprite",
