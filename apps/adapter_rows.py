@@ -13,7 +13,7 @@ from symdream.data.captions import PLACEHOLDER
 from symdream.errors import RequestError
 from symdream_apps.adapters import AdapterCard, choices, named, read_card
 from symdream_apps.context import Context
-from symdream_apps.errors import told
+from symdream_apps.errors import escape, told
 from symdream_apps.shared import PRIVATE
 from symdream_apps.studio import Worn
 from symdream_apps.upload import check_safetensors
@@ -41,15 +41,14 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
     weights: whether rows have a slider and a switch. Returns AdapterRows.
     """
     tell = told(context)
-    with gr.Group():
-        chosen = gr.Dropdown(
-            choices(context), value=[], multiselect=True, label=label, elem_classes="adapters",
-            info="runs and files in the runs folder; any number",
-        )  # fmt: skip
-        files = gr.File(
-            label="or drop adapter files here (.safetensors)", file_count="multiple", file_types=[".safetensors"],
-            height=96, elem_classes="drop-adapters",
-        )  # fmt: skip
+    chosen = gr.Dropdown(
+        choices(context), value=[], multiselect=True, label=label, elem_classes="adapters",
+        info="runs and files in the runs folder; any number",
+    )  # fmt: skip
+    files = gr.File(
+        label="or drop .safetensors files", file_count="multiple", file_types=[".safetensors"], height=104,
+        elem_classes="drop-adapters",
+    )  # fmt: skip
     strengths, redraw = gr.State({}), gr.State(0)
     rows = AdapterRows(chosen, strengths, redraw)
 
@@ -79,8 +78,8 @@ def _row(
     """One chosen adapter: name and facts, on or off, weight, trigger."""
     key = str(card.path)
     now = known.setdefault(key, {"weight": card.weight, "on": True})
-    with gr.Group(elem_classes="adapter-row"):
-        gr.Markdown(f"**{card.name}** — {card.line()}", container=True)
+    with gr.Column(variant="panel", elem_classes="adapter-row"):
+        gr.Markdown(f"**{escape(card.name)}** · {escape(card.line())}")
         if not weights:
             return
         with gr.Row(equal_height=True):

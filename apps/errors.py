@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import html
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -12,6 +14,7 @@ import gradio as gr
 
 from symdream.errors import SymdreamError
 from symdream_apps.context import Context
+from symdream_apps.status import status
 
 UNEXPECTED = "Something went wrong inside the app; its log has the details. The app goes on: try again."
 
@@ -21,18 +24,34 @@ def plain(error: BaseException) -> gr.Error:
     if isinstance(error, gr.Error):
         return error
     if isinstance(error, SymdreamError):
-        return gr.Error(str(error), title="That did not work", duration=None, print_exception=False)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return gr.Error(
-            "The disk is full, so nothing could be saved.\n  fix:   free some space, then try again",
-            title="Disk full", duration=None, print_exception=False,
-        )  # fmt: skip
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return gr.Error(
-            "There is not enough memory for this.\n  fix:   make fewer or smaller pictures at once",
-            title="Out of memory", duration=None, print_exception=False,
-        )  # fmt: skip
-    return gr.Error(UNEXPECTED, title="Unexpected error", duration=None, print_exception=False)
+        # gradio shows a message as HTML, and ours quotes what users and files say.
+        title, text = "That did not work", html.escape(str(error), quote=False)
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        title, text = "Disk full", "The disk is full; nothing could be saved.\n  fix:   free some space, then try again"
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        title, text = "Out of memory", "There is not enough memory.\n  fix:   make fewer or smaller pictures at once"
+    else:
+        title, text = "Unexpected error", UNEXPECTED
+    return gr.Error(text, title=title, duration=None, print_exception=False)
+
+
+def inline(context: Context, error: Exception) -> str:
+    """The message for `error` as a page's status line; logs it as `told` does."""
+    return status(html.unescape(str(_turn(context, error).message)), wrong=True)
+
+
+def escape(text: Any) -> str:
+    """`text` as one line that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", " ".join(str(text).split()))
+
+
+def _turn(context: Context, error: Exception) -> gr.Error:
+    shown = plain(error)
+    if isinstance(error, SymdreamError | gr.Error):
+        context.log.info("refused: %s", " ".join(str(error).split()))
+    else:
+        context.log.error("failed", exc_info=error)
+    return shown
 
 
 def told(context: Context) -> Callable[[Callable], Callable]:
@@ -40,14 +59,6 @@ def told(context: Context) -> Callable[[Callable], Callable]:
 
     Mistakes of the request are logged as one line, everything else with its trace.
     """
-
-    def turn(error: Exception) -> gr.Error:
-        shown = plain(error)
-        if isinstance(error, SymdreamError | gr.Error):
-            context.log.info("refused: %s", " ".join(str(error).split()))
-        else:
-            context.log.error("failed", exc_info=error)
-        return shown
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         if inspect.isgeneratorfunction(function):
@@ -57,7 +68,7 @@ def told(context: Context) -> Callable[[Callable], Callable]:
                 try:
                     yield from function(*args, **kwargs)
                 except Exception as error:  # noqa: BLE001 - the last line of defence before the browser
-                    raise turn(error) from None
+                    raise _turn(context, error) from None
         else:
 
             @wraps(function)
@@ -65,7 +76,7 @@ def told(context: Context) -> Callable[[Callable], Callable]:
                 try:
                     return function(*args, **kwargs)
                 except Exception as error:  # noqa: BLE001 - the last line of defence before the browser
-                    raise turn(error) from None
+                    raise _turn(context, error) from None
 
         return wrapped
 

@@ -10,14 +10,15 @@ from typing import Any
 import gradio as gr
 
 from symdream.diffusion.sizes import KNOWN
-from symdream.errors import RequestError, Stopped
+from symdream.errors import RequestError, Stopped, SymdreamError
 from symdream_apps import adapter_rows, examples
 from symdream_apps.context import Context
-from symdream_apps.errors import told
+from symdream_apps.errors import inline, told
 from symdream_apps.generation import MAX_COUNT, MAX_SEED, SAMPLERS, PictureRequest, check, make
 from symdream_apps.history import owner_of, served
-from symdream_apps.restore import settings_in, table
+from symdream_apps.restore import describe, settings_in
 from symdream_apps.shared import ON_DEVICE, PRIVATE, Shared
+from symdream_apps.status import status
 
 SAMPLER_LABELS = {"base": "the base's own", "ddim": "DDIM", "euler": "Euler", "dpm++": "DPM++ 2M"}
 BASES = [
@@ -53,18 +54,20 @@ class GeneratePage:
         )  # fmt: skip
         with gr.Row():
             self.go = gr.Button("Generate", variant="primary", scale=3, min_width=140, elem_id="generate")
-            self.stop = gr.Button("Stop", variant="stop", scale=1, min_width=90, elem_id="stop")
+            self.stop = gr.Button("Stop", scale=1, min_width=90, interactive=False, elem_id="stop")
         self.rows = adapter_rows.build(self.context, self.prompt)
         self.base = gr.Dropdown(
             BASES, value="sprite", label="Base", allow_custom_value=True, elem_id="base",
             info="or a hub id (owner/name), or a folder or .safetensors file in the runs folder",
         )  # fmt: skip
-        with gr.Row():
-            self.count = gr.Slider(1, MAX_COUNT, value=1, step=1, label="Pictures", min_width=150, elem_id="count")
+        self.count = gr.Slider(1, MAX_COUNT, value=1, step=1, label="Pictures", elem_id="count")
+        with gr.Row(equal_height=True):
             self.seed = gr.Number(
-                0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120, elem_id="seed"
+                0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=130, elem_id="seed"
             )
-            self.surprise = gr.Checkbox(True, label="Surprise me", info="a new seed each time", min_width=120)
+            self.surprise = gr.Checkbox(
+                True, label="Surprise me", info="a new seed each time", min_width=150, elem_id="surprise"
+            )
         with gr.Accordion("More settings", open=False, elem_id="more"):
             self.negative = gr.Textbox(label="Negative prompt", info="what the picture should not show", lines=1)
             with gr.Row():
@@ -81,12 +84,12 @@ class GeneratePage:
         examples.build(self.context, self.prompt, self.rows.chosen)
 
     def _show(self) -> None:
-        self.status = gr.Markdown(self.shared.studio.state, elem_id="status", container=True)
+        self.status = gr.HTML(status(self.shared.studio.state), elem_id="status", container=True, padding=True)
         self.gallery = gr.Gallery(
             label="Pictures", columns=2, height=460, object_fit="contain", interactive=False, elem_id="gallery",
             buttons=["download", "download_all", "fullscreen"], format="png",
         )  # fmt: skip
-        self.details = gr.Markdown(visible=False, elem_id="details", container=True)
+        self.details = gr.Markdown(visible=False, elem_id="details")
         with gr.Row(visible=False) as self.actions:
             self.use = gr.Button("Use these settings", size="sm", elem_id="use")
             self.compare = gr.Button("Compare these adapters", size="sm", elem_id="to-compare")
@@ -110,11 +113,11 @@ class GeneratePage:
 
     def connect(self) -> None:
         tell, shared = told(self.context), self.shared
-        outputs = [self.status, self.gallery, self.made, self.seed, self.details, self.actions]
+        outputs = [self.status, self.gallery, self.made, self.seed, self.details, self.actions, self.stop]
         asked = gr.on(
             [self.go.click, self.prompt.submit], tell(self.generate),
             [self.surprise, self.shared.browser, *self.settings], outputs,
-            show_progress_on=self.status, api_visibility="private", **ON_DEVICE,
+            show_progress="minimal", show_progress_on=self.status, api_visibility="private", **ON_DEVICE,
         )  # fmt: skip
         asked.then(tell(self.look_back), shared.browser, self.history, **PRIVATE)
         self.stop.click(self.end, None, None, queue=False, **PRIVATE)
@@ -147,45 +150,49 @@ class GeneratePage:
         seed: int,
         count: int,
         request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio injects it
     ) -> Generator[tuple, None, None]:
-        owner = owner_of(browser, request)
-        seed = random.randint(0, MAX_SEED) if surprise else int(seed or 0)
-        asked = PictureRequest(
-            prompt=prompt, base=base or "", adapters=adapter_rows.worn(self.context, chosen, strengths),
-            negative_prompt=negative, sampler=sampler, steps=int(steps), guidance=float(guidance), width=int(width),
-            height=int(height), seed=seed, count=int(count),
-        )  # fmt: skip
-        check(asked)
         hidden = (gr.Markdown(visible=False), gr.Row(visible=False))
-        yield "Starting …", None, [], seed, *hidden
-        unfinished: dict[int, Any] = {}
-        work = self.shared.desk.run(request.session_hash, lambda line: make(self.shared.studio, asked, line))
+        off = gr.Button(interactive=False, variant="secondary")
         try:
+            owner = owner_of(browser, request)
+            seed = random.randint(0, MAX_SEED) if surprise else int(seed or 0)
+            adapters = adapter_rows.worn(self.context, chosen, strengths)
+            asked = PictureRequest(
+                prompt or "", base or "", adapters, negative or "", sampler, int(steps), float(guidance), int(width),
+                int(height), seed, int(count),
+            )  # fmt: skip
+            check(asked)
+            yield status("Starting …"), None, [], seed, *hidden, gr.Button(interactive=True, variant="stop")
+            work = self.shared.desk.run(request.session_hash, lambda line: make(self.shared.studio, asked, line))
+            unfinished: dict[int, Any] = {}
             while True:
-                told = next(work)
-                if told.share is not None:
-                    progress(told.share, desc=told.text)
-                elif told.text:
-                    progress(0, desc=told.text)
-                if told.pictures:
-                    unfinished.update(told.pictures)
+                event, shown = next(work), gr.skip()
+                if event.pictures:
+                    unfinished.update(event.pictures)
                     shown = [(image, f"{i + 1} · on its way") for i, image in sorted(unfinished.items())]
-                    yield gr.skip(), shown, gr.skip(), gr.skip(), gr.skip(), gr.skip()
+                line = status(event.text, event.share) if event.text else gr.skip()
+                yield line, shown, *(gr.skip() for _ in range(5))
         except StopIteration as end:
             result = end.value
         except Stopped:
-            yield "Stopped.", None, [], gr.skip(), *hidden
+            yield status("Stopped."), None, [], gr.skip(), *hidden, off
             return
-        files = self.shared.history.save(owner, result.pictures)
-        shown = [
-            (served(self.context, file), f"seed {made.settings['seed']}")
-            for file, made in zip(files, result.pictures, strict=True)
-        ]
-        first = settings_in(files[0])
+        except Exception as error:  # noqa: BLE001 - told in the page, where it stays
+            yield inline(self.context, error), None, [], gr.skip(), *hidden, off
+            return
+        try:
+            files = self.shared.history.save(owner, result.pictures)
+            shown = [
+                (served(self.context, file), f"seed {made.settings['seed']}")
+                for file, made in zip(files, result.pictures, strict=True)
+            ]
+            first = settings_in(files[0])
+        except (SymdreamError, OSError) as error:  # a full disk
+            yield inline(self.context, error), None, [], gr.skip(), *hidden, off
+            return
         yield (
             report(len(files), result.notes, self.shared.studio.state), shown, [str(file) for file in files], seed,
-            gr.Markdown(table(first), visible=True), gr.Row(visible=True),
+            gr.Markdown(describe(first), visible=True), gr.Row(visible=True), off,
         )  # fmt: skip
 
     def end(self, request: gr.Request) -> None:
@@ -210,7 +217,7 @@ class GeneratePage:
         return self._pick(files[event.index]) if event.index < len(files) else (None, gr.skip(), gr.skip())
 
     def _pick(self, file: Path) -> tuple:
-        return str(file), gr.Markdown(table(settings_in(file)), visible=True), gr.Row(visible=True)
+        return str(file), gr.Markdown(describe(settings_in(file)), visible=True), gr.Row(visible=True)
 
     def restore(self, file: str | None) -> tuple:
         """The page's settings as those of a picture's file."""
@@ -251,5 +258,4 @@ def sizes_of(base: str) -> tuple:
 
 def report(count: int, notes: list[str], state: str) -> str:
     """What the page says when pictures are done."""
-    lines = [f"{count} picture{'s' if count > 1 else ''} done. {state}", *(f"- {note}" for note in notes)]
-    return "\n".join(lines)
+    return status(f"{count} picture{'s' if count > 1 else ''} done. {state}", notes=notes)

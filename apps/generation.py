@@ -138,9 +138,11 @@ def draw(
     seeds: Sequence[int],
     request: PictureRequest,
     line: Line,
+    *,
     on_step: Callable[[int, int], None] | None = None,
+    watched: bool = True,
 ) -> list[Image.Image]:
-    """`sample` with the request's settings, watched and stopped by `line`."""
+    """`sample` with the request's settings, followed and stopped by `line`; `watched`: unfinished pictures too."""
     from symdream.diffusion.sampling import sample
 
     width, height = request.width or base.resolution, request.height or base.resolution
@@ -157,7 +159,7 @@ def draw(
         height=height,
         batch_size=max(1, min(4, BATCH_PIXELS // (width * height))),
         on_step=on_step or line.on_step,
-        watch=line.watch,
+        watch=line.watch if watched else None,
         stop=line.stop.is_set,
     )
 

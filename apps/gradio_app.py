@@ -12,7 +12,7 @@ if __name__ == "__main__":
 
 import gradio as gr
 
-from symdream_apps import generate_page
+from symdream_apps import compare_page, generate_page, library_page, train_page
 from symdream_apps.context import Context
 from symdream_apps.history import History, new_owner
 from symdream_apps.shared import PRIVATE, Shared
@@ -27,13 +27,20 @@ CACHE_HOURS = 24  # what browsers sent and gradio served is removed after that
 def build(context: Context, studio: Studio | None = None) -> gr.Blocks:
     """All pages of the app as one gradio Blocks."""
     studio = studio or Studio(context)
-    pages = {"generate": ("Generate", generate_page)}
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, CACHE_HOURS * 3600)) as blocks:
+    pages = {
+        "generate": ("Generate", generate_page),
+        "compare": ("Compare", compare_page),
+        "train": ("Train", train_page),
+        "library": ("Library", library_page),
+    }
+    cache = (3600, CACHE_HOURS * 3600)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=cache) as blocks:
         gr.Markdown(f"# {TITLE}\n{HEAD_LINE}", elem_id="head")
         # gradio encrypts with a key that it sends along; it is fixed so that a restart of the app loses no history.
         browser = gr.BrowserState(storage_key="symdream-owner", secret="symdream-owner-")
+        handed = gr.State(None)
         with gr.Tabs(selected="generate") as tabs:
-            shared = Shared(tabs, gr.State(None), browser, studio, Desk(studio), History(context))
+            shared = Shared(tabs, handed, browser, studio, Desk(studio), History(context))
             for key, (label, page) in pages.items():
                 with gr.Tab(label, id=key):
                     page.build(context, shared)

@@ -8,12 +8,8 @@ from typing import Any
 
 from symdream.diffusion.png import read_settings
 from symdream.errors import RequestError
+from symdream_apps.errors import escape
 from symdream_apps.upload import check_image
-
-SHOWN = {
-    "prompt": "Prompt", "negative_prompt": "Negative prompt", "base": "Base", "seed": "Seed", "steps": "Steps",
-    "guidance": "Guidance", "sampler": "Sampler",
-}  # fmt: skip
 
 
 def settings_in(path: Path) -> dict[str, Any]:
@@ -35,17 +31,14 @@ def settings_in(path: Path) -> dict[str, Any]:
     return {**settings, "adapters": settings.get("adapters", one)}
 
 
-def table(settings: Mapping[str, Any]) -> str:
-    """The settings as a Markdown table."""
-    rows = [(label, settings[key]) for key, label in SHOWN.items() if settings.get(key) not in (None, "")]
-    rows.append(("Size", f"{settings['width']} × {settings['height']}"))
-    for adapter in settings["adapters"]:
-        rows.append(("Adapter", f"{adapter['name']} at weight {adapter['weight']:g}"))
-    return "\n".join(["| | |", "|:--|:--|", *(f"| {label} | {_cell(value)} |" for label, value in rows)])
-
-
-def _cell(value: Any) -> str:
-    text = " ".join(str(value).split())
-    for mark in "\\|*_`<>[]":
-        text = text.replace(mark, "\\" + mark)
-    return text
+def describe(settings: Mapping[str, Any]) -> str:
+    """The settings in a few words of Markdown."""
+    facts = [
+        f"seed {settings.get('seed')}", f"{settings.get('steps')} steps", f"guidance {settings.get('guidance')}",
+        f"sampler {settings.get('sampler')}", f"{settings.get('width')} × {settings.get('height')}",
+        str(settings.get("base")), *(f"{x['name']} × {x['weight']:g}" for x in settings["adapters"]),
+    ]  # fmt: skip
+    lines = [f"**{escape(settings['prompt'])}**"]
+    if settings.get("negative_prompt"):
+        lines.append(f"not: {escape(settings['negative_prompt'])}")
+    return "  \n".join([*lines, escape(" · ".join(facts))])

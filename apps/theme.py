@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import gradio as gr
 
-THEME = gr.themes.Soft(
-    primary_hue="teal",
-    secondary_hue="teal",
+THEME = gr.themes.Default(
+    primary_hue="indigo",
+    secondary_hue="indigo",
     neutral_hue="slate",
     radius_size="md",
     # The system's fonts: nothing is fetched from anywhere.
     font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
     font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
+).set(
+    # White on the hue's 500 has a contrast of 4.47; text needs 4.5.
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+    button_primary_background_fill_dark="*primary_600",
+    button_primary_background_fill_hover_dark="*primary_700",
 )
 
 CSS = """
 .toast-text { white-space: pre-line; }
-.gradio-container { max-width: 1400px !important; margin: 0 auto !important; }
-#status { min-height: 3.2rem; }
+.gradio-container > .main { max-width: 1360px; margin: 0 auto; }
+#status, #compare-status { min-height: 3.2rem; }
+#status p, #compare-status p { margin: 0; }
+#status progress, #compare-status progress { width: 100%; accent-color: var(--color-accent); }
+.status-text.wrong { font-weight: 600; color: var(--error-text-color); }
+.drop-adapters .icon-wrap { display: none; }
+#head h1 { margin-bottom: 0; }
+/* Galleries of a few pictures: as high as these, and narrow enough for a telephone. */
+.snug .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
+.snug .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(56px, 1fr)) !important; }
+/* Pictures with labels in them keep their shape. */
+#samples .thumbnail-lg, #samples .thumbnail-lg img { aspect-ratio: auto; height: auto; }
+/* Cards: the caption is the text of the card, below its picture. */
+#shelf .thumbnail-lg { display: flex; flex-direction: column; aspect-ratio: auto; height: auto; }
+#shelf .thumbnail-lg img { aspect-ratio: 1; height: auto; }
+#shelf .caption-label {
+  position: static; max-width: 100%; white-space: pre-line; overflow-wrap: anywhere; opacity: 1; border: 0;
+  font-size: var(--text-sm); padding: var(--spacing-md); color: var(--body-text-color); background: none;
+}
 """

@@ -1,0 +1,221 @@
+"""The page "Compare": the same prompts and seeds by base and adapters, or by one adapter at several weights."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from symdream.errors import RequestError, Stopped, SymdreamError
+from symdream_apps import adapter_rows, blind_test, comparison, references, slider
+from symdream_apps.adapters import read_card
+from symdream_apps.comparison import WEIGHTS, Comparison, Variant
+from symdream_apps.context import Context
+from symdream_apps.errors import inline, told
+from symdream_apps.generate_page import BASES, sizes_of
+from symdream_apps.generation import PictureRequest
+from symdream_apps.history import owner_of, served
+from symdream_apps.shared import ON_DEVICE, PRIVATE, Shared
+from symdream_apps.status import status
+
+ACROSS = [("base and adapters", "adapters"), ("weights of one adapter", "weights")]
+EXAMPLE = "a 3d render of a {subject} on a checkered blue background\na flat icon of a {subject} on a yellow background"
+
+
+def build(context: Context, shared: Shared) -> None:
+    """Lay the page out in the tab that is open now, and connect it."""
+    ComparePage(context, shared).connect()
+
+
+class ComparePage:
+    """The components of the page, and what happens when they are used."""
+
+    def __init__(self, context: Context, shared: Shared):
+        self.context, self.shared = context, shared
+        self.result = gr.State(None)  # what slider and blind test show: files and labels, no pictures
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=4, min_width=340):
+                self._ask()
+            with gr.Column(scale=7, min_width=340):
+                self._show()
+
+    def _ask(self) -> None:
+        self.across = gr.Radio(ACROSS, value="adapters", label="Compare", elem_id="across")
+        self.rows = adapter_rows.build(self.context, weights=False, label="Adapters to compare")
+        self.base_too = gr.Checkbox(True, label="The base alone, too", elem_id="base-too")
+        self.weights = gr.CheckboxGroup(
+            [(f"{weight:g}", weight) for weight in WEIGHTS], value=[0.0, 0.5, 1.0, 1.5], label="Weights", visible=False,
+            info="of the first adapter chosen", elem_id="weights",
+        )  # fmt: skip
+        self.prompts = gr.Textbox(
+            EXAMPLE, label="Prompts, one a line", lines=3, max_lines=10, elem_id="compare-prompts",
+            info="{subject} becomes each adapter's own trigger and class noun",
+        )  # fmt: skip
+        with gr.Row():
+            self.seeds = gr.Textbox("0, 1", label="Seeds", info="such as 0, 1, 2 or 0-3", min_width=140)
+            self.steps = gr.Slider(1, 100, value=25, step=1, label="Steps", min_width=140, elem_id="compare-steps")
+        with gr.Row():
+            self.go = gr.Button("Compare", variant="primary", scale=3, min_width=140, elem_id="compare")
+            self.stop = gr.Button("Stop", scale=1, min_width=90, interactive=False, elem_id="compare-stop")
+        with gr.Accordion("Photos of the subject, for the scores", open=False):
+            self.photos = gr.Dropdown(
+                references.choices(self.context), value=references.OF_THE_RUN, label="Photos", elem_id="photos"
+            )
+            self.uploaded = gr.File(
+                label="or drop photos here", file_count="multiple", file_types=["image"], height=140
+            )
+        with gr.Accordion("More settings", open=False):
+            self.base = gr.Dropdown(BASES, value="sprite", label="Base", allow_custom_value=True)
+            self.guidance = gr.Slider(0, 20, value=4, step=0.5, label="Guidance")
+            self.negative = gr.Textbox(label="Negative prompt", lines=1)
+
+    def _show(self) -> None:
+        self.status = gr.HTML(
+            status("Choose adapters, or one adapter and several weights."), elem_id="compare-status", container=True,
+            padding=True,
+        )  # fmt: skip
+        with gr.Tabs():
+            with gr.Tab("Grid"):
+                self.grid = gr.Image(
+                    label="The same prompts and seeds", format="png", interactive=False, elem_id="grid",
+                    buttons=["download", "fullscreen"], height=480,
+                )  # fmt: skip
+                self.table = gr.Dataframe(
+                    headers=["variant", "DINO", "CLIP-T"], datatype=["str", "number", "number"], interactive=False,
+                    label="Means: DINO (is it the subject?), CLIP-T (does it follow the prompt?); higher is better",
+                    visible=False, wrap=True, elem_id="means",
+                )  # fmt: skip
+            with gr.Tab("Before / after"):
+                self.slider = slider.Slider()
+            with gr.Tab("Blind test"):
+                self.blind = blind_test.BlindTest(self.context)
+
+    def connect(self) -> None:
+        tell, shared = told(self.context), self.shared
+        outputs = [self.status, self.grid, self.table, self.result, self.stop]
+        asked = self.go.click(
+            tell(self.compare),
+            [
+                shared.browser, self.across, *self.rows.inputs, self.base_too, self.weights, self.prompts, self.seeds,
+                self.steps, self.photos, self.uploaded, self.base, self.guidance, self.negative,
+            ],
+            outputs, show_progress="minimal", show_progress_on=self.status, api_visibility="private", **ON_DEVICE,
+        )  # fmt: skip
+        self.slider.connect(self.result)
+        self.blind.connect(self.result, asked)
+        self.stop.click(self.end, None, None, queue=False, **PRIVATE)
+        self.across.change(
+            lambda across: (gr.CheckboxGroup(visible=across == "weights"), gr.Checkbox(visible=across == "adapters")),
+            self.across, [self.weights, self.base_too], queue=False, **PRIVATE,
+        )  # fmt: skip
+        self.base.change(lambda base: sizes_of(base)[:2], self.base, [self.steps, self.guidance], **PRIVATE)
+        shared.handed.change(tell(self.take), [shared.handed, self.rows.chosen], self.rows.chosen, **PRIVATE)
+
+    def compare(
+        self,
+        browser: str,
+        across: str,
+        chosen: list[str],
+        strengths: dict[str, Any],
+        base_too: bool,
+        weights: list[float],
+        prompts: str,
+        seeds: str,
+        steps: int,
+        photos: str,
+        uploaded: list[str] | None,
+        base: str,
+        guidance: float,
+        negative: str,
+        request: gr.Request,
+    ) -> Generator[tuple, None, None]:
+        off = gr.Button(interactive=False, variant="secondary")
+        try:
+            owner = owner_of(browser, request)
+            cards = [read_card(self.context, path) for path in chosen or []]
+            if not cards:
+                raise RequestError("No adapter is chosen.", fix="choose one, or drop a file")
+            if across == "weights":
+                variants = comparison.of_weights(cards[0], weights)
+            else:
+                variants = comparison.of_adapters(cards, base_too=base_too)
+            rows = comparison.check_comparison(variants, (prompts or "").splitlines(), comparison.parse_seeds(seeds))
+            known, why_none = references.find(self.context, photos, [card.path for card in cards], uploaded)
+            settings = PictureRequest(
+                prompt="", base=base or "", negative_prompt=negative or "", steps=int(steps), guidance=float(guidance)
+            )
+            running = gr.Button(interactive=True, variant="stop")
+            yield status("Starting …"), None, gr.Dataframe(visible=False), None, running
+            work = self.shared.desk.run(
+                request.session_hash,
+                lambda line: comparison.compare(self.shared.studio, settings, variants, rows, known, line),
+            )
+            columns, so_far = len(variants), {}
+            while True:
+                event, grid = next(work), gr.skip()
+                if event.pictures:
+                    so_far.update(event.pictures)
+                    grid = partial(variants, rows, columns, so_far)
+                line = status(event.text, event.share) if event.text else gr.skip()
+                yield line, grid, gr.skip(), gr.skip(), gr.skip()
+        except StopIteration as end:
+            result: Comparison = end.value
+        except Stopped:
+            yield status("Stopped."), gr.skip(), gr.skip(), gr.skip(), off
+            return
+        except Exception as error:  # noqa: BLE001 - told in the page, where it stays
+            yield inline(self.context, error), gr.skip(), gr.skip(), gr.skip(), off
+            return
+        notes = result.notes + ([why_none] if why_none else [])
+        try:
+            kept = self.keep(owner, result)
+        except (SymdreamError, OSError) as error:  # a full disk
+            yield inline(self.context, error), gr.skip(), gr.skip(), gr.skip(), off
+            return
+        scores = result.means() if result.scored else []
+        means = [(label, round(dino, 3), round(clip_t, 3)) for label, dino, clip_t in scores]
+        yield (
+            status("Done.", notes=notes), result.grid(), gr.Dataframe(value=means, visible=bool(means)), kept, off,
+        )  # fmt: skip
+
+    def keep(self, owner: str, result: Comparison) -> dict[str, Any]:
+        """The comparison as slider and blind test need it: files and numbers, so that no session holds pictures."""
+        flat = [cell.made for row in result.cells for cell in row]
+        files = [served(self.context, file) for file in self.shared.history.save(owner, flat)]
+        columns = len(result.variants)
+        return {
+            "variants": [variant.label for variant in result.variants],
+            "rows": [{"prompt": row.prompt, "seed": row.seed} for row in result.rows],
+            "files": [files[i : i + columns] for i in range(0, len(files), columns)],
+            "dino": [[cell.dino for cell in row] for row in result.cells],
+            "captions": [[cell.caption for cell in row] for row in result.cells],
+            "references": [served(self.context, Path(file)) for file in result.references],
+        }
+
+    def end(self, request: gr.Request) -> None:
+        if not self.shared.desk.stop(request.session_hash):
+            gr.Info("Nothing of yours is being made.")
+
+    def take(self, handed: dict[str, Any] | None, chosen: list[str]) -> Any:
+        """Adapters that another page sends."""
+        if not handed or handed["page"] != "compare":
+            return gr.skip()
+        return adapter_rows.accept(self.context, None, list(dict.fromkeys([*chosen, *handed["paths"]])))[1]
+
+
+def partial(variants: Sequence[Variant], rows: Sequence[comparison.Row], columns: int, so_far: dict[int, Any]) -> Any:
+    """The grid while columns are missing."""
+    from PIL import Image
+
+    from symdream.diffusion.grid import make_grid
+
+    size = next(iter(so_far.values())).size
+    empty = Image.new("RGB", size, (236, 238, 242))
+    return make_grid(
+        [[so_far.get(i * columns + j, empty) for j in range(columns)] for i in range(len(rows))],
+        column_labels=[variant.label for variant in variants],
+        row_labels=[f"{row.prompt} seed {row.seed}" for row in rows],
+        cell=208,
+    )

@@ -1,0 +1,203 @@
+"""The same prompts and seeds by several variants: base and adapters, or one adapter at several weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean
+
+from PIL import Image
+
+from symdream.errors import Problem, Problems, RequestError, SymdreamError
+from symdream_apps.adapters import AdapterCard, read_card
+from symdream_apps.generation import Made, PictureRequest, check, draw, prompt_notes, settings_of, words_for
+from symdream_apps.references import read
+from symdream_apps.studio import Studio, Worn
+from symdream_apps.work import Line, Told
+
+MAX_PICTURES = 64
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One column of the comparison."""
+
+    label: str
+    adapters: tuple[Worn, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a prompt ({subject} is filled in for each variant) and a seed."""
+
+    prompt: str
+    seed: int
+
+
+@dataclass
+class Cell:
+    made: Made
+    dino: float | None = None
+    clip_t: float | None = None
+
+    @property
+    def caption(self) -> str:
+        return "" if self.dino is None else f"DINO {self.dino:.2f} · CLIP-T {self.clip_t:.2f}"
+
+
+@dataclass
+class Comparison:
+    """`cells[row][column]`; `references` are the photos that DINO compared with, none where there are no scores."""
+
+    variants: list[Variant]
+    rows: list[Row]
+    cells: list[list[Cell]]
+    references: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def scored(self) -> bool:
+        return bool(self.cells) and self.cells[0][0].dino is not None
+
+    def means(self) -> list[tuple[str, float, float]]:
+        """(variant, mean DINO, mean CLIP-T), where there are scores."""
+        columns = list(zip(*self.cells, strict=True))
+        return [
+            (variant.label, mean(cell.dino for cell in column), mean(cell.clip_t for cell in column))
+            for variant, column in zip(self.variants, columns, strict=True)
+        ]
+
+    def grid(self, cell: int = 208) -> Image.Image:
+        """The labelled grid, with the scores under each picture."""
+        from symdream.diffusion.grid import make_grid
+
+        return make_grid(
+            [[c.made.image for c in row] for row in self.cells],
+            column_labels=[variant.label for variant in self.variants],
+            row_labels=[f"{row.prompt} seed {row.seed}" for row in self.rows],
+            captions=[[c.caption for c in row] for row in self.cells] if self.scored else (),
+            cell=cell,
+        )
+
+
+def of_adapters(cards: Sequence[AdapterCard], *, base_too: bool = True) -> list[Variant]:
+    """The base alone (if asked for) and each adapter at the weight that suits it."""
+    alone = [Variant("base alone")] if base_too else []
+    return alone + [Variant(card.name, (Worn(card.path, card.weight),)) for card in cards]
+
+
+def of_weights(card: AdapterCard, weights: Sequence[float]) -> list[Variant]:
+    """One adapter at each of `weights`."""
+    return [Variant(f"{card.name} × {weight:g}", (Worn(card.path, float(weight)),)) for weight in sorted(weights)]
+
+
+def check_comparison(variants: Sequence[Variant], prompts: Sequence[str], seeds: Sequence[int]) -> list[Row]:
+    """The rows of the comparison. Raises: Problems, all at once."""
+    problems = []
+    prompts = [prompt.strip() for prompt in prompts if prompt.strip()]
+    if not prompts:
+        problems.append(Problem("prompts", "are empty: write one a line"))
+    if not seeds:
+        problems.append(Problem("seeds", "are empty: give at least one"))
+    if len(variants) < 2:
+        problems.append(Problem("variants", "there is only one: choose another adapter, the base too, or two weights"))
+    count = len(variants) * len(prompts) * len(seeds)
+    if count > MAX_PICTURES:
+        problems.append(Problem(f"{count} pictures", f"are too many at once: at most {MAX_PICTURES}"))
+    if problems:
+        raise Problems("the request", problems)
+    return [Row(prompt, seed) for prompt in prompts for seed in seeds]
+
+
+def compare(
+    studio: Studio,
+    request: PictureRequest,
+    variants: Sequence[Variant],
+    rows: Sequence[Row],
+    references: Sequence[Path],
+    line: Line,
+) -> Comparison:
+    """Draw every row by every variant, with the settings of `request`, and score it; runs on the studio's worker.
+
+    Pictures are told as they come, by their place row · columns + column. Where the scores cannot be had, a note says
+    why, and the pictures are there all the same.
+    Raises: Problems, RequestError, WorkError; Stopped if `line.stop` was set.
+    """
+    everyone = [
+        [read_card(studio.context, worn.path) for worn in variant.adapters] for variant in variants
+    ]
+    all_cards = list(dict.fromkeys(card for cards in everyone for card in cards))
+    columns: list[list[Cell]] = []
+    notes: list[str] = []
+    for place, (variant, cards) in enumerate(zip(variants, everyone, strict=True)):
+        # The base alone is asked for the same subject as the adapters: the same words, without what they mean.
+        prompts = [words_for(row.prompt, cards or all_cards) for row in rows]
+        asked = replace(request, adapters=variant.adapters)
+        for row, prompt in zip(rows, prompts, strict=True):
+            check(replace(asked, prompt=prompt, seed=row.seed, count=1))
+        base, found = studio.wear(request.base, variant.adapters, line.say)
+        for prompt in dict.fromkeys(prompts):
+            found = found + prompt_notes(base, prompt, cards)
+        notes += [note for note in found if note not in notes]
+        images = draw(
+            base, prompts, [row.seed for row in rows], asked, line,
+            on_step=lambda done, total, place=place: line.on_step(place * total + done, len(variants) * total),
+            watched=False,
+        )  # fmt: skip
+        line.events.put(Told(pictures={i * len(variants) + place: image for i, image in enumerate(images)}))
+        columns.append(
+            [
+                Cell(Made(image, settings_of(base, asked, prompt, image, row.seed, studio.context)))
+                for image, prompt, row in zip(images, prompts, rows, strict=True)
+            ]
+        )
+    cells = [list(row) for row in zip(*columns, strict=True)]
+    result = Comparison(list(variants), list(rows), cells, list(references), notes)
+    if references:
+        try:
+            score(studio, result, all_cards, line)
+        except SymdreamError as error:
+            result.notes.append(f"No scores: {error.what}" + (f" ({error.fix})" if error.fix else ""))
+            result.references = []
+    return result
+
+
+def score(studio: Studio, comparison: Comparison, cards: Sequence[AdapterCard], line: Line) -> None:
+    """DINO against the photos and CLIP-T against its prompt, for every cell.
+
+    Raises: RequestError, WorkError if photos or encoders cannot be had.
+    """
+    from symdream.diffusion.photographs import photo_warning
+    from symdream.metrics.evaluate import score_images
+
+    photos = read(comparison.references)
+    dino, clip = studio.encoders(line.say)
+    if dino.is_sprite and photo_warning(photos):
+        comparison.notes.append("These are photographs, of which sprite's encoders know nothing: DINO says little.")
+    line.say("Scoring …")
+    trigger = next((card.trigger for card in cards if card.trigger), None)
+    flat = [cell for row in comparison.cells for cell in row]
+    result = score_images(
+        [cell.made.image for cell in flat], [cell.made.settings["prompt"] for cell in flat], photos,
+        dino=dino, clip=clip, trigger=trigger,
+    )  # fmt: skip
+    for cell, scores in zip(flat, result["images"], strict=True):
+        cell.dino, cell.clip_t = scores["dino"], scores["clip_t"]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0, 1, 5-7" -> [0, 1, 5, 6, 7]. Raises: RequestError if it is something else, or more than MAX_PICTURES."""
+    seeds: dict[int, None] = {}
+    for part in text.replace(";", ",").replace(" ", ",").split(","):
+        if not part:
+            continue
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise RequestError(f'"{part}" is no seed.', fix="write numbers, such as 0, 1, 2 or 0-3")
+        span = range(int(first), int(last if dash else first) + 1)
+        if len(span) > MAX_PICTURES:
+            raise RequestError(f"{part} are {len(span)} seeds.", fix=f"at most {MAX_PICTURES} pictures at once")
+        seeds.update(dict.fromkeys(span))
+    return list(seeds)
