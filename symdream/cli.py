@@ -84,13 +84,16 @@ def parse(module, name: str, argv: list[str]):
     """The command's `Args`, parsed by tyro; its help begins with the module's docstring."""
     import tyro
 
-    return tyro.cli(
-        module.Args,
-        args=argv,
-        prog=f"symdream {name}",
-        description=module.__doc__,
-        config=(tyro.conf.HelptextFromCommentsOff, tyro.conf.FlagCreatePairsOff),
-    )
+    from symdream.arguments import optional_arguments
+
+    with optional_arguments():
+        return tyro.cli(
+            module.Args,
+            args=argv,
+            prog=f"symdream {name}",
+            description=module.__doc__,
+            config=(tyro.conf.HelptextFromCommentsOff, tyro.conf.FlagCreatePairsOff),
+        )
 
 
 if __name__ == "__main__":

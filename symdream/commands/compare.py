@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
+from symdream.arguments import optional_arguments
 from symdream.errors import Problem, Problems, RequestError
 
 
@@ -103,13 +104,14 @@ def parse(argv: list[str]) -> Run | Merge | Report | Variants:
     verb, rest = (argv[0], argv[1:]) if argv[:1] and argv[0] in ACTIONS else ("run", argv)
     description = __doc__ if verb == "run" else ACTIONS[verb].__doc__
     prog = "symdream compare" + (f" {verb}" if verb != "run" else "")
-    return tyro.cli(
-        ACTIONS[verb],
-        args=rest,
-        prog=prog,
-        description=description,
-        config=(tyro.conf.HelptextFromCommentsOff, tyro.conf.FlagCreatePairsOff),
-    )
+    with optional_arguments():
+        return tyro.cli(
+            ACTIONS[verb],
+            args=rest,
+            prog=prog,
+            description=description,
+            config=(tyro.conf.HelptextFromCommentsOff, tyro.conf.FlagCreatePairsOff),
+        )
 
 
 def run(args: Run | Merge | Report | Variants) -> int:

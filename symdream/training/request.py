@@ -67,7 +67,10 @@ def parse(argv: list[str], prog: str, description: str) -> Any:
     """`argv` as TrainArgs, by tyro. Exits with 2 on an unknown flag or a value of the wrong type."""
     import tyro
 
-    args = tyro.cli(arguments_class(), args=argv, prog=prog, description=description)
+    from symdream.arguments import optional_arguments
+
+    with optional_arguments():
+        args = tyro.cli(arguments_class(), args=argv, prog=prog, description=description)
     args.given = given_flags(args, argv)
     return args
 
