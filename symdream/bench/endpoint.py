@@ -13,15 +13,18 @@ Point = tuple[float, float]  # (CLIP-T, DINO)
 
 
 def matched_difference(ours: Sequence[Point], theirs: Sequence[Point]) -> float | None:
-    """DINO(ours) - DINO(theirs) at the same CLIP-T, None where one run never has it.
+    """DINO(ours) - DINO(theirs) at the same CLIP-T, None where neither run has the CLIP-T that the other ends with.
 
-    The level is the CLIP-T of the one run's end that has more of it; there this run stands as it ended, and the other
-    is taken back along its path to the last place with that CLIP-T, straight lines between its states. Nothing is
-    extrapolated. The rule is the same with the runs exchanged, so that it favours neither.
+    One run stands as it ended, and the other is taken back along its path to the last place with that CLIP-T, straight
+    lines between its states; nothing is extrapolated. Where both can be taken back, the end with more CLIP-T is the
+    level. So two runs that lose CLIP-T meet where the gentler one ends, and so do two that gain it (a base may know
+    less of a subject's class than its photos show). The rule is the same with the runs exchanged and favours neither.
     """
-    level = max(ours[-1][0], theirs[-1][0])
-    here, there = dino_at(ours, level), dino_at(theirs, level)
-    return None if here is None or there is None else here - there
+    for level in sorted((ours[-1][0], theirs[-1][0]), reverse=True):
+        here, there = dino_at(ours, level), dino_at(theirs, level)
+        if here is not None and there is not None:
+            return here - there
+    return None
 
 
 def dino_at(path: Sequence[Point], level: float) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from symdream.bench.arms import EQUAL_PARAMETERS
@@ -29,16 +29,21 @@ def look(arm: Mapping[str, Any]) -> dict[str, Any]:
             "markerfacecolor": PAPER if hollow else colour, "label": arm["label"]}  # fmt: skip
 
 
-def forest_rows(paired: Sequence[Mapping[str, Any]], endpoint: str = MATCHED) -> list[Mapping[str, Any]]:
-    """The comparisons that have data: the primary family, then by arm."""
-    rows = [e for e in paired if e["endpoint"] == endpoint and e["mean"] is not None]
-    family = [(e["arm"], e["against"]) for e in paired if e["family"] == PRIMARY]
-    return sorted(rows, key=lambda e: (e["arm"], e["against"]) not in family)
+def forest_rows(content: Content) -> list[Mapping[str, Any]]:
+    """The comparisons at matched CLIP-T that have data: the primary family, then ours at equal parameters, the rest."""
+    arms = {arm["id"]: (place, arm) for place, arm in enumerate(content["grid"]["arms"])}
+
+    def order(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+        place, ours = arms[entry["arm"]]
+        same = ours["method"] == content["grid"]["primary"]["method"]
+        return entry["family"] != PRIMARY, not same, -place if same else place, arms[entry["against"]][0]
+
+    return sorted((e for e in content["paired"] if e["endpoint"] == MATCHED and e["mean"] is not None), key=order)
 
 
 def forest(content: Content) -> Any | None:
     """Mean difference, 95 % interval and every subject of each comparison; the shaded side of the margin is good."""
-    rows = forest_rows(content["paired"])
+    rows = forest_rows(content)
     if not rows:
         return None
     names = labels(content)
@@ -177,5 +182,9 @@ def tuning_curves(content: Content) -> Any | None:
                 if found[lr][0]["chosen"]:
                     axes.plot(lr, value, "o", color=style["color"], markerfacecolor="none", markersize=11)
         axes.set(xscale="log", xlabel="learning rate", ylabel="DINO on the tuning subjects")
+        low, high = axes.get_xlim()
+        ticks = [t * 10**e for e in range(-9, 3) for t in (1, 3) if low <= t * 10**e <= high]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
         legend_below(figure, axes, 3)
     return figure

@@ -58,8 +58,13 @@ def paired_differences(
 def subject_differences(
     content: Mapping[str, Any], comparison: Comparison, endpoint: str, cells: Cells
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """The mean difference of each subject, and how many pairs were used and dropped, and why."""
+    """The mean difference of each subject, and how many pairs were used and dropped, and why.
+
+    `dropped_ahead` counts, of those without a common CLIP-T, whose last state was ahead in both scores: were all of
+    them ours or theirs, dropping them would have hidden something.
+    """
     dropped = dict.fromkeys((NOT_FINISHED, NO_COMMON, NO_SCORE), 0)
+    ahead = {"ours": 0, "theirs": 0}
     subjects, pairs = {}, 0
     for name in content["grid"]["subjects"]:
         values = []
@@ -71,12 +76,20 @@ def subject_differences(
             value = difference(endpoint, ours, theirs, content["references"].get(name))
             if value is None:
                 dropped[NO_COMMON if endpoint in (MATCHED, MATCHED_ALONE) else NO_SCORE] += 1
+                if (which := ahead_in_both(ours, theirs)) and endpoint in (MATCHED, MATCHED_ALONE):
+                    ahead[which] += 1
             else:
                 values.append(value)
         pairs += len(values)
         if values:
             subjects[name] = fmean(values)
-    return subjects, {"pairs": pairs, "dropped": dropped}
+    return subjects, {"pairs": pairs, "dropped": dropped, "dropped_ahead": ahead}
+
+
+def ahead_in_both(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    """Whose last state has both more CLIP-T and more DINO: "ours", "theirs" or None."""
+    gaps = [difference(score, ours, theirs, None) for score in ("clip_t", "dino")]
+    return "ours" if min(gaps) > 0 else "theirs" if max(gaps) < 0 else None
 
 
 def describe(values: Sequence[float], margin: float | None) -> dict[str, Any]:

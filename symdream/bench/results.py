@@ -91,8 +91,8 @@ def write_results(folder: Path, content: Mapping[str, Any]) -> None:
     """results.json: readable at the top, one line for each comparison and cell, since there are many numbers in it."""
     long = ("paired", "cells")
     parts = [json.dumps({k: v for k, v in content.items() if k not in long}, indent=1, ensure_ascii=False)[:-2]]
-    for name in long:
-        lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in content.get(name, []))
+    for name in (n for n in long if n in content):
+        lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in content[name])
         parts.append(f' "{name}": [\n{lines}\n]')
     write_text(Path(folder) / RESULTS, ",\n".join(parts) + "}\n")
 

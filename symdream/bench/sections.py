@@ -12,7 +12,7 @@ from symdream.bench.pictures import Album
 from symdream.bench.spectrum_figures import spectrum_rows
 from symdream.bench.statistics import BOOTSTRAP_FROM, EXACT_UP_TO
 from symdream.bench.tables import PRIMARY_HEAD, primary_rows, scope, score_rows, shown_columns
-from symdream.bench.wording import INSTRUMENTS, interval, listing, missing_told, number, p_value, verdict_told
+from symdream.bench.wording import INSTRUMENTS, count, interval, listing, missing_told, number, p_value, verdict_told
 
 Content = Mapping[str, Any]
 
@@ -53,12 +53,10 @@ def page_sections(content: Content, album: Album) -> dict[str, Any]:
 
 def subtitle(content: Content) -> str:
     grid = content["grid"]
-    cells = len(content["cells"])
-    seeds = len(grid["training_seeds"])
     return (
-        f"{cells} runs: {len(grid['arms'])} arms × {len(grid['subjects'])} subjects × {seeds} training "
-        f"seed{'s' if seeds != 1 else ''}, on {grid['base']['name']}. {content['created'][:10]}, "
-        f"symdream {content['symdream']}."
+        f"{count(len(content['cells']), 'run')}: {count(len(grid['arms']), 'arm')} × "
+        f"{count(len(grid['subjects']), 'subject')} × {count(len(grid['training_seeds']), 'training seed')}, on "
+        f"{grid['base']['name']}. {content['created'][:10]}, symdream {content['symdream']}."
     )
 
 
@@ -82,16 +80,16 @@ def method_told(content: Content) -> list[str]:
     told = [
         "The unit is the subject: runs of one subject are averaged first. Intervals are Student's t over subjects, "
         f"p-values exact sign-flip tests (sampled beyond {EXACT_UP_TO} subjects).",
-        "DINO at matched CLIP-T: at the CLIP-T of whichever of the two runs ends with more of it, the other run is "
-        "taken back along its checkpoints, whose first is the base; straight lines between them, nothing extrapolated. "
-        "Pairs without a common CLIP-T are dropped and counted.",
+        "DINO at matched CLIP-T: one run stands as it ended, the other is taken back along its states (the base, then "
+        "the checkpoints) to where it last had that CLIP-T, by straight lines; nothing is extrapolated. Where both can "
+        "be taken back, the end with more CLIP-T counts. Pairs without a common CLIP-T are dropped and counted.",
         "Better: the interval lies above 0. Non-inferior: above minus the margin. Inferior: below minus the margin. "
         "Each needs the one-sided test at 2.5 % too, Holm-corrected in the primary family. All else is undecided.",
     ]
     if primary["subjects"]:
         told.append(
-            f"With {primary['subjects']} subjects the smallest attainable p is {p_value(primary['smallest_p'])}, "
-            f"Holm-corrected {p_value(primary['smallest_p_holm'])}."
+            f"With {count(primary['subjects'], 'subject')} the smallest attainable p is "
+            f"{p_value(primary['smallest_p'])}, Holm-corrected {p_value(primary['smallest_p_holm'])}."
         )
     boots = [e for e in content["paired"] if e["family"] == PRIMARY and e.get("bootstrap")]
     if boots:
@@ -105,8 +103,8 @@ def method_told(content: Content) -> list[str]:
 
 
 def needed_rows(content: Content, labels: Mapping[str, str]) -> list[list[str]]:
-    def told(count: int | None) -> str:
-        return "more than 10 million" if count is None else f"{count:,}"
+    def told(subjects: int | None) -> str:
+        return "more than 10 million" if subjects is None else f"{subjects:,}"
 
     rows = [e for e in content["paired"] if e["endpoint"] == MATCHED and e["subjects_needed"]]
     ours = {e["arm"] for e in content["paired"] if e["family"] == PRIMARY}
@@ -202,7 +200,7 @@ def spectrum_table(content: Content) -> list[list[str]]:
 
 def cells_section(content: Content) -> dict[str, Any]:
     states = content["analysis"]["states"]
-    told = ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
+    told = ", ".join(f"{number} {state}" for state, number in states.items()) or "none"
     finished = [c for c in content["cells"] if c["status"] == "finished"]
     seconds = [c["seconds"] for c in finished if c.get("seconds") is not None]
     if seconds:

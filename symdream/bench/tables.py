@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from symdream.bench.comparisons import HYPERVOLUME
-from symdream.bench.wording import interval, missing_told, number, p_value, primary_entries, spread, verdict_told
+from symdream.bench.wording import count, interval, missing_told, number, p_value, primary_entries, spread, verdict_told
 
 # Score, heading, what it says. "↑": more is better, where that can be said.
 COLUMNS = (
@@ -59,16 +59,16 @@ def score_rows(content: Mapping[str, Any]) -> list[Row]:
 
 
 def primary_rows(content: Mapping[str, Any]) -> list[list[str]]:
-    """Comparison, difference with interval, p, Holm's p, verdict, subjects, pairs."""
+    """In the order of PRIMARY_HEAD."""
     labels = {arm["id"]: arm["label"] for arm in content["grid"]["arms"]}
     return [
-        [f"{labels[e['arm']]} − {labels[e['against']]}", interval(e), p_value(e["p"]), p_value(e["p_holm"]),
-         verdict_told(e), str(e["n"]), missing_told(e)]
+        [f"{labels[e['arm']]} − {labels[e['against']]}", interval(e), verdict_told(e), p_value(e["p"]),
+         p_value(e["p_holm"]), str(e["n"]), missing_told(e)]
         for e in primary_entries(content)
     ]  # fmt: skip
 
 
-PRIMARY_HEAD = ["DINO at matched CLIP-T", "difference [95 %]", "p", "p (Holm)", "verdict", "subjects", "pairs of runs"]
+PRIMARY_HEAD = ["DINO at matched CLIP-T", "difference [95 %]", "verdict", "p", "p (Holm)", "subjects", "pairs of runs"]
 
 
 def markdown(content: Mapping[str, Any], lead: Sequence[str]) -> str:
@@ -95,12 +95,13 @@ def latex(content: Mapping[str, Any], lead: Sequence[str]) -> str:
 def scope(content: Mapping[str, Any]) -> str:
     """What the table's means are over."""
     grid, blocks = content["grid"], content["analysis"]["blocks"]
-    pictures = sum(len(prompts) for prompts in grid["prompts"].values()) / max(1, len(grid["prompts"]))
+    prompts = sum(map(len, grid["prompts"].values())) / max(1, len(grid["prompts"]))
+    pictures = round(prompts * len(grid["image_seeds"]))
     without = f" Nothing is finished of {', '.join(blocks['without'])}." if blocks["without"] else ""
     return (
-        f"Means over {blocks['subjects']} subjects ({blocks['count']} runs of each arm that all arms have finished), "
-        f"{pictures * len(grid['image_seeds']):.0f} pictures a run after {grid['steps']} steps at batch "
-        f"{grid['batch_size']}; ± is half the 95 % t interval over subjects." + without
+        f"Means over {count(blocks['subjects'], 'subject')} ({count(blocks['count'], 'run')} of each arm: those that "
+        f"all arms have finished), {pictures} pictures a run after {grid['steps']} steps "
+        f"at batch {grid['batch_size']}; ± is half the 95 % t interval over subjects." + without
     )
 
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from symdream.bench.comparisons import PRIMARY
-from symdream.bench.paired import NO_COMMON
+from symdream.bench.paired import NO_COMMON, NOT_FINISHED
 from symdream.bench.statistics import BETTER, INFERIOR, LEVEL, NON_INFERIOR, UNDECIDED
 
 MINUS = "\u2212"
 TOLD = {BETTER: "better than", NON_INFERIOR: "non-inferior to", INFERIOR: "inferior to", UNDECIDED: "undecided against"}
+FEWEST_STEPS = 20
 INSTRUMENTS = {"dino": "DINO", "clip_i": "CLIP-I"}
 
 
@@ -70,7 +71,12 @@ def headline(content: Mapping[str, Any]) -> str:
     if not family:
         return "This grid holds no comparison of the primary family: SingLoRA against another method."
     if not any(entry["pairs"] for entry in family):
-        return "No pair of runs of the primary family is finished yet."
+        finished = any(sum(e["dropped"].values()) > e["dropped"][NOT_FINISHED] for e in family)
+        return (
+            "No pair of runs of the primary family could be compared at matched CLIP-T."
+            if finished
+            else "No pair of runs of the primary family is finished yet."
+        )
     parts = []
     for verdict in TOLD:
         against = [
@@ -87,17 +93,15 @@ def headline(content: Mapping[str, Any]) -> str:
     share = ""
     if lora := next((arms[e["against"]] for e in family if arms[e["against"]]["method"] == "lora"), None):
         share = f", with {ours['parameters'] / lora['parameters']:.0%} of the parameters of {lora['label']},"
-    n = content["analysis"]["primary"]["subjects"]
-    return (
-        f"{ours['label']}{share} is {'; '.join(parts)}. DINO at matched CLIP-T, {n} subject{'s' if n != 1 else ''}, "
-        "Holm-corrected."
-    )
+    n = count(content["analysis"]["primary"]["subjects"], "subject")
+    return f"{ours['label']}{share} is {'; '.join(parts)}. DINO at matched CLIP-T, {n}, Holm-corrected."
 
 
 def warnings(content: Mapping[str, Any]) -> list[str]:
     """What must be known before any number is read."""
     analysis, grid = content["analysis"], content["grid"]
     told = list(content["notes"])
+    labels = {arm["id"]: arm["label"] for arm in grid["arms"]}
     states = analysis["states"]
     if analysis["partial"]:
         total = sum(states.values())
@@ -112,30 +116,45 @@ def warnings(content: Mapping[str, Any]) -> list[str]:
             told.append(f"Whether {label} tells one subject from another could not be tested: {found['why']}.")
         elif not found["enough"]:
             told.append(f"{label} measures class and style more than identity (AUC {found['auc']:.3f}, below 0.9).")
+    if grid["steps"] < FEWEST_STEPS:
+        told.append(
+            f"{grid['steps']} steps teach nothing yet: this shows that the machinery runs; no score means anything."
+        )
     if not grid["tuned"]:
         told.append("Fixed: no rate was tuned; every method has that of the table of methods.")
     primary = analysis["primary"]
-    if primary["comparisons"] and primary["smallest_p_holm"] is not None and primary["smallest_p_holm"] > LEVEL:
+    least = [p_value(primary[name]) for name in ("smallest_p", "smallest_p_holm")]
+    if primary["subjects"] and primary["smallest_p_holm"] > LEVEL:
         told.append(
-            f"With {primary['subjects']} subjects no difference can be significant: the smallest attainable p of the "
-            f"exact test is {p_value(primary['smallest_p'])}, Holm-corrected {p_value(primary['smallest_p_holm'])}."
+            f"With {count(primary['subjects'], 'subject')} no difference can be significant: the smallest attainable p "
+            f"of the exact test is {least[0]}, Holm-corrected {least[1]}."
         )
     for entry in primary_entries(content):
-        if dropped := dropped_told(entry):
-            told.append(f"Against {entry['against']} {dropped}; see also the differences after the last step.")
+        if dropped := dropped_told(entry, labels):
+            told.append(f"Against {labels[entry['against']]} {dropped}; see also the differences after the last step.")
     return told
 
 
-def dropped_told(entry: Mapping[str, Any]) -> str:
+def dropped_told(entry: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     """Pairs that a finished grid could not compare; those not run yet are told elsewhere."""
     lost = entry["dropped"][NO_COMMON]
     whole = lost + entry["pairs"]
-    return f"{lost} of {whole} pairs were dropped, as the two runs share no CLIP-T" if lost else ""
+    ahead = entry["dropped_ahead"]
+    return (
+        f"{lost} of {whole} pairs were dropped, as the two runs share no CLIP-T (in {ahead['ours']} of them "
+        f"{labels[entry['arm']]} ended with more of both scores, in {ahead['theirs']} {labels[entry['against']]})"
+        if lost
+        else ""
+    )
 
 
 def missing_told(entry: Mapping[str, Any]) -> str:
     parts = [f"{count} {why}" for why, count in entry["dropped"].items() if count]
     return f"{entry['pairs']}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def listing(names: Sequence[str]) -> str:

@@ -90,6 +90,8 @@ def test_pairs_without_a_common_clip_t_are_dropped_and_counted():
     found = analyse(content, rows)
     one = entry(found, MATCHED_ALONE, "symlora-r8", "lora-r8")
     assert one["dropped"][NO_COMMON] == 6 and one["n"] == 0 and one["mean"] is None and one["verdict"] == "undecided"
+    # All of SymLoRA's ended with more CLIP-T and less DINO, so that neither was ahead in both.
+    assert one["dropped_ahead"] == {"ours": 0, "theirs": 0}
     assert entry(found, MATCHED, "symlora-r8", "lora-r8")["pairs"] == 6
     assert entry(found, "dino", "symlora-r8", "lora-r8")["n"] == 3
 

@@ -19,6 +19,21 @@ def test_a_longer_run_is_taken_back_to_the_clip_t_of_the_shorter():
     assert matched_difference(long, short) == pytest.approx(0.15 - 0.1)
 
 
+def test_runs_that_gain_clip_t_meet_where_the_one_that_gained_less_ended():
+    base = (0.3, 0.1)
+    assert matched_difference([base, (0.5, 0.5)], [base, (0.4, 0.2)]) == pytest.approx(0.3 - 0.2)
+
+
+def test_of_runs_that_part_in_clip_t_nothing_is_said():
+    assert matched_difference([(0.5, 0.1), (0.6, 0.5)], [(0.5, 0.1), (0.4, 0.2)]) is None
+
+
+def test_where_both_can_be_taken_back_more_clip_t_counts():
+    ours, theirs = [(0.8, 0.0), (0.3, 0.4), (0.5, 0.6)], [(0.8, 0.0), (0.2, 0.2), (0.4, 0.3)]
+    # Ours ends at .5; theirs last had that on the way down, half way from .8 to .2.
+    assert matched_difference(ours, theirs) == pytest.approx(0.6 - 0.1)
+
+
 def test_nothing_is_extrapolated():
     assert dino_at([(0.8, 0.0), (0.6, 0.2)], 0.5) is None and dino_at([(0.8, 0.0), (0.6, 0.2)], 0.9) is None
     assert matched_difference([(0.8, 0.0), (0.7, 0.1)], [(0.6, 0.2), (0.5, 0.3)]) is None

@@ -1,0 +1,148 @@
+"""symdream compare, as a person runs it: requests that are wrong, reports, shards, a killed process."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from helpers.comparisons import simulated, unfinish
+from helpers.fork_server import ForkServer
+from helpers.grids import make_subjects, tiny_grid
+
+from symdream.bench.cells import read_done
+from symdream.bench.grid import build, to_toml
+from symdream.bench.results import read_results, read_rows, write_results, write_rows
+from symdream.bench.runner import locked
+from symdream.cli import main
+
+
+def small():
+    """Results of two arms on six subjects, the fewest that one comparison can be significant with."""
+    return simulated({"singlora-r8": -0.06}, subjects=6, methods=("lora", "singlora"), match="rank")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A finished comparison, its two files alone."""
+    content, rows = small()
+    write_results(tmp_path, content)
+    write_rows(tmp_path, rows)
+    return tmp_path
+
+
+def test_report_analyses_and_prints_where_the_page_is(folder, capsys):
+    assert main(["compare", "report", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+    content = read_results(folder)
+    assert content["paired"][0]["verdict"] == "inferior" and content["analysis"]["blocks"]["subjects"] == 6
+    assert (folder / "report.html").is_file() and (folder / "table.tex").is_file()
+
+
+def test_a_report_of_a_grid_at_work_leaves_its_results_alone(folder, capsys):
+    before = (folder / "results.json").read_bytes()
+    with locked(folder):
+        assert main(["compare", "report", str(folder)]) == 0
+    assert "being worked on" in capsys.readouterr().err
+    assert (folder / "results.json").read_bytes() == before
+    assert "inferior to LoRA r8" in (folder / "table.md").read_text()
+
+
+def test_merge_analyses_the_whole(folder, tmp_path, capsys):
+    content, rows = small()
+    ids = [cell["id"] for cell in content["cells"]]
+    for name, lacking in (("a", ids[::2]), ("b", ids[1::2])):
+        (tmp_path / name).mkdir()
+        part, lines = unfinish(content, rows, *lacking)
+        write_results(tmp_path / name, part)
+        write_rows(tmp_path / name, lines)
+    assert main(["compare", "merge", f"{tmp_path}/a", f"{tmp_path}/b", "-o", f"{tmp_path}/whole"]) == 0
+    assert main(["compare", "report", str(folder)]) == 0
+    whole, unbroken = read_results(tmp_path / "whole"), read_results(folder)
+    assert whole["complete"] and whole["paired"] == unbroken["paired"]
+    assert "Partial" not in (tmp_path / "whole" / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["compare"], "--preset smoke|sprite|dreambooth"),
+        (["compare", "--preset", "smoke", "--methods", "lora", "singlore"], 'did you mean "singlora"'),
+        (["compare", "--preset", "smoke", "--subjects", "fxo"], 'did you mean "fox"'),
+        (["compare", "--preset", "smoke", "--fixed", "--tune"], "contradict"),
+        (["compare", "--preset", "smoke", "--tuning-only"], "nothing to tune"),
+        (["compare", "--preset", "sprite", "--shard", "1/4"], "tune once"),
+        (["compare", "--preset", "smoke", "--shard", "5/4"], "not i/n"),
+        (["compare", "--preset", "smoke", "--processes", "0"], "at least 1"),
+        (["compare", "--preset", "dreambooth"], "--data FOLDER"),
+        (["compare", "report", "/no/such"], "no results.json"),
+        (["compare", "merge", "/no/such", "-o", "/tmp/none"], "no results.json"),
+        (["compare", "variants", "/no/such"], "no results.json"),
+    ],
+)
+def test_a_wrong_request_is_one_clear_sentence(argv, part, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    told = capsys.readouterr().err
+    assert part in told and "Traceback" not in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_of_another_format_are_refused(folder, capsys):
+    content = json.loads((folder / "results.json").read_text()) | {"format": 2, "symdream": "9.9"}
+    (folder / "results.json").write_text(json.dumps(content))
+    for argv in (["report", str(folder)], ["--preset", "smoke", "-o", str(folder)]):
+        assert main(["compare", *argv]) == 2
+        assert "reads format 1" in (told := capsys.readouterr().err) and "(9.9)" in told
+
+
+def test_what_the_report_needs_is_asked_for_before_any_work(folder, capsys, monkeypatch):
+    monkeypatch.setattr("symdream.bench.report.find_spec", lambda name: None if name == "jinja2" else object())
+    assert main(["compare", "--preset", "smoke", "-o", str(folder / "new")]) == 2
+    told = capsys.readouterr().err
+    assert "jinja2" in told and 'pip install "symdream[bench]"' in told and not (folder / "new").exists()
+
+
+@pytest.fixture
+def tiny_command(tiny_sd1, tmp_path):
+    """A grid of three arms and one subject as a file, and the command that runs it."""
+    data = make_subjects(tmp_path / "subjects é")
+    less = {"methods": ["lora", "dora", "singlora"], "subjects": ["alpha"], "image_seeds": [0], "points": 1}
+    grid = build(tiny_grid(tiny_sd1, data, **less))
+    (tmp_path / "grid.toml").write_text(to_toml(grid))
+    return ["compare", "--config", tmp_path / "grid.toml", "-o", tmp_path / "out"]
+
+
+@pytest.mark.slow
+def test_the_dry_run_tells_and_writes_nothing(tiny_command, capsys):
+    assert main([*map(str, tiny_command), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    for part in ("cells     3: 3 arms × 1 subjects × 1 seeds", "images    12: 3 a cell", "hours", "GB free"):
+        assert part in told
+    assert not tiny_command[-1].exists()
+
+
+@pytest.mark.slow
+def test_a_killed_grid_started_again_ends_as_if_it_never_was(tiny_command, tmp_path):
+    """SIGKILL in the second cell: what was finished stays untouched, and the whole equals an unbroken one."""
+    out = tiny_command[-1]
+    with ForkServer() as server:
+        unbroken = server.start(*tiny_command[:-1], tmp_path / "unbroken", log=tmp_path / "log")
+        assert unbroken.wait() == 0
+        child = server.start(*tiny_command, log=tmp_path / "log")
+        while not list(out.glob("cells/*/cell.json")):
+            assert child.poll() is None, child.said
+            time.sleep(0.01)
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        first = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/cell.json")}
+        assert 1 <= len(first) < 3
+        child = server.start(*tiny_command, log=tmp_path / "log")
+        assert child.wait() == 0 and f"{len(first)} of 3 are finished already" in child.said
+    assert all(path.stat().st_mtime_ns == before for path, before in first.items())
+    found, expected = (read_results(place) for place in (out, tmp_path / "unbroken"))
+    assert [c["points"] for c in found["cells"]] == [c["points"] for c in expected["cells"]]
+    assert found["paired"] == expected["paired"] and found["complete"]
+    assert read_rows(out) == read_rows(tmp_path / "unbroken")
+    assert all(read_done(out / "cells" / cell["id"]) for cell in found["cells"])
+    assert "Comparison" in (out / "report.html").read_text()
