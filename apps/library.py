@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from symdream.diffusion.grid import first_of_last_row
 from symdream.errors import RequestError
 from symdream.interop.companions import sample_picture
 from symdream.interop.grouping import adapter_files
@@ -22,6 +24,12 @@ from symdream_apps.runs import Runs, checked_name
 
 SIDE = 256  # pixels of a card's picture
 RUN, FILE = "run", "file"
+# Of the parts, and of the tenths of their layers above and below the median.
+COLORS = {
+    "unet": "#4c78a8", "text_encoder": "#f58518", "text_encoder_2": "#54a24b",
+    "unet, 90 %": "#a9c3de", "text_encoder, 90 %": "#fbc896", "text_encoder_2, 90 %": "#abd3a5",
+    "unet, 10 %": "#a9c3de", "text_encoder, 10 %": "#fbc896", "text_encoder_2, 10 %": "#abd3a5",
+}  # fmt: skip
 COMPANIONS = (".txt", ".png")
 
 
@@ -108,8 +116,9 @@ def _picture(file: Path | None, name: str) -> Image.Image:
         try:
             with Image.open(file) as image:
                 image = image.convert("RGB")
+                if file.parent.name == "samples":
+                    image = first_of_last_row(image)
                 side = min(image.size)
-                # A grid of samples has its labels above and left: the first picture is the middle of its height.
                 left, top = (image.width - side) // 2, (image.height - side) // 2
                 return image.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
         except OSError:
@@ -172,7 +181,7 @@ def facts_table(context: Context, runs: Runs, kind: str, key: str, facts: dict[s
         ["trained as", facts["trained_as"] or ""],
         ["rank", str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}" if ranks else ""],
         ["layers", ", ".join(f"{count} in {name}" for name, count in facts["components"].items())],
-        ["parameters", f"{facts['parameters']:,} ({', '.join(facts['dtypes'])}), {in_words(facts['bytes'])}"],
+        ["weights", f"{facts['parameters']:,} ({', '.join(facts['dtypes'])}), {in_words(facts['bytes'])}"],
         ["trigger", facts["trigger"] or "not told"],
         ["base", facts["base"] or "not told"],
     ]
@@ -194,18 +203,19 @@ def metadata_rows(facts: dict[str, Any]) -> list[list[str]]:
     """Every metadata entry of the file, symdream's own opened."""
     from symdream.commands.inspect import flat
 
-    return [[name, value if isinstance(value, str) else repr(value)] for name, value in flat(facts["metadata"])]
+    told = flat(facts["metadata"])
+    return [[name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)] for name, value in told]
 
 
 def layer_rows(facts: dict[str, Any]) -> list[list[Any]]:
-    """part, layer, rank, shape, norm of the update, largest singular value and its share of the norm's square."""
+    """Name, rank, shape, norm of the update, largest singular value and its share of the norm's square."""
     rows = []
     for layer in facts["layers"]:
         spectrum, norm = layer["spectrum"], layer["norm"]
         shape = f"{layer['shape'][1]} → {layer['shape'][0]}" if layer["shape"] else "?"
         numbers = [float(f"{norm:.3g}"), float(f"{spectrum[0]:.3g}")] if spectrum else [None, None]
         share = f"{spectrum[0] ** 2 / norm**2:.0%}" if norm else ""
-        rows.append([layer["component"], layer["layer"], layer["rank"], shape, *numbers, share])
+        rows.append([f"{layer['component']}.{layer['layer']}", layer["rank"], shape, *numbers, share])
     return rows
 
 
@@ -217,16 +227,16 @@ def norms(facts: dict[str, Any]) -> pd.DataFrame:
 
 
 def spectra(facts: dict[str, Any]) -> pd.DataFrame:
-    """Columns number, share, part, line: singular values over the largest, their median, 10th and 90th percentile
-    over all layers of a part (256 curves of a real base would be no picture)."""
+    """Columns number, share, line: singular values over the largest; for each part their median (the part's name),
+    10th and 90th percentile over its layers (256 curves of a real base would be no picture)."""
     rows = []
     for part in dict.fromkeys(layer["component"] for layer in facts["layers"]):
         of_part = [layer["spectrum"] for layer in facts["layers"] if layer["component"] == part]
         curves = [[value / values[0] for value in values] for values in of_part if values and values[0] > 0]
         for number in range(max(map(len, curves), default=0)):
             values = pd.Series([curve[number] for curve in curves if len(curve) > number])
-            for quantile, name in ((0.5, "median"), (0.1, "10 %"), (0.9, "90 %")):
-                rows.append((number + 1, values.quantile(quantile), f"{part}, {name}"))
+            for quantile, name in ((0.5, part), (0.1, f"{part}, 10 %"), (0.9, f"{part}, 90 %")):
+                rows.append((number + 1, values.quantile(quantile), name))
     return pd.DataFrame(rows, columns=["number", "share", "line"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import shutil
 import tempfile
 from pathlib import Path
@@ -36,7 +37,7 @@ def build(context: Context, shared: Shared) -> None:
                 hint = gr.Markdown(EMPTY)
                 again = gr.Button("Look again", size="sm", scale=0, min_width=110)
             shelf = gr.Gallery(
-                label="Runs and adapter files", show_label=False, columns=3, object_fit="cover", height=620,
+                label="Runs and adapter files", show_label=False, columns=3, object_fit="cover", height="auto",
                 allow_preview=False, interactive=False, buttons=[], elem_id="shelf", visible=False,
             )  # fmt: skip
             reports = gr.File(label="Reports of comparisons", file_count="multiple", interactive=False, visible=False)
@@ -101,36 +102,37 @@ class _Detail:
             with gr.Tabs():
                 with gr.Tab("Spectrum"):
                     self.norms = gr.BarPlot(
-                        x="layer", y="norm", color="part", title="Norm of each layer's update", height=220,
+                        x="layer", y="norm", color="part", color_title=" ", x_axis_format="d", color_map=library.COLORS,
                         x_title="layer, in the file's order", y_title="norm", tooltip="all",
                         label="Norm of each layer's update",
                     )  # fmt: skip
                     self.spectra = gr.LinePlot(
-                        x="number", y="share", color="line", title="Singular values over the largest", height=220,
+                        x="number", y="share", color="line", color_title=" ", x_axis_format="d", color_map=library.COLORS,
                         x_title="singular value", y_title="over the largest", tooltip="all",
-                        label="Singular values over the largest",
+                        label="Singular values over the largest: the median layer, and the tenths above and below",
                     )  # fmt: skip
                 with gr.Tab("Layers"):
                     self.layers = gr.Dataframe(
-                        headers=["part", "layer", "rank", "in → out", "norm", "largest", "its share"], type="array",
+                        headers=["layer", "rank", "in → out", "norm", "largest", "its share"], type="array", wrap=True,
                         interactive=False, show_label=False, label="layers", max_height=420, buttons=["copy"],
+                        column_widths=["38%", "11%", "17%", "11%", "12%", "11%"],
                     )  # fmt: skip
                 with gr.Tab("Metadata"):
                     self.metadata = gr.Dataframe(
                         headers=["key", "value"], type="array", interactive=False, wrap=True, show_label=False,
-                        label="metadata", column_widths=["35%", "65%"], max_height=420, buttons=["copy"],
+                        label="metadata", column_widths=["42%", "58%"], max_height=420, buttons=["copy"],
                     )  # fmt: skip
         with gr.Accordion("Export", open=False, visible=False) as self.export_box:
             with gr.Row():
                 self.to = gr.Dropdown([(words, key) for key, words in FORMATS.items()], value="kohya", label="Format")
-                self.dtype = gr.Dropdown(list(DTYPES), value="fp32", label="Number format", scale=0, min_width=150)
+                self.dtype = gr.Dropdown(list(DTYPES), value="fp32", label="Number format", min_width=120)
             self.export = gr.Button("Export", variant="primary")
             self.exported = gr.File(label="Exported", file_count="multiple", interactive=False, visible=False)
         with gr.Accordion("Rename or delete", open=False, visible=False) as self.change_box:
-            with gr.Row(equal_height=True):
-                self.name = gr.Textbox(label="New name", max_length=80, scale=3)
-                self.rename = gr.Button("Rename", scale=1, min_width=110)
-            self.delete = gr.Button("Delete", variant="stop")
+            self.name = gr.Textbox(label="New name", max_length=80)
+            with gr.Row():
+                self.rename = gr.Button("Rename", min_width=110)
+                self.delete = gr.Button("Delete", variant="stop", min_width=110)
             with gr.Row(visible=False) as self.sure:
                 self.really = gr.Button("Move it to the trash folder", variant="stop")
                 self.keep = gr.Button("Keep it")
@@ -171,8 +173,8 @@ class _Detail:
             **{box: gr.update(visible=True) for box in boxes},
             self.warnings: gr.Markdown("\n".join(warned), visible=bool(warned)),
             self.facts: library.facts_table(self.context, self.runs, kind, key, facts),
-            self.norms: library.norms(facts),
-            self.spectra: library.spectra(facts),
+            self.norms: gr.BarPlot(norms := library.norms(facts), x_lim=[0, len(norms) + 1]),
+            self.spectra: gr.LinePlot(library.spectra(facts), colors_in_legend=list(facts["components"])),
             self.layers: library.layer_rows(facts),
             self.metadata: library.metadata_rows(facts),
         }
@@ -213,4 +215,4 @@ class _Detail:
         kind, key = card
         moved = self.runs.delete(key) if kind == RUN else library.delete_file(self.context, key)
         place = moved.relative_to(self.context.runs)
-        gr.Info(f"It lies in {place} of the runs folder; move it back to undo.", duration=8)
+        gr.Info(f"It lies in {html.escape(str(place))} of the runs folder; move it back to undo.", duration=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import gradio as gr
@@ -34,12 +35,13 @@ def build(context: Context, shared: Shared, runs: Runs, name_started: gr.State) 
         label="For ComfyUI, A1111 and kohya's tools", file_count="multiple", visible=False, interactive=False
     )
     plot = gr.LinePlot(
-        x="step", y="loss", color="line", title="Loss", x_title="step", y_title="loss", height=260, visible=False,
-        color_map={watching.EACH: "#9aa5b1", watching.SMOOTHED: "#d9480f"}, tooltip="all", label="Loss of each step",
+        x="step", y="loss", color="line", x_title="step", y_title="loss", color_title=" ", visible=False,
+        color_map={watching.EACH: "#9aa5b1", watching.SMOOTHED: "#d9480f"}, tooltip="all", label="Loss",
+        x_axis_format="d",
     )  # fmt: skip
     samples = gr.Gallery(
-        label="Pictures on the way, the newest first", columns=1, height="auto", object_fit="contain", visible=False,
-        interactive=False, buttons=["download", "fullscreen"],
+        label="Pictures on the way, the newest first", columns=1, height=520, object_fit="contain", visible=False,
+        interactive=False, buttons=["download", "fullscreen"], elem_id="samples",
     )  # fmt: skip
     seen = gr.State({})
     shown = [picked, told_as, stop, resume, to_generate, to_compare, to_file, exported, plot, samples, seen]
@@ -96,13 +98,14 @@ def build(context: Context, shared: Shared, runs: Runs, name_started: gr.State) 
 
     @tell
     def ask_to_stop(chosen: str):
-        gr.Info(runs.stop(chosen), duration=6)
+        gr.Info(html.escape(runs.stop(chosen)), duration=6)
 
     @tell
     def ask_to_resume(chosen: str):
         runs.resume(chosen)
         first = runs.start_next()
-        gr.Info(f"{chosen} goes on." if first == chosen else f"{chosen} waits for its turn.", duration=4)
+        shown = html.escape(chosen)
+        gr.Info(f"{shown} goes on." if first == chosen else f"{shown} waits for its turn.", duration=4)
 
     for button, ask in ((stop, ask_to_stop), (resume, ask_to_resume)):
         button.click(ask, picked, **quiet).then(watch, [picked, seen], shown, **quiet)

@@ -32,9 +32,12 @@ CSS = """
 /* Galleries of a few pictures: as high as these, and narrow enough for a telephone. */
 .snug .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
 .snug .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(56px, 1fr)) !important; }
+.snug .thumbnail-lg { aspect-ratio: 1; height: auto; }
 /* Pictures with labels in them keep their shape. */
 #samples .thumbnail-lg, #samples .thumbnail-lg img { aspect-ratio: auto; height: auto; }
+#samples .grid-container { padding-top: 2rem; }
 /* Cards: the caption is the text of the card, below its picture. */
+#shelf .grid-wrap { height: auto !important; min-height: 0 !important; max-height: 75vh !important; }
 #shelf .thumbnail-lg { display: flex; flex-direction: column; aspect-ratio: auto; height: auto; }
 #shelf .thumbnail-lg img { aspect-ratio: 1; height: auto; }
 #shelf .caption-label {

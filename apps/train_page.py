@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from symdream_apps.runs import Keeper, Runs
 from symdream_apps.shared import Shared
 from symdream_apps.text import no_markdown
 
-COLUMNS, ROW_PIXELS = 5, 112  # of the previews
 NO_SAMPLE = ("your own photos", "")
 
 
@@ -53,8 +53,8 @@ def _setup(context: Context, runs: Runs) -> gr.State:
     )
     shown_as = gr.Markdown(visible=False)
     crops = gr.Gallery(
-        label="What is trained on", show_label=False, columns=COLUMNS, height=ROW_PIXELS, object_fit="contain",
-        visible=False, interactive=False, buttons=[],
+        label="What is trained on", show_label=False, columns=5, height="auto", object_fit="contain",
+        visible=False, interactive=False, buttons=[], elem_classes="snug",
     )  # fmt: skip
     findings = gr.Markdown(visible=False)
     to_real = gr.Button("Take the base sd15, for photographs", size="sm", visible=False)
@@ -95,16 +95,13 @@ def _setup(context: Context, runs: Runs) -> gr.State:
         side = found.photos[0].crop.width if found.photos else 0
         return {
             shown_as: gr.Markdown(f"What is trained on: the middle, {side} × {side} pixels", visible=bool(side)),
-            crops: gr.Gallery(
-                [photo.crop for photo in found.photos], visible=bool(found.photos),
-                height=ROW_PIXELS * max(1, -(-len(found.photos) // COLUMNS)),
-            ),
+            crops: gr.Gallery([photo.crop for photo in found.photos], visible=bool(found.photos)),
             findings: gr.Markdown(_findings(found), visible=bool(listed)),
             to_real: gr.Button(visible=found.photographs is not None),
             captions_box: gr.Accordion(visible=bool(found.photos) and not chosen),
             captions: rows,
             paths: [str(photo.path) for photo in found.photos],
-        }  # fmt: skip
+        }
 
     @tell
     def choose(chosen: str):
@@ -132,7 +129,8 @@ def _setup(context: Context, runs: Runs) -> gr.State:
             method=method, preset=None if preset == "default" else preset, settings=_given(settings, given),
         )  # fmt: skip
         first = runs.start_next()
-        gr.Info(f"{started} starts." if first == started else f"{started} waits for its turn.", duration=4)
+        shown = html.escape(started)
+        gr.Info(f"{shown} starts." if first == started else f"{shown} waits for its turn.", duration=4)
         return started
 
     start_button.click(

@@ -72,6 +72,16 @@ def make_grid(
     return canvas
 
 
+def first_of_last_row(grid: Image.Image, cell: int = 192) -> Image.Image:
+    """The first picture of the last row of a grid that `make_grid` made with this `cell`.
+
+    Row labels are narrower than a cell, so what the cells leave of the width is theirs.
+    """
+    left = (grid.width - MARGIN) % (cell + MARGIN) + MARGIN
+    top = grid.height - MARGIN - cell
+    return grid.crop((left, top, left + cell, top + cell))
+
+
 def save_grid(path: Path, rows: Sequence[Sequence[Image.Image]], **labels) -> None:
     make_grid(rows, **labels).save(path)
 
