@@ -107,8 +107,8 @@ class _Detail:
                         label="Norm of each layer's update",
                     )  # fmt: skip
                     self.spectra = gr.LinePlot(
-                        x="number", y="share", color="line", color_title=" ", x_axis_format="d", color_map=library.COLORS,
-                        x_title="singular value", y_title="over the largest", tooltip="all",
+                        x="number", y="share", color="line", color_title=" ", color_map=library.COLORS,
+                        x_axis_format="d", x_title="singular value", y_title="over the largest", tooltip="all",
                         label="Singular values over the largest: the median layer, and the tenths above and below",
                     )  # fmt: skip
                 with gr.Tab("Layers"):

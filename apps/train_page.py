@@ -13,7 +13,7 @@ from symdream.data.captions import PLACEHOLDER
 from symdream.diffusion.names import EMBEDDED
 from symdream.presets import PRESETS
 from symdream.tuners.methods import METHODS
-from symdream_apps import run_pane, train_request
+from symdream_apps import run_api, run_pane, train_request
 from symdream_apps.context import Context
 from symdream_apps.errors import told
 from symdream_apps.photo_check import Report, check
@@ -33,6 +33,7 @@ def build(context: Context, shared: Shared) -> None:
     """The page's components and events, inside of the tab that is open now."""
     runs = Runs(context.runs)
     Keeper(runs).start()
+    run_api.build(context, runs)
     with gr.Row():
         with gr.Column(scale=5, min_width=340):
             name_started = _setup(context, runs)
