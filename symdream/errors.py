@@ -6,7 +6,14 @@ The exit code belongs to the error, so that every command ends alike:
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
+
+
+def typed(path: Path | str) -> str:
+    """A path as it is typed in a shell, for commands in messages: one with spaces is quoted."""
+    return shlex.quote(str(path))
 
 
 class SymdreamError(Exception):

@@ -20,7 +20,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from symdream.config import TrainConfig, to_toml
-from symdream.errors import Stopped, WorkError
+from symdream.errors import Stopped, WorkError, typed
 from symdream.training.run_folder import RunFolder, is_leader, write_text
 from symdream.ui import log_to, say
 
@@ -193,7 +193,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
                     outputs.save_adapter(run, config, base, components, step=done)
                 raise Stopped(
                     f"Stopped by {stop.reason} after step {done} of {training.steps}; everything is saved.",
-                    fix=f"continue with: symdream train --resume {run.path}",
+                    fix=f"continue with: symdream train --resume {typed(run.path)}",
                 )
 
     for component in components:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from symdream.errors import RequestError
+from symdream.errors import RequestError, typed
 
 if TYPE_CHECKING:
     from symdream.training.run_folder import RunFolder
@@ -92,8 +92,8 @@ def run(args: Args) -> int:
     print(f"pictures       {grid}")
     print(f"LoRA file      {lora}  (ComfyUI, A1111, diffusers; its subject answers to \"{subject}\")")
     print(f"run folder     {folder.path}")
-    print(f'more pictures  symdream generate --adapter {folder.path} --prompt "a 3d render of a {subject} on a red '
-          'background" -o images')  # fmt: skip
+    prompt = f"a 3d render of a {subject} on a red background"
+    print(f'more pictures  symdream generate --adapter {typed(folder.path)} --prompt "{prompt}" -o images')
     return 0
 
 

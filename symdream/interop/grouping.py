@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from symdream.errors import RequestError
+from symdream.errors import RequestError, typed
 from symdream.interop.keys import COMPONENTS, DOWN, LAMBDA, SINGLORA_A, SYMLORA_A, TEXT_MODEL, UP, Key, Place, parse_key
 
 WEIGHTS = "adapter_model.safetensors"
@@ -42,7 +42,8 @@ def adapter_files(path: Path) -> dict[Path, str | None]:
     if (path / WEIGHTS).is_file():
         return {path / WEIGHTS: path.name if path.name in COMPONENTS else None}
     if (path / "config.toml").is_file():
-        raise RequestError(f"The run {path} has no adapter yet.", fix=f"finish it: symdream train --resume {path}")
+        fix = f"finish it: symdream train --resume {typed(path)}"
+        raise RequestError(f"The run {path} has no adapter yet.", fix=fix)
     found = sorted(p.name for p in path.glob("*.safetensors"))
     raise RequestError(
         f"No adapter in {path}.", where=f"there are {', '.join(found[:5])}: name one" if found else None, fix=WAY_OUT

@@ -27,7 +27,7 @@ from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.grid import save_grid
 from symdream.diffusion.png import save_png
 from symdream.diffusion.sampling import sample
-from symdream.errors import Problem, Problems, RequestError
+from symdream.errors import Problem, Problems, RequestError, typed
 from symdream.metrics.bleeding import bleeding
 from symdream.metrics.cache import EmbeddingCache
 from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, ClipEncoder, DinoEncoder, load_clip, load_dino
@@ -78,7 +78,7 @@ def evaluate_run(
     check_output(output, overwrite)
     if not run.adapter.is_dir():
         raise RequestError(
-            f"{run.path} has no adapter yet.", fix=f"finish its training: symdream train --resume {run.path}"
+            f"{run.path} has no adapter yet.", fix=f"finish its training: symdream train --resume {typed(run.path)}"
         )
     accelerator, dtype = open_accelerator(device, config.model.dtype)
     references = [_photos_of_run(subject) for subject in config.learned]

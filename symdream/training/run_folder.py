@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from symdream.errors import RequestError, WorkError
+from symdream.errors import RequestError, WorkError, typed
 
 # Where torchrun and the MPI launchers tell a process its number.
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
@@ -122,7 +122,8 @@ class RunFolder:
             if not overwrite:
                 raise RequestError(
                     f"{path} exists; a run never writes over another.",
-                    fix=f"choose another --output, continue it with --resume {path}, or replace it with --overwrite",
+                    fix=f"choose another --output, continue it with --resume {typed(path)}, "
+                    "or replace it with --overwrite",
                 )
             if not is_run(path):
                 raise RequestError(
