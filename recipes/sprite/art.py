@@ -1,8 +1,8 @@
 """The packed art: one safetensors file of WebP pictures, and the sprites that models learn from or are scored on.
 
-    bytes    uint8 (N,)      the WebP files one after the other, RGBA of 128 x 128 pixels
-    ends     int64 (S,)      where each of the S files ends in `bytes`
-    metadata "sprites"       JSON list of S objects: thing, style, category, licence, source, held_out
+bytes    uint8 (N,)      the WebP files one after the other, RGBA of 128 x 128 pixels
+ends     int64 (S,)      where each of the S files ends in `bytes`
+metadata "sprites"       JSON list of S objects: thing, style, category, licence, source, held_out
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pictures and captions composed on the device: sprites over a background, nothing drawn on the host.
 
-A scene is a handful of numbers a picture; `render` makes pixels of it and `token_ids` its caption. Both are plain tensor
-operations of fixed shapes, so that a CUDA graph can hold them together with the training step that they feed.
+A scene is a handful of numbers a picture; `render` makes pixels of it and `token_ids` its caption. Both are plain
+tensor operations of fixed shapes, so that a CUDA graph can hold them together with the training step that they feed.
 """
 
 from __future__ import annotations
@@ -132,10 +132,8 @@ class Composer:
 
     def captions(self, scene: Scene) -> list[str]:
         """The captions as text; waits for the device."""
-        rows = zip(
-            *(getattr(scene, n).tolist() for n in ("style", "things", "colour", "pattern", "says_style", "says_ground")),
-            strict=True,
-        )
+        names = ("style", "things", "colour", "pattern", "says_style", "says_ground")
+        rows = zip(*(getattr(scene, name).tolist() for name in names), strict=True)
         return [
             caption(
                 STYLES[style] if says_style else None,

@@ -43,7 +43,8 @@ def draw(icons: list[str], work: Path) -> Path:
         say(" ".join(command))
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise WorkError(f"{command[0]} ended with {done.returncode}: {done.stderr.strip()[-1000:]}", where=str(work))
+            told = done.stderr.strip()[-1000:]
+            raise WorkError(f"{command[0]} ended with {done.returncode}: {told}", where=str(work))
     return work / "drawn"
 
 
@@ -54,13 +55,13 @@ def webp(path: Path) -> bytes:
     return file.getvalue()
 
 
-def build(drawn: Path, out: Path) -> int:
-    """Pack what was drawn; returns the number of sprites."""
+def build(drawn: Path, out: Path, icons: list[str]) -> int:
+    """Pack what was drawn of these icons; returns the number of sprites."""
     training, held_out = training_icons(), held_out_icons()
     sprites, files = [], []
     for entry in json.loads((drawn / "index.json").read_text(encoding="utf-8")):
         icon = entry["icon"]
-        if icon in training or icon in held_out:
+        if icon in icons:
             thing = training.get(icon) or held_out[icon]
             kept = {key: entry[key] for key in ("style", "category", "licence", "source")}
             sprites.append(Sprite(thing=thing, held_out=icon in held_out, **kept))
@@ -74,12 +75,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="the packed file to write")
     parser.add_argument("--work", type=Path, help="folder for packages and drawings, kept (default: a temporary one)")
     parser.add_argument("--drawn", type=Path, help="pack these drawings of an earlier --work/drawn; draw nothing")
+    parser.add_argument(
+        "--only", nargs="+", metavar="ICON", help="of the lists, these alone (the tests' art is so made)"
+    )
     args = parser.parse_args()
+    if unknown := set(args.only or ()) - set(training_icons()) - set(held_out_icons()):
+        parser.error(f"--only: {', '.join(sorted(unknown))}: neither in things.txt nor in held_out.txt")
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            icons = [*training_icons(), *held_out_icons()]
+            icons = args.only or [*training_icons(), *held_out_icons()]
             drawn = args.drawn or draw(icons, args.work or Path(temporary))
-            count = build(drawn, args.out)
+            count = build(drawn, args.out, icons)
     except SymdreamError as error:
         say(str(error))
         return error.exit_code

@@ -1,9 +1,9 @@
 """What score.py says of the pictures that a base draws: does each show what its prompt asked for?
 
-Zero-shot, by the CLIP of a judge that stays the same for all bases: of captions that differ in one word, is the prompt's
-the nearest to the picture? Words: 13 colours, 4 patterns, 5 styles, and the thing among 20 (19 others drawn by the seed,
-the same for every base); with two things, each among 20, and both must be right. `ceiling` is the same question about
-true compositions of the same scenes: no base can be expected above it.
+Zero-shot, by the CLIP of a judge that stays the same for all bases: of captions that differ in one word, is the
+prompt's the nearest to the picture? Words: 13 colours, 4 patterns, 5 styles, and the thing among 20 (19 others drawn by
+the seed, the same for every base); with two things, each among 20, and both must be right. `ceiling` is the same
+question about true compositions of the same scenes: no base can be expected above it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def questions(composer: Composer, scene: Scene, seed: int) -> list[dict[str, lis
     return asked
 
 
-def answers(judge: ClipEncoder, images: Sequence[Image.Image], asked: Sequence[dict[str, list[str]]]) -> dict[str, float]:
+def answers(
+    judge: ClipEncoder, images: Sequence[Image.Image], asked: Sequence[dict[str, list[str]]]
+) -> dict[str, float]:
     """Accuracy of each word ("thing" of pictures with one thing, "two things" of the others, the rest of all), and
     under "KEY, probability" the judge's mean probability of the right word, which moves before the accuracy does."""
     texts = list(dict.fromkeys(text for words in asked for captions in words.values() for text in captions))
@@ -93,7 +95,7 @@ def true_pictures(composer: Composer, scene: Scene) -> list[Image.Image]:
 def text_to_image(
     base: Base, judge: ClipEncoder, composer: Composer, count: int, seed: int, keep: Path | None = None
 ) -> dict[str, float]:
-    """`answers` about `count` pictures that the base draws, and the ceilings; `keep`: a sheet of the first 64 pictures."""
+    """`answers` about `count` pictures that the base draws, and the ceilings; `keep`: a sheet of the first 64."""
     scene = scenes_to_ask(composer, count, seed)
     prompts = composer.captions(scene)
     images = sample(base, prompts, [seed + i for i in range(count)], batch_size=32 if base.device.type == "cuda" else 4)

@@ -36,7 +36,8 @@ def background_words(colour: str, pattern: str) -> str:
 def caption(style: str | None, things: Sequence[str], background: tuple[str, str] | None) -> str:
     """The caption of one or two things. style None, background (colour, pattern) None: not said."""
     opening = "" if style is None else f"a {style} of "
-    return opening + " and ".join(f"a {thing}" for thing in things) + (background_words(*background) if background else "")
+    ending = background_words(*background) if background else ""
+    return opening + " and ".join(f"a {thing}" for thing in things) + ending
 
 
 def training_icons() -> dict[str, str]:

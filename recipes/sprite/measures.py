@@ -60,11 +60,11 @@ def clip_retrieval(clip, composer: Composer, count: int, seed: int) -> float:
 def dino_instance(dino, vae, composer: Composer, seed: int) -> dict[str, float]:
     """Held-out sprites, each on two backgrounds: is its other picture the nearest among all the others'?
 
-      retrieval   share of sprites whose first picture is nearest to their own second one
-      same        mean cosine of the two
-      other       mean cosine of pictures of different things
-      style       mean cosine of one thing in two styles
-      round_trip  what `same` loses when the second picture went through the VAE
+    retrieval   share of sprites whose first picture is nearest to their own second one
+    same        mean cosine of the two
+    other       mean cosine of pictures of different things
+    style       mean cosine of one thing in two styles
+    round_trip  what `same` loses when the second picture went through the VAE
     """
     generator = torch.Generator(composer.device).manual_seed(seed)
     pictures = [composer.render(every_sprite(composer, generator)) for _ in range(2)]

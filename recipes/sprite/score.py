@@ -4,9 +4,9 @@
     python recipes/sprite/score.py --data sprites.safetensors --out scores --base OUT   one that train.py made
     python recipes/sprite/score.py --data sprites.safetensors --out scores --images 100 --only vae clip dino draws
 
-Writes OUT/scores.json after every part, and OUT/scores.md: its column beside today's (recipes/sprite/today.json) and the
-goals. Pictures are judged by one CLIP and one DINO for all bases (--judge; default: the embedded ones): compare only
-columns of the same judge, which scores.json names by its hash.
+Writes OUT/scores.json after every part, and OUT/scores.md: its column beside today's (recipes/sprite/today.json) and
+the goals. Pictures are judged by one CLIP and one DINO for all bases (--judge; default: the embedded ones): compare
+only columns of the same judge, which scores.json names by its hash.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     try:
         if not args.base.is_dir():
-            raise RequestError("There is no such folder.", where=str(args.base), fix="give what train.py wrote as --out")
+            raise RequestError("There is no such folder.", where=str(args.base), fix="give train.py's --out")
         result = score(args, torch.device(args.device))
     except SymdreamError as error:
         say(str(error))
