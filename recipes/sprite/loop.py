@@ -52,12 +52,12 @@ class Averaged:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.decay = decay
         self._pairs = list(self.module.parameters()), [p.detach() for p in module.parameters()]
-        self._count = torch.zeros((), device=self._pairs[0][0].device)
+        self.count = torch.zeros((), device=self._pairs[0][0].device)
 
     @torch.no_grad()
     def update(self) -> None:
-        self._count += 1
-        decay = ((1 + self._count) / (10 + self._count)).clamp(max=self.decay)
+        self.count += 1
+        decay = ((1 + self.count) / (10 + self.count)).clamp(max=self.decay)
         mine, theirs = self._pairs
         torch._foreach_mul_(mine, decay)
         torch._foreach_add_(mine, torch._foreach_mul(theirs, 1 - decay))
@@ -101,7 +101,8 @@ class Loop:
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
             self._optimizer.step()
             self.average.update()
-            self._mean.lerp_(value.detach().float(), 0.05)
+            # The mean of the first steps, then of about the last twenty.
+            self._mean += (value.detach().float() - self._mean) * (1 / self.average.count).clamp(min=0.05)
 
         self._step = step if eager else Captured(step, device)
 

@@ -4,9 +4,9 @@
     python recipes/sprite/score.py --data sprites.safetensors --out scores --base OUT   one that train.py made
     python recipes/sprite/score.py --data sprites.safetensors --out scores --images 100 --only vae clip dino draws
 
-Writes OUT/scores.json after every part, and OUT/scores.md: its column beside today's (recipes/sprite/today.json) and
-the goals. Pictures are judged by one CLIP and one DINO for all bases (--judge; default: the embedded ones): compare
-only columns of the same judge, which scores.json names by its hash.
+Writes OUT/scores.json after every part (--only adds to what it has), and OUT/scores.md: its column beside today's
+(recipes/sprite/today.json) and the goals. Pictures are judged by one CLIP and one DINO for all bases (--judge; default:
+the embedded ones): compare only columns of the same judge, which scores.json names by its hash.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from recipes.sprite.compose import Composer  # noqa: E402
 from recipes.sprite.dreambooth_gain import SUBJECTS, gain  # noqa: E402
 from recipes.sprite.parts import clip_encoder, dino_encoder, load_base_at, load_part, load_tokenizer  # noqa: E402
 from symdream.diffusion.embedded import sprite_folder  # noqa: E402
+from symdream.diffusion.hashes import weights_hash  # noqa: E402
 from symdream.errors import RequestError, SymdreamError  # noqa: E402
 from symdream.ui import say  # noqa: E402
 
@@ -55,12 +56,15 @@ ROWS = (
 
 
 def score(args: argparse.Namespace, device: torch.device) -> dict:
-    """All the parts asked for; args.out/scores.json grows with every one."""
+    """The parts asked for; args.out/scores.json grows with every one, and keeps what it had of the same weights."""
     root, judge = args.base, args.judge
+    weights = weights_hash(root, root.glob("sprite-*/**/*.safetensors"))
     tokenizer = load_tokenizer()
     art = read_art(args.data)
     held_out, seen = (Composer(art.where(held_out=flag), tokenizer, device) for flag in (True, False))
-    result: dict = {"base": str(root.name), "seed": args.seed, "images": args.images, "seconds": {}}
+    about = {"base": root.name, "weights_sha256": weights, "seed": args.seed}
+    kept = json.loads(args.out.joinpath("scores.json").read_text()) if (args.out / "scores.json").is_file() else {}
+    result: dict = kept if about.items() <= kept.items() else about | {"seconds": {}}
 
     def vae() -> dict:
         return {"psnr": measures.vae_psnr(load_part(root, "vae").to(device), held_out, args.seed)}
@@ -78,7 +82,7 @@ def score(args: argparse.Namespace, device: torch.device) -> dict:
         encoder = clip_encoder(judge, device)
         base = load_base_at(root).to(device)
         found = drawn.text_to_image(base, encoder, seen, args.images, args.seed, args.out / "drawn.png")
-        return found | {"judge": encoder.provenance["weights_sha256"]}
+        return found | {"images": args.images, "judge": encoder.provenance["weights_sha256"]}
 
     def dreambooth() -> dict:
         encoder = dino_encoder(judge, device)

@@ -20,6 +20,7 @@ from recipes.sprite.parts import FOLDERS, has, load_part
 from symdream.diffusion.embedded import sprite_folder
 from symdream.diffusion.hashes import file_sha256
 from symdream.diffusion.int8 import write_int8
+from symdream.diffusion.quiet import quiet_loading
 from symdream.errors import WorkError
 
 FILE_BYTES = 14_900_000  # of tensors: with its header a file stays under 15 MB
@@ -85,7 +86,7 @@ def export_part(model: nn.Module, part: str, config: dict, root: Path) -> None:
 
 def hub_state(model: nn.Module) -> dict[str, Tensor]:
     """The weights by the hub's names: only save_pretrained maps transformers' own names to them."""
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, quiet_loading():
         model.save_pretrained(temporary, safe_serialization=True)
         [path] = Path(temporary).glob("*.safetensors")
         return {name: value.float() if value.is_floating_point() else value for name, value in load_file(path).items()}
