@@ -28,7 +28,7 @@ class BlindTest:
         self.text = gr.Markdown(INTRODUCTION, elem_id="blind-text")
         self.start = gr.Button("Start", size="sm", elem_id="blind-start")
         self.photos = gr.Gallery(
-            label="Your subject", columns=6, height=130, object_fit="contain", visible=False, interactive=False,
+            label="Your subject", columns=8, height="auto", object_fit="contain", visible=False, interactive=False,
             allow_preview=False, buttons=[],
         )  # fmt: skip
         with gr.Row(visible=False) as self.pictures:

@@ -80,7 +80,7 @@ class ComparePage:
             with gr.Tab("Grid"):
                 self.grid = gr.Image(
                     label="The same prompts and seeds", format="png", interactive=False, elem_id="grid",
-                    buttons=["download", "fullscreen"], height=480,
+                    buttons=["download", "fullscreen"],
                 )  # fmt: skip
                 self.table = gr.Dataframe(
                     headers=["variant", "DINO", "CLIP-T"], datatype=["str", "number", "number"], interactive=False,
@@ -96,7 +96,7 @@ class ComparePage:
         tell, shared = told(self.context), self.shared
         outputs = [self.status, self.grid, self.table, self.result, self.stop]
         asked = self.go.click(
-            tell(self.compare),
+            tell(self.answer_compare),
             [
                 shared.browser, self.across, *self.rows.inputs, self.base_too, self.weights, self.prompts, self.seeds,
                 self.steps, self.photos, self.uploaded, self.base, self.guidance, self.negative,
@@ -113,7 +113,7 @@ class ComparePage:
         self.base.change(lambda base: sizes_of(base)[:2], self.base, [self.steps, self.guidance], **PRIVATE)
         shared.handed.change(tell(self.take), [shared.handed, self.rows.chosen], self.rows.chosen, **PRIVATE)
 
-    def compare(
+    def answer_compare(
         self,
         browser: str,
         across: str,
@@ -187,7 +187,9 @@ class ComparePage:
         columns = len(result.variants)
         return {
             "variants": [variant.label for variant in result.variants],
-            "rows": [{"prompt": row.prompt, "seed": row.seed} for row in result.rows],
+            "rows": [
+                {"prompt": prompt, "seed": row.seed} for prompt, row in zip(result.prompts, result.rows, strict=True)
+            ],
             "files": [files[i : i + columns] for i in range(0, len(files), columns)],
             "dino": [[cell.dino for cell in row] for row in result.cells],
             "captions": [[cell.caption for cell in row] for row in result.cells],

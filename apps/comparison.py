@@ -61,6 +61,11 @@ class Comparison:
     def scored(self) -> bool:
         return bool(self.cells) and self.cells[0][0].dino is not None
 
+    @property
+    def prompts(self) -> list[str]:
+        """Each row's prompt as the first variant was told it."""
+        return [row[0].made.settings["prompt"] for row in self.cells]
+
     def means(self) -> list[tuple[str, float, float]]:
         """(variant, mean DINO, mean CLIP-T), where there are scores."""
         columns = list(zip(*self.cells, strict=True))
@@ -76,7 +81,7 @@ class Comparison:
         return make_grid(
             [[c.made.image for c in row] for row in self.cells],
             column_labels=[variant.label for variant in self.variants],
-            row_labels=[f"{row.prompt} seed {row.seed}" for row in self.rows],
+            row_labels=[f"{prompt} · seed {row.seed}" for prompt, row in zip(self.prompts, self.rows, strict=True)],
             captions=[[c.caption for c in row] for row in self.cells] if self.scored else (),
             cell=cell,
         )

@@ -115,7 +115,7 @@ class GeneratePage:
         tell, shared = told(self.context), self.shared
         outputs = [self.status, self.gallery, self.made, self.seed, self.details, self.actions, self.stop]
         asked = gr.on(
-            [self.go.click, self.prompt.submit], tell(self.generate),
+            [self.go.click, self.prompt.submit], tell(self.answer_generate),
             [self.surprise, self.shared.browser, *self.settings], outputs,
             show_progress="minimal", show_progress_on=self.status, api_visibility="private", **ON_DEVICE,
         )  # fmt: skip
@@ -133,7 +133,7 @@ class GeneratePage:
         self.base.change(sizes_of, self.base, [self.steps, self.guidance, self.width, self.height], **PRIVATE)
         shared.handed.change(tell(self.take), [shared.handed, self.rows.chosen], self.rows.chosen, **PRIVATE)
 
-    def generate(
+    def answer_generate(
         self,
         surprise: bool,
         browser: str,

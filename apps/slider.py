@@ -19,7 +19,7 @@ class Slider:
             self.which = gr.Dropdown([], label="Picture", min_width=180, scale=2)
         self.pictures = gr.ImageSlider(
             label="Move the slider; or focus it and use the arrow keys", interactive=False, format="png",
-            elem_id="slider", buttons=["fullscreen"], height=420,
+            elem_id="slider", buttons=["fullscreen"], max_height=560,
         )  # fmt: skip
 
     def connect(self, result: gr.State) -> None:

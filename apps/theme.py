@@ -27,6 +27,7 @@ CSS = """
 #status p, #compare-status p { margin: 0; }
 #status progress, #compare-status progress { width: 100%; accent-color: var(--color-accent); }
 .status-text.wrong { font-weight: 600; color: var(--error-text-color); }
+#blind-a img, #blind-b img { width: 100%; height: 100%; object-fit: contain; }
 .drop-adapters .icon-wrap { display: none; }
 #head h1 { margin-bottom: 0; }
 /* Galleries of a few pictures: as high as these, and narrow enough for a telephone. */
