@@ -12,7 +12,7 @@ if __name__ == "__main__":
 
 import gradio as gr
 
-from symdream_apps import compare_page, generate_page, library_page, train_page
+from symdream_apps import api, compare_page, generate_page, library_page, train_page
 from symdream_apps.context import Context
 from symdream_apps.history import History, new_owner
 from symdream_apps.shared import PRIVATE, Shared
@@ -44,5 +44,6 @@ def build(context: Context, studio: Studio | None = None) -> gr.Blocks:
             for key, (label, page) in pages.items():
                 with gr.Tab(label, id=key):
                     page.build(context, shared)
+        api.build(context, shared)
         blocks.load(lambda owner: owner or new_owner(), browser, browser, **PRIVATE)
     return blocks
