@@ -1,5 +1,6 @@
 # make demo                            teach the embedded base a sample subject and look at it (minutes, no GPU)
 # make demo IMAGES=photos NOUN=dog     the same with photos of your own
+# make app                             the app, on http://127.0.0.1:7860
 # make test                            every fast test;  make test-all: the slow ones too
 PYTHON ?= python3
 VENV   := .venv
@@ -8,13 +9,17 @@ READY  := $(VENV)/.ready
 # Two workers of one thread each: the models in the tests are too small to feed more threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo app test test-all lint clean
 
 demo: $(READY)
 	$(BIN)/symdream demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(NOUN),--class-noun "$(NOUN)") $(ARGS)
 
+app: $(READY)
+	$(BIN)/symdream app $(ARGS)
+
 test: $(READY)
 	@echo "running the fast tests"
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || echo "no chromium here: the browser tests are skipped (Debian: apt-get install chromium)"
 	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(READY)

@@ -1,0 +1,237 @@
+"""The story of the Generate and Compare pages, driven in a real browser."""
+
+from pathlib import Path
+
+import pytest
+from helpers import browser as browsers
+from helpers.browser import choose_adapter, open_page, select_tab, set_number
+from PIL import Image
+
+from symdream.diffusion.png import read_settings
+
+pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason=browsers.WHY_NOT)
+pytest.importorskip("playwright")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browsers.opened() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser, server):
+    page = open_page(browser, server.url)
+    yield page
+    page.context.close()
+
+
+def say(page, selector, text):
+    page.locator(selector, has_text=text).wait_for()
+
+
+def generate(page, prompt=None, steps=2):
+    """Make pictures with what is set, and wait for them."""
+    if prompt is not None:
+        page.fill("#prompt textarea", prompt)
+    if not page.locator("#steps").is_visible():
+        page.click("#more > button, #more .label-wrap")
+    set_number(page, "#steps", steps)
+    page.click("#generate")
+    say(page, "#status", "Starting")
+    say(page, "#status", "done.")
+    page.wait_for_selector("#gallery img")
+
+
+def seed(page):
+    return page.input_value("#seed input")
+
+
+def download(page, tmp_path) -> Path:
+    """The first picture of the gallery, as the browser saves it."""
+    page.locator("#gallery button.thumbnail-item, #gallery .thumbnail-lg").first.click()
+    with page.expect_download() as waited:
+        page.locator('#gallery [aria-label="Download"], #gallery [title="Download"]').first.click()
+    target = tmp_path / waited.value.suggested_filename
+    waited.value.save_as(target)
+    return target
+
+
+def test_a_picture_is_made_saved_restored_and_remembered(page, server, tmp_path):
+    choose_adapter(page, "owl two")
+    page.wait_for_selector(".adapter-row")
+    page.fill("#prompt textarea", "a 3d render of a bird on a red background")
+    page.click(".insert-trigger")
+    page.wait_for_function("document.querySelector('#prompt textarea').value.includes('a sks bird on')")
+    set_number(page, ".adapter-weight", 0.35)
+    generate(page)
+    used = seed(page)
+    file = download(page, tmp_path)
+    settings = read_settings(file)
+    assert settings["prompt"] == "a 3d render of a sks bird on a red background"
+    assert settings["adapters"] == [{"name": "owl two", "weight": 0.35}] and str(settings["seed"]) == used
+
+    # Dropped into a page that knows nothing, the picture brings everything back.
+    page.reload()
+    page.wait_for_selector("#generate")
+    assert page.input_value("#prompt textarea") == ""
+    page.get_by_text("Restore the settings of a picture").click()
+    page.set_input_files("#dropped input[type=file]", file)
+    page.wait_for_function("document.querySelector('#prompt textarea').value.includes('sks bird')")
+    page.wait_for_selector(".adapter-row")
+    assert seed(page) == used and not page.is_checked("#surprise input")
+    page.wait_for_function("document.querySelector('.adapter-weight input[type=number]').value == '0.35'")
+    generate(page)
+    again = download(page, tmp_path)
+    assert Image.open(again).tobytes() == Image.open(file).tobytes()
+
+    # And the page remembers both, without giving them to another browser.
+    page.locator("#history-box .label-wrap").click()
+    page.wait_for_function("document.querySelectorAll('#history img').length >= 2")
+    stranger = open_page(page.context.browser, server.url)
+    stranger.locator("#history-box .label-wrap").click()
+    stranger.wait_for_timeout(1000)
+    assert stranger.locator("#history img").count() == 0
+    stranger.context.close()
+    assert not page.complaints
+
+
+def test_the_weight_changes_the_picture_and_off_is_the_base_alone(page, tmp_path):
+    page.uncheck("#surprise input")
+    prompt = "a 3d render of a sks bird on a blue background"
+    generate(page, prompt)
+    alone = Image.open(download(page, tmp_path)).tobytes()
+    choose_adapter(page, "owl two")
+    page.wait_for_selector(".adapter-row")
+    pictures = {}
+    for weight in (1, 2):
+        set_number(page, ".adapter-weight", weight)
+        page.wait_for_timeout(500)
+        page.keyboard.press("Escape")
+        generate(page)
+        pictures[weight] = Image.open(download(page, tmp_path)).tobytes()
+    page.uncheck(".adapter-on input")
+    page.wait_for_timeout(500)
+    generate(page)
+    off = Image.open(download(page, tmp_path)).tobytes()
+    assert off == alone and len({alone, *pictures.values()}) == 3
+
+
+def test_a_stop_ends_it_at_once_and_the_next_one_works(page):
+    page.fill("#prompt textarea", "a 3d render of a cat on a red background")
+    page.click("#more .label-wrap")
+    set_number(page, "#steps", 100)
+    set_number(page, "#count", 4)
+    page.click("#generate")
+    say(page, "#status", "Step 2 of 100")
+    page.click("#stop")
+    say(page, "#status", "Stopped.")
+    assert page.locator("#stop button, button#stop").first.is_disabled()
+    set_number(page, "#count", 1)
+    generate(page)
+
+
+def test_unfinished_pictures_are_shown_with_the_time_left(page):
+    page.fill("#prompt textarea", "a 3d render of a cat on a red background")
+    page.click("#more .label-wrap")
+    set_number(page, "#steps", 40)
+    page.click("#generate")
+    say(page, "#gallery", "on its way")
+    say(page, "#status", "s left")
+    assert page.locator("#status progress").count() == 1
+    page.click("#stop")
+    say(page, "#status", "Stopped.")
+
+
+def test_wrong_requests_are_told_in_the_page(page, tmp_path):
+    page.click("#generate")
+    say(page, "#status", "prompt")
+    text = tmp_path / "renamed.safetensors"
+    text.write_text("only words")
+    page.set_input_files(".drop-adapters input[type=file]", text)
+    page.get_by_text("renamed.safetensors").first.wait_for()
+    not_ours = tmp_path / "plain.png"
+    Image.new("RGB", (64, 64), "red").save(not_ours)
+    page.get_by_text("Restore the settings of a picture").click()
+    page.set_input_files("#dropped input[type=file]", not_ours)
+    page.get_by_text("does not carry settings").wait_for()
+    generate(page, "a 3d render of a dog on a red background")
+
+
+def test_compare_slider_and_blind_test(page, tmp_path):
+    select_tab(page, "Compare")
+    page.wait_for_selector("#compare")
+    choose_adapter(page, "owl two")
+    page.fill("#compare-prompts textarea", "a 3d render of a {subject} on a red background")
+    set_number(page, "#compare-steps", 2)
+    page.click("#compare")
+    say(page, "#compare-status", "Done.")
+    page.wait_for_selector("#grid img")
+    say(page, "#means", "base alone")
+    select_tab(page, "Before / after")
+    page.wait_for_selector("#slider img")
+    assert page.locator("#slider img").count() >= 2
+    select_tab(page, "Blind test")
+    page.click("#blind-start")
+    for number in (1, 2):  # two seeds, two variants: one pair a seed
+        say(page, "#blind-text", f"{number} of 2")
+        assert "owl two" not in page.inner_text("#blind-text")
+        page.click("#choose-a")
+    say(page, "#blind-text", "higher DINO")
+    with page.expect_download() as waited:
+        page.click("#votes")
+    waited.value.save_as(tmp_path / "votes.csv")
+    lines = (tmp_path / "votes.csv").read_text().splitlines()
+    assert len(lines) == 3 and lines[0].startswith("prompt,seed,shown_as_a,shown_as_b,choice,dino_a,dino_b")
+    assert all(",A," in line for line in lines[1:])
+
+
+def test_compare_across_weights(page):
+    select_tab(page, "Compare")
+    choose_adapter(page, "owl two")
+    page.get_by_label("weights of one adapter").check()
+    page.wait_for_selector("#weights")
+    page.fill("#compare-prompts textarea", "a 3d render of a {subject} on a red background")
+    set_number(page, "#compare-steps", 2)
+    page.click("#compare")
+    say(page, "#compare-status", "Done.")
+    say(page, "#means", "× 1.5")
+
+
+def test_the_keyboard_alone_makes_a_picture(page):
+    """Tab reaches the controls in the order in which they stand, each with a name that a screen reader can say."""
+    page.locator("#prompt textarea").focus()
+    page.keyboard.type("a 3d render of a cat on a red background")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "generate"
+    page.keyboard.press("Enter")
+    say(page, "#status", "Starting")
+    say(page, "#status", "done.")
+
+
+@pytest.mark.parametrize("tab", ["Generate", "Compare"])
+def test_every_control_has_a_name(page, tab):
+    select_tab(page, tab)
+    page.wait_for_timeout(500)
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, textarea, select')].filter(e => e.offsetParent !== null
+        && !(e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.title || e.innerText.trim()
+        || e.labels?.length || e.placeholder)).map(e => e.outerHTML.slice(0, 200))"""
+    )
+    assert not nameless
+
+
+@pytest.mark.parametrize("size", [browsers.DESKTOP, browsers.PHONE])
+@pytest.mark.parametrize("tab", ["Generate", "Compare"])
+def test_nothing_is_wider_than_the_window(browser, server, size, tab):
+    page = open_page(browser, server.url, size=size)
+    tabs = page.get_by_role("tab", name=tab, exact=True)
+    if not tabs.first.is_visible():
+        page.get_by_label("More tabs").click()
+        page.get_by_text(tab, exact=True).last.click()
+    else:
+        tabs.first.click()
+    page.wait_for_timeout(500)
+    width = page.evaluate("document.documentElement.scrollWidth")
+    page.context.close()
+    assert width <= size["width"]

@@ -1,0 +1,57 @@
+"""Debian's chromium, headless, through playwright."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+WHY_NOT = "no chromium on this machine: the browser tests did not run (Debian: apt-get install chromium)"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+PATIENCE = 240_000  # milliseconds: a busy machine must not fail a test
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+
+
+@contextmanager
+def opened() -> Iterator:
+    """A browser; no download of playwright's own is needed."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def open_page(browser, url: str, *, size: dict = DESKTOP, dark: bool = False):
+    """A page of the app, laid out; `page.complaints` gathers what the browser's console complains about."""
+    context = browser.new_context(viewport=size, reduced_motion="reduce", accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.complaints = []
+    page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.goto(url + ("?__theme=dark" if dark else "?__theme=light"))
+    page.wait_for_selector("#generate")
+    return page
+
+
+def choose_adapter(page, name: str) -> None:
+    """Pick `name` from the list of adapters on the tab that is open."""
+    box = page.locator("[role=tabpanel]:visible .adapters").first
+    box.locator("input").click()
+    box.locator(f'[role=option]:has-text("{name}")').first.click()
+    page.keyboard.press("Escape")
+
+
+def select_tab(page, label: str) -> None:
+    page.get_by_role("tab", name=label, exact=True).click()
+
+
+def set_number(page, selector: str, value) -> None:
+    """The number box of a slider."""
+    page.fill(f"{selector} input[type=number]", str(value))
+    page.keyboard.press("Tab")
