@@ -154,6 +154,8 @@ class Training(Section):
     """The optimizer's decoupled weight decay."""
     max_grad_norm: NonNegativeFloat = 1.0
     """Gradients are scaled down to this norm (0: never)."""
+    engine: Literal["auto", "eager", "graph"] = "auto"
+    """How a step runs: op by op, or replayed from CUDA graphs (auto: graph on CUDA, eager elsewhere)."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third slower."""
     seed: NonNegativeInt = 0

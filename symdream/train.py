@@ -25,7 +25,10 @@ from symdream.training.run_folder import RunFolder, is_leader, write_text
 from symdream.ui import log_to, say
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from symdream.diffusion.base import Base
+    from symdream.diffusion.batch import Batch
 
 
 def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Base | None = None) -> Base:
@@ -41,10 +44,11 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     from symdream.data.draws import seed_of
     from symdream.data.store import Store, cache_folder
     from symdream.data.training_set import TrainingSet
-    from symdream.diffusion.adapters import attach
+    from symdream.diffusion.adapters import attach, train_adapters
     from symdream.diffusion.base import load_base
+    from symdream.diffusion.batch_loss import BatchLoss
     from symdream.diffusion.checkpointing import use_gradient_checkpointing
-    from symdream.diffusion.engine import EagerEngine
+    from symdream.diffusion.engine import StepParts, choose_engine
     from symdream.diffusion.noise_schedule import use_zero_terminal_snr
     from symdream.diffusion.parking import park
     from symdream.interop.open import tell
@@ -55,7 +59,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     from symdream.training.interrupt import StopRequest
     from symdream.training.judge import Judge
     from symdream.training.memory_advice import out_of_memory_explained
-    from symdream.training.optimizer import average_gradients, make_optimizer
+    from symdream.training.optimizer import make_optimizer
     from symdream.training.photos import add_class_images, read_photos
     from symdream.training.progress import Progress
     from symdream.training.recorder import Recorder
@@ -112,22 +116,32 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     startup.done("latents", store.tell("latents"))
     park([base.vae, *([] if data.text is None else base.text_encoders)])
     if training.gradient_checkpointing:
-        use_gradient_checkpointing(base, components)
+        use_gradient_checkpointing(base, components, dropout=adapter.dropout > 0)
     optimizer = make_optimizer(config, trainable)
-    parameters = [p for named in trainable.values() for p in named.values()]
-    engine = EagerEngine(
-        base, train_text_encoder="text_encoder" in components, min_snr_gamma=config.loss.min_snr_gamma
-    )
-    ramps = [one for component in components for one in find_ramps(base.components()[component])]
-    scaler = torch.amp.GradScaler(accelerator.device.type, enabled=dtype == torch.float16)
-    for component in components:
-        base.components()[component].train()
+    loss_of = BatchLoss(base, train_text_encoder="text_encoder" in components, min_snr_gamma=config.loss.min_snr_gamma)
+    train_adapters(base, components)
 
     first, state = 0, {}
     if resume and (newest := checkpoint.newest_intact(run.checkpoints)):
         state = checkpoint.load_checkpoint(newest, trainable, optimizer)
         first = state["step"]
-        scaler.load_state_dict(state["scaler"])
+    engine = choose_engine(
+        training.engine,
+        StepParts(
+            loss=loss_of,
+            optimizer=optimizer,
+            parameters=[p for named in trainable.values() for p in named.values()],
+            accelerator=accelerator,
+            ramps=[one for component in components for one in find_ramps(base.components()[component])],
+            max_grad_norm=training.max_grad_norm,
+            accumulation=training.accumulation,
+            dtype=dtype,
+            dropout=adapter.dropout,
+            captions=data.captions(training.batch_size),
+        ),
+        say if leader else lambda _: None,
+    )
+    engine.load_state(state)
     if resume and leader:
         say(f"resumed at step {first}" + ("" if first else ": there is no checkpoint yet"))
         run.write_state("running", step=first, steps=training.steps)
@@ -136,8 +150,17 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
 
     def save_checkpoint(step: int) -> None:
         if leader:
-            extra = {"scaler": scaler.state_dict(), "selection": selection.content()}
+            extra = {**engine.state(), "selection": selection.content()}
             checkpoint.save_checkpoint(run.checkpoints, step, trainable, optimizer, extra, keep=config.output.keep)
+
+    def batches(step: int) -> Iterator[Batch]:
+        """What this process sees in a step, batch by batch."""
+        for micro in range(training.accumulation):
+            forward = (step * training.accumulation + micro) * accelerator.num_processes + accelerator.process_index
+            samples = range(forward * training.batch_size, (forward + 1) * training.batch_size)
+            # Dropout inside the model draws from torch's own generator: a resumed run drops what it would have.
+            torch.manual_seed(seed_of(training.seed, "dropout", forward))
+            yield data.batch(training.seed, samples)
 
     with (
         out_of_memory_explained(config, base),
@@ -149,29 +172,10 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
             if selection.ends(step, accelerator, recorder.show):  # after the last step, or when patience is over
                 break
             u = ramp(step, training.steps, adapter.ramp)
-            for one in ramps:
-                one.set(u)
-            factor = lr_factor(step, training.steps, training.lr_schedule, training.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * factor
-
-            losses = []
-            for micro in range(training.accumulation):
-                forward = (step * training.accumulation + micro) * accelerator.num_processes + accelerator.process_index
-                samples = range(forward * training.batch_size, (forward + 1) * training.batch_size)
-                # Dropout inside the model draws from torch's own generator: a resumed run drops what it would have.
-                torch.manual_seed(seed_of(training.seed, "dropout", forward))
-                loss = engine.loss(data.batch(training.seed, samples))
-                scaler.scale(loss / training.accumulation).backward()
-                losses.append(loss.detach())
-
-            mean_loss = average_gradients(parameters, torch.stack(losses).mean(), accelerator)
-            scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm or float("inf"))
-            recorder.add(step + 1, mean_loss, norm, optimizer, u, on_bad_loss=save_checkpoint)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            engine.set(lr_factor(step, training.steps, training.lr_schedule, training.warmup), u)
+            loss, norm = engine.step(batches(step))
+            last_good = save_checkpoint if engine.keeps_last_good else None
+            recorder.add(step + 1, loss, norm, optimizer, u, on_bad_loss=last_good)
             if leader:
                 startup.first_step()
 
@@ -181,7 +185,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
             if leader and due(config.output.sample_every, done, last):
                 recorder.show_picture(done, outputs.write_samples(run, config, base, done))
             if leader and due(config.selection.validate_every, done, last):
-                recorder.show(done, validate(run, base, engine, data, training.batch_size, done))
+                recorder.show(done, validate(run, base, loss_of, data, training.batch_size, done))
             stopping = not last and stop.requested(accelerator)
             if stopping or last or selection.due(done) or due(config.output.checkpoint_every, done):
                 recorder.flush()

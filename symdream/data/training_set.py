@@ -22,34 +22,14 @@ from symdream.data.store import Store
 from symdream.data.texts import embed_all
 from symdream.data.turns import turn
 from symdream.diffusion.base import Base
-from symdream.diffusion.conditioning import Text, size_ids, tokenize
+from symdream.diffusion.batch import Batch, send
+from symdream.diffusion.conditioning import size_ids, tokenize
 from symdream.diffusion.loss import offset_noise
 from symdream.errors import RequestError
 from symdream.training.photos import Photo, Photos
 
 if TYPE_CHECKING:  # a bare GPU machine may lack pydantic, and the benchmarks need only what is below
     from symdream.config import TrainConfig
-
-
-@dataclass
-class Batch:
-    """The inputs of one forward pass over B samples, on the device.
-
-    x0, noise (B, 4, h, w) fp32; timesteps (B,); captions (B,) rows of the C captions in use, which are given as
-    `token_ids`, (C, 77) for each tokenizer, or as `text`, already encoded; sizes (B, 6), SDXL's size_ids;
-    weights (B,) of the samples in the loss (None: all 1); mask (B, 1, h, w), weights of latent pixels (None: all 1).
-    With prior preservation the first half are photos and the second half class images.
-    """
-
-    x0: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    captions: Tensor
-    token_ids: tuple[Tensor, ...] = ()
-    text: Text | None = None
-    sizes: Tensor | None = None
-    weights: Tensor | None = None
-    mask: Tensor | None = None
 
 
 @dataclass
@@ -167,6 +147,10 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.photos.photos)
 
+    def captions(self, batch_size: int) -> int:
+        """How many different captions a batch of so many samples can have."""
+        return min(batch_size * (2 if self.photos.class_images else 1), len(self.texts))
+
     def batch(self, seed: int, samples: Sequence[int]) -> Batch:
         """The batch of the given global sample indices, all of one step."""
         bucket, photos = self.shown(seed, samples)
@@ -183,21 +167,25 @@ class TrainingSet:
             rows += class_rows
             captions += [self.row[prompt] for prompt in prompts]
             # mean over 2B of 2 w_i l_i = mean over the photos + prior_loss_weight · mean over the class images
-            weights = torch.tensor([2.0] * len(samples) + [2.0 * self.prior_weight] * len(samples), device=self.device)
+            weights = self._send(torch.tensor([2.0] * len(samples) + [2.0 * self.prior_weight] * len(samples)))
         x0, noise, timesteps = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         # Photos mostly share one caption: each different caption goes through the text encoder once.
         used = sorted(set(captions))
+        shown, row_ids = self._send(torch.tensor(used)), self._send(torch.tensor(rows))
         return Batch(
             x0=x0,
             noise=noise,
             timesteps=timesteps,
-            captions=torch.tensor([used.index(row) for row in captions], device=self.device),
-            token_ids=tuple(ids[used] for ids in self.token_ids),
-            text=None if self.text is None else self.text.rows(torch.tensor(used, device=self.device)),
-            sizes=bucket.sizes[rows],
+            captions=self._send(torch.tensor([used.index(row) for row in captions])),
+            token_ids=tuple(ids[shown] for ids in self.token_ids),
+            text=None if self.text is None else self.text.rows(shown),
+            sizes=bucket.sizes[row_ids],
             weights=weights,
-            mask=None if bucket.masks is None else bucket.masks[rows],
+            mask=None if bucket.masks is None else bucket.masks[row_ids],
         )
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        return send(tensor, self.device)
 
     def shown(self, seed: int, samples: Sequence[int]) -> tuple[Bucket, list[int]]:
         """The bucket of the samples' step, and the photo that each sample shows."""
@@ -229,14 +217,14 @@ class TrainingSet:
         self, bucket: Bucket, rows: list[int], seed: int, samples: Sequence[int], stream: str
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x0, noise and timesteps of the rows; `stream` keeps class images' draws apart from photos'."""
-        mean, std = bucket.mean[rows], bucket.std[rows]
+        row_ids = self._send(torch.tensor(rows))
+        mean, std = bucket.mean[row_ids], bucket.std[row_ids]
         shape = tuple(mean.shape[1:])
-        noise = torch.stack([draws.normal(seed, k, shape, stream + "noise") for k in samples]).to(self.device)
+        noise = self._send(torch.stack([draws.normal(seed, k, shape, stream + "noise") for k in samples]))
         if self.noise_offset:
             offsets = torch.stack([draws.normal(seed, k, (shape[0], 1, 1), stream + "offset") for k in samples])
-            noise = offset_noise(noise, offsets.to(self.device), self.noise_offset)
-        posterior = torch.stack([draws.normal(seed, k, shape, stream + "latent") for k in samples]).to(self.device)
-        timesteps = torch.tensor(
-            [draws.timestep(seed, k, self.timesteps, stream + "timestep") for k in samples], device=self.device
-        )
+            noise = offset_noise(noise, self._send(offsets), self.noise_offset)
+        posterior = self._send(torch.stack([draws.normal(seed, k, shape, stream + "latent") for k in samples]))
+        steps = [draws.timestep(seed, k, self.timesteps, stream + "timestep") for k in samples]
+        timesteps = self._send(torch.tensor(steps))
         return self.scaling_factor * (mean + std * posterior), noise, timesteps

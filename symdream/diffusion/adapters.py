@@ -88,6 +88,19 @@ def recommended_weight(metadata: Mapping[str, Any]) -> float:
     return float(weight) if isinstance(weight, int | float) and 0 < weight < 10 else 1.0
 
 
+def train_adapters(base: Base, components: Iterable[str]) -> None:
+    """Put the adapters of `components` into train mode, for their dropout.
+
+    The frozen UNet stays in eval mode: it has no dropout, and in train mode diffusers' residual blocks copy what they
+    read out of channels_last, which costs time and gives the same numbers. The text encoders change as a whole, since
+    transformers' gradient checkpointing asks for it; they have no dropout either.
+    """
+    for component in components:
+        module = base.components()[component]
+        for part in adapter_layers(module) if component == "unet" else [module]:
+            part.train()
+
+
 def set_weight(base: Base, weight: float, name: str = NAME) -> None:
     """Scale adapter `name` by `weight` in every component (0: the base alone, 1: as trained)."""
     for module in base.components().values():

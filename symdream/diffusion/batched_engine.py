@@ -19,7 +19,7 @@ from symdream.diffusion.loss import add_noise, min_snr_weights, prediction_targe
 from symdream.tuners.batched import AdapterStack
 
 if TYPE_CHECKING:
-    from symdream.data.training_set import Batch
+    from symdream.diffusion.batch import Batch
     from symdream.training.batched_optimizer import StackedAdamW
 
 

@@ -62,7 +62,7 @@ def seconds_per_step(machine: Machine) -> float:
     from symdream.data.training_set import Batch
     from symdream.diffusion.adapters import attach
     from symdream.diffusion.base import load_base
-    from symdream.diffusion.engine import EagerEngine
+    from symdream.diffusion.batch_loss import BatchLoss
 
     config = TrainConfig()
     base = load_base("sprite", device=machine.device, dtype=getattr(torch, machine.dtype))
@@ -71,7 +71,7 @@ def seconds_per_step(machine: Machine) -> float:
     components = [c for c in base.components() if adapter.components in (c, "both")]
     trainable = attach(base, adapter.method, adapter.rank, alpha, adapter.targets, components, adapter.dropout, 0)
     optimizer = torch.optim.AdamW([p for named in trainable.values() for p in named.values()], lr=1e-4)
-    engine = EagerEngine(base, train_text_encoder="text_encoder" in components)
+    loss = BatchLoss(base, train_text_encoder="text_encoder" in components)
     tokens = base.tokenizer("a 3d render of a sks bird", padding="max_length", max_length=77).input_ids
     noise = torch.randn(size, 4, 32, 32, generator=torch.Generator().manual_seed(0)).to(machine.device)
     batch = Batch(
@@ -85,7 +85,7 @@ def seconds_per_step(machine: Machine) -> float:
     begin = time.perf_counter()
     while len(seconds) < 1 + TIMED_STEPS and (len(seconds) < 2 or time.perf_counter() - begin < TIMING_LIMIT):
         start = time.perf_counter()
-        engine.loss(batch).backward()
+        loss(batch).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if machine.device == "cuda":

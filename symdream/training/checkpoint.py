@@ -209,6 +209,9 @@ def restore_optimizer(
             state.setdefault(int(index), {})[key] = tensor
     for group, own in zip(groups, optimizer.param_groups, strict=True):
         for key, value in group.items():
+            # How it computes is this run's matter: the checkpoint may be a GPU's, or another engine's.
+            if key in ("fused", "foreach", "capturable"):
+                group[key] = own.get(key)
             # JSON has no tuples (AdamW's betas).
             if isinstance(own.get(key), tuple):
                 group[key] = tuple(value)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import ModuleType
 
 import torch
-from accelerate import Accelerator
 
 from symdream.config import TrainConfig
 from symdream.errors import RequestError
@@ -68,21 +67,3 @@ def extra(package: str, optimizer: str) -> ModuleType:
             f"--optimizer {optimizer} needs {package}, which is not installed ({error}).",
             fix=f'pip install "symdream[{package}]" (or: pip install {package})',
         ) from error
-
-
-def average_gradients(
-    parameters: Sequence[torch.nn.Parameter], loss: torch.Tensor, accelerator: Accelerator
-) -> torch.Tensor:
-    """Replace each gradient by its mean over all processes, and return that of the loss, in one reduction.
-
-    An adapter is small, so DistributedDataParallel's overlap would gain nothing; without its wrapper the model's
-    names and the single-process path stay as they are.
-    """
-    if accelerator.num_processes == 1:
-        return loss
-    gradients = [p.grad for p in parameters]
-    flat = accelerator.reduce(torch.cat([*(g.flatten() for g in gradients), loss.view(1)]), reduction="mean")
-    *parts, loss = flat.split([*(g.numel() for g in gradients), 1])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
-    return loss.squeeze(0)

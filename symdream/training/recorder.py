@@ -27,7 +27,7 @@ SPECTRUM_EVERY = 20  # steps between looks at SymLoRA's Λ, for the same reason
 class Recorder:
     """Gathers each step's numbers on the device and writes them in blocks; stops the run on a loss that is not finite.
 
-    On a CPU nothing runs ahead, so every step is looked at before its update and a bad one changes nothing.
+    On a CPU nothing runs ahead, so every step is looked at; on a GPU every READ_EVERY steps.
     """
 
     def __init__(self, run: RunFolder, config: TrainConfig, first: int, accelerator: Accelerator):
@@ -35,6 +35,7 @@ class Recorder:
         self.on_device = accelerator.device.type != "cpu"
         self.writing = accelerator.is_main_process
         self.waiting: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor]] = []
+        self.on_bad_loss: Callable[[int], None] | None = None
         self.smooth_loss = math.nan
         self.seconds: list[float] = []
         self.boards: list[Board] = []
@@ -63,10 +64,12 @@ class Recorder:
         optimizer: torch.optim.Optimizer,
         u: float,
         *,
-        on_bad_loss: Callable[[int], None],
+        on_bad_loss: Callable[[int], None] | None,
     ) -> None:
-        """Note the 1-based `step`; called before the optimizer's update.
+        """Note the 1-based `step`, after its update.
 
+        on_bad_loss: saves the state after the given step, if a step whose loss or gradient is not finite changes
+        nothing (symdream.diffusion.engine: keeps_last_good); None where it does.
         Raises: WorkError if the loss or the gradient is not finite (at the next look at the device).
         """
         now = time.monotonic()
@@ -81,19 +84,20 @@ class Recorder:
         if self.writing and step % SPECTRUM_EVERY == 0:
             self._show_spectrum(step, optimizer)
         self.waiting.append((numbers, loss, grad_norm))
-        if not self.on_device:
-            self._read(on_bad_loss)
-        elif step % READ_EVERY == 0:
-            self._read(None)
+        self.on_bad_loss = on_bad_loss
+        if not self.on_device or step % READ_EVERY == 0:
+            self._read()
 
-    def _read(self, on_bad_loss: Callable[[int], None] | None) -> None:
+    def _read(self) -> None:
         if not self.waiting:
             return
         memory = peak_memory()
         for numbers, loss, norm in self.waiting:
             step, loss, norm = numbers["step"], float(loss), float(norm)
-            if not math.isfinite(loss) or (not math.isfinite(norm) and not self.on_device):
-                self._fail(step, loss, norm, on_bad_loss)
+            # With loss scaling an infinite gradient is part of the game; it runs on a GPU and keeps no last good state.
+            scaled = self.on_device and self.on_bad_loss is None
+            if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
+                self._fail(step, loss, norm)
             self.smooth_loss = loss if math.isnan(self.smooth_loss) else 0.95 * self.smooth_loss + 0.05 * loss
             if self.writing:
                 self.run.record(**numbers, loss=loss, grad_norm=norm, memory=memory)
@@ -103,11 +107,11 @@ class Recorder:
             self.run.flush()
             self._flushed = time.monotonic()
 
-    def _fail(self, step: int, loss: float, norm: float, save: Callable[[int], None] | None) -> None:
+    def _fail(self, step: int, loss: float, norm: float) -> None:
         self.run.flush()
         kept = "the last checkpoint is the last good state"
-        if save is not None:
-            save(step - 1)
+        if self.on_bad_loss is not None:
+            self.on_bad_loss(step - 1)
             kept = f"the state before it is saved in checkpoints/step-{step - 1}"
         raise WorkError(
             f"Step {step} of {self.steps}: loss {loss}, gradient norm {norm}; {kept}.",
@@ -128,7 +132,7 @@ class Recorder:
             board.numbers(numbers["step"], values)
 
     def _show_spectrum(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """SymLoRA's Λ before the update of `step`, all layers of a component together (other methods have none)."""
+        """SymLoRA's Λ after `step`, all layers of a component together (other methods have none)."""
         for group in optimizer.param_groups:
             if not group["name"].endswith(LAMBDA):
                 continue
@@ -153,7 +157,7 @@ class Recorder:
 
     def flush(self) -> None:
         """Read what waits on the device and bring every line to the disk."""
-        self._read(None)
+        self._read()
         if self.writing:
             self.run.flush()
 

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 
 import torch
 
-from symdream.data.training_set import Batch, TrainingSet
+from symdream.data.training_set import TrainingSet
 from symdream.diffusion.base import Base
-from symdream.diffusion.engine import EagerEngine
+from symdream.diffusion.batch import Batch
+from symdream.diffusion.batch_loss import BatchLoss
 from symdream.diffusion.sampling import evaluating
 from symdream.training.run_folder import RunFolder, write_text
 
@@ -36,12 +37,12 @@ def validation_batches(data: TrainingSet, batch_size: int) -> Iterator[Batch]:
 
 
 @torch.no_grad()
-def validation_loss(base: Base, engine: EagerEngine, data: TrainingSet, batch_size: int) -> float:
+def validation_loss(base: Base, loss_of: BatchLoss, data: TrainingSet, batch_size: int) -> float:
     """Mean training loss over the fixed triples, without dropout; touches no gradient and no random state."""
     losses, sizes = [], []
     with evaluating(base):
         for batch in validation_batches(data, batch_size):
-            losses.append(engine.loss(batch).double())
+            losses.append(loss_of(batch).double())
             sizes.append(float(len(batch.x0)))
     weights = torch.tensor(sizes, dtype=torch.float64, device=losses[0].device)
     return float((torch.stack(losses) * weights).sum() / weights.sum())
@@ -64,13 +65,13 @@ def read_validation(run: RunFolder) -> dict[int, float]:
 
 
 def validate(
-    run: RunFolder, base: Base, engine: EagerEngine, data: TrainingSet, batch_size: int, step: int
+    run: RunFolder, base: Base, loss_of: BatchLoss, data: TrainingSet, batch_size: int, step: int
 ) -> dict[str, float]:
     """Find the loss after `step`, add it to validation.jsonl, and return it by the name that boards show it under.
 
     Lines of this step and later ones, from before a resume, go.
     """
-    loss = validation_loss(base, engine, data, batch_size)
+    loss = validation_loss(base, loss_of, data, batch_size)
     rows = {s: known for s, known in read_validation(run).items() if s < step} | {step: loss}
     text = "".join(json.dumps({"step": s, "loss": value}) + "\n" for s, value in rows.items())
     write_text(run.path / "validation.jsonl", text)

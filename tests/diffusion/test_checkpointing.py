@@ -5,9 +5,9 @@ from helpers.runs import adapter_tensors, train_tiny
 from symdream.data.training_set import Batch
 from symdream.diffusion.adapters import attach
 from symdream.diffusion.base import load_base
+from symdream.diffusion.batch_loss import BatchLoss
 from symdream.diffusion.checkpointing import use_gradient_checkpointing
 from symdream.diffusion.conditioning import size_ids, tokenize
-from symdream.diffusion.engine import EagerEngine
 
 
 def gradients(folder, method, components, *, checkpointing, dropout=0.0):
@@ -42,7 +42,7 @@ def gradients(folder, method, components, *, checkpointing, dropout=0.0):
 
     torch.manual_seed(1)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        loss = EagerEngine(base, train_text_encoder="text_encoder" in chosen).loss(batch)
+        loss = BatchLoss(base, train_text_encoder="text_encoder" in chosen)(batch)
     loss.backward()
     return loss.detach(), {f"{c}.{n}": p.grad for c, named in trainable.items() for n, p in named.items()}, kept
 

@@ -40,6 +40,7 @@ MODULES = [
     "symdream.diffusion.adapters",
     "symdream.diffusion.base",
     "symdream.diffusion.engine",
+    "symdream.diffusion.graph_engine",
     "symdream.diffusion.sampling",
     "symdream.training.checkpoint",
     "symdream.training.interrupt",

@@ -2,11 +2,11 @@ import pytest
 import torch
 from helpers.runs import tiny_config
 
-from symdream.data.training_set import Batch
 from symdream.diffusion.adapters import attach
 from symdream.diffusion.base import load_base
+from symdream.diffusion.batch import Batch
+from symdream.diffusion.batch_loss import BatchLoss
 from symdream.diffusion.conditioning import tokenize
-from symdream.diffusion.engine import EagerEngine
 from symdream.errors import RequestError
 from symdream.training import devices
 from symdream.training.checkpoint import load_checkpoint, save_checkpoint
@@ -50,7 +50,7 @@ class Half:
         chosen = self.base.chosen("both")
         self.trainable = attach(self.base, "lora", 4, 4.0, "qkvo", chosen, 0.0, 0)
         self.optimizer = make_optimizer(config, self.trainable)
-        self.engine = EagerEngine(self.base, train_text_encoder=True)
+        self.loss = BatchLoss(self.base, train_text_encoder=True)
         self.scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=dtype == torch.float16)
         generator = torch.Generator().manual_seed(0)
         self.batch = Batch(
@@ -66,7 +66,7 @@ class Half:
         return [p for named in self.trainable.values() for p in named.values()]
 
     def backward(self):
-        self.scaler.scale(self.engine.loss(self.batch)).backward()
+        self.scaler.scale(self.loss(self.batch)).backward()
         self.scaler.unscale_(self.optimizer)
 
     def update(self):
@@ -88,7 +88,7 @@ def test_an_fp16_base_with_fp32_adapters_has_nearly_the_gradients_of_fp32(tiny_s
 def test_a_step_whose_gradient_overflows_is_skipped_and_the_scale_halved(tiny_sd1, photos):
     half = Half(tiny_sd1, photos)
     before, scale = [p.detach().clone() for p in half.parameters], half.scaler.get_scale()
-    half.scaler.scale(half.engine.loss(half.batch)).backward()
+    half.scaler.scale(half.loss(half.batch)).backward()
     half.parameters[1].grad[0] = float("inf")
     half.scaler.unscale_(half.optimizer)
     half.update()

@@ -1,0 +1,238 @@
+"""What the GPU benchmarks share: contestants timed in turns, rows of results, a budget of time, a table.
+
+A row is one comparison: contestants that do the same work, timed in turns in one process so that a warm or busy
+machine serves or hurts all alike. Reported of each: the median over the rounds and the range that holds half of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from symdream.training.devices import auto_dtype
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and on what to measure. quick: few rounds and steps, for a look whether everything runs."""
+
+    device: torch.device
+    dtype: torch.dtype
+    shape: str
+    quick: bool
+
+    @staticmethod
+    def here(shape: str | None = None) -> Setting:
+        """The GPU with SD 1.5's shape where there is one; else this CPU with the embedded base, as a check."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        on_gpu = device.type == "cuda"
+        return Setting(device, auto_dtype(device.type), shape or ("sd15" if on_gpu else "sprite"), not on_gpu)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. seconds: a guess at what it takes on an H100, for the budget; `measure()` gives its result."""
+
+    bench: str
+    name: str
+    seconds: float
+    measure: Callable[[], dict]
+
+
+@dataclass
+class Contestant:
+    """One way to do the work: `step()` does it once and may return before the device is done.
+
+    samples: how many pictures a step takes. setup: seconds that building, warming up and recording took.
+    memory: bytes at the peak of its first steps, the base's weights included (None: not measured here).
+    """
+
+    name: str
+    step: Callable[[], object]
+    samples: int
+    setup: float = 0.0
+    memory: int | None = None
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def enter(
+    name: str, build: Callable[[], Callable[[], object]], samples: int, setting: Setting, held: int
+) -> Contestant:
+    """Build a contestant and let it take three steps alone; held: bytes of the weights that all share."""
+    gc.collect()
+    cuda = setting.device.type == "cuda"
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(setting.device)
+        before = torch.cuda.memory_reserved(setting.device)
+    start = time.perf_counter()
+    step = build()
+    step()
+    wait(setting.device)
+    setup = time.perf_counter() - start
+    for _ in range(2):
+        step()
+    wait(setting.device)
+    memory = held + torch.cuda.max_memory_reserved(setting.device) - before if cuda else None
+    return Contestant(name, step, samples, setup, memory)
+
+
+def alternate(contestants: Sequence[Contestant], setting: Setting, *, steps: int = 5, rounds: int = 15) -> dict:
+    """Milliseconds a step of each: `rounds` rounds in which each takes `steps` steps, in an order that changes."""
+    if setting.quick:
+        steps, rounds = 1, 3
+    milliseconds: dict[str, list[float]] = {c.name: [] for c in contestants}
+    for number in range(rounds):
+        turn = number % len(contestants)
+        for contestant in [*contestants[turn:], *contestants[:turn]]:
+            wait(setting.device)
+            start = time.perf_counter()
+            for _ in range(steps):
+                contestant.step()
+            wait(setting.device)
+            milliseconds[contestant.name].append(1000 * (time.perf_counter() - start) / steps)
+    return {
+        c.name: {
+            **spread(milliseconds[c.name]),
+            "images_per_second": 1000 * c.samples / statistics.median(milliseconds[c.name]),
+            "setup_seconds": c.setup,
+            "peak_bytes": c.memory,
+        }
+        for c in contestants
+    }
+
+
+def spread(values: list[float]) -> dict:
+    """Median, quartiles and all values, in milliseconds."""
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return {"median_ms": statistics.median(values), "quartiles_ms": [low, high], "all_ms": values}
+
+
+def ratios(times: dict, ours: str, theirs: Iterable[str]) -> dict[str, float]:
+    """How many times faster `ours` is than each of `theirs`: quotients of the medians."""
+    return {f"{name} / {ours}": times[name]["median_ms"] / times[ours]["median_ms"] for name in theirs if name in times}
+
+
+def describe(setting: Setting) -> dict:
+    """What the figures were measured on."""
+    import accelerate
+    import diffusers
+    import peft
+    import transformers
+
+    libraries = (torch, diffusers, transformers, peft, accelerate)
+    return {
+        "device": torch.cuda.get_device_name() if setting.device.type == "cuda" else platform.machine(),
+        "dtype": str(setting.dtype).removeprefix("torch."),
+        "shape": setting.shape,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{library.__name__: library.__version__ for library in libraries},
+    }
+
+
+def run_rows(rows: Sequence[Row], setting: Setting, budget: float, output: Path | None) -> dict:
+    """Measure the rows that fit into `budget` seconds, in their order; write and print after each.
+
+    Before a row, its guess is compared with what is left; guesses are corrected by how the rows before it went.
+    A row that fails tells its error, and the next one runs. output: a .json file; a .md file with the table beside it.
+    """
+    begun, slower = time.perf_counter(), 1.0
+    report: dict = {"machine": describe(setting), "budget_seconds": budget, "rows": []}
+    for row in rows:
+        start = time.perf_counter()
+        left = budget - (start - begun)
+        result: dict = {"bench": row.bench, "name": row.name}
+        if row.seconds * slower > left:
+            result["skipped"] = f"needs about {row.seconds * slower:.0f} s, {left:.0f} s are left"
+        else:
+            try:
+                result |= row.measure()
+            except Exception as error:  # one row's out-of-memory must not cost the rows after it
+                result["failed"] = f"{type(error).__name__}: {error}"
+            result["seconds"] = time.perf_counter() - start
+            if not setting.quick:
+                slower = max(slower, result["seconds"] / row.seconds)
+            gc.collect()
+            if setting.device.type == "cuda":
+                torch.cuda.empty_cache()
+        report["rows"].append(result)
+        report["seconds"] = time.perf_counter() - begun
+        print(in_words(result), flush=True)
+        if output:
+            output.write_text(json.dumps(report, indent=2) + "\n")
+            output.with_suffix(".md").write_text(table(report))
+    return report
+
+
+def in_words(result: dict) -> str:
+    head = f"{result['bench']} {result['name']}"
+    for why in ("skipped", "failed"):
+        if why in result:
+            return f"{head}: {why}: {result[why]}"
+    lines = [f"{head} ({result['seconds']:.0f} s)"]
+    for name, time_ in result.get("times", {}).items():
+        low, high = time_["quartiles_ms"]
+        memory = f", {time_['peak_bytes'] / 2**30:.2f} GiB" if time_.get("peak_bytes") else ""
+        lines.append(f"  {name:34} {time_['median_ms']:9.1f} ms ({low:.1f} to {high:.1f}){memory}")
+    lines += [f"  {name} = {value:.2f}" for name, value in result.get("ratios", {}).items()]
+    lines += [f"  {name}: {value}" for name, value in result.get("facts", {}).items()]
+    return "\n".join(lines)
+
+
+def table(report: dict) -> str:
+    """Everything measured, as Markdown."""
+    told = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
+    lines = [
+        f"# Measured\n\n{told}. {report['seconds']:.0f} s.\n",
+        "| benchmark | row | contestant | ms, median | quartiles | images/s | peak GiB | setup s |",
+        "|---|---|---|---:|---|---:|---:|---:|",
+    ]
+    notes = []
+    for result in report["rows"]:
+        where = f"| {result['bench']} | {result['name']} |"
+        for why in ("skipped", "failed"):
+            if why in result:
+                lines.append(f"{where} {why}: {' '.join(result[why].split())[:200]} | | | | | |")
+        for name, t in result.get("times", {}).items():
+            low, high = t["quartiles_ms"]
+            memory = f"{t['peak_bytes'] / 2**30:.2f}" if t.get("peak_bytes") else ""
+            lines.append(
+                f"{where} {name} | {t['median_ms']:.1f} | {low:.1f} to {high:.1f} | {t['images_per_second']:.2f} "
+                f"| {memory} | {t['setup_seconds']:.1f} |"
+            )
+        for name, value in result.get("ratios", {}).items():
+            notes.append(f"- {result['bench']} {result['name']}: {name} = {value:.2f}")
+        for name, value in result.get("facts", {}).items():
+            notes.append(f"- {result['bench']} {result['name']}: {name}: {value}")
+    return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def main(doc: str, rows_of: Callable[[Setting], list[Row]]) -> None:
+    """The command around one benchmark's rows."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--shape", help="sprite, sd15 or sdxl (default: sd15 on a GPU, sprite on a CPU)")
+    parser.add_argument("--quick", action="store_true", help="few rounds: shows that it runs, measures little")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds")
+    parser.add_argument("--output", type=Path, help="write a JSON file, and a table beside it")
+    args = parser.parse_args()
+    setting = Setting.here(args.shape)
+    if args.quick and not setting.quick:
+        setting = Setting(setting.device, setting.dtype, setting.shape, True)
+    report = run_rows(rows_of(setting), setting, args.budget, args.output)
+    if any("failed" in row for row in report["rows"]):
+        sys.exit(1)

@@ -1,0 +1,52 @@
+"""Every GPU benchmark, in order of worth, within a budget of time.
+
+    PYTHONPATH=. python benchmarks/run_gpu.py --budget SECONDS [--output gpu.json]
+
+Before each row the budget is checked, after each the JSON file and a Markdown table beside it are written, so that a
+run that is cut off leaves what it found. No installation is needed beyond torch, diffusers, transformers, peft and
+accelerate. On a CPU the same code runs on the embedded base, as a check and not for its figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks.*, from any working folder
+
+from benchmarks import batched, memory, sampling, step_gpu, time_to_adapter  # noqa: E402
+from benchmarks.rows import Row, Setting, run_rows  # noqa: E402
+
+
+def in_order_of_worth(setting: Setting) -> list[Row]:
+    """First what the goals are about, once; then more batches, methods and shapes."""
+    step, sample = step_gpu.rows(setting), sampling.rows(setting)
+    later = step[2:] + sample[1:]
+    if not setting.quick:
+        xl = Setting(setting.device, setting.dtype, "sdxl", False)
+        later += step_gpu.rows(xl)[:1] + sampling.rows(xl)[:1]
+    return [
+        *step[:2],
+        *sample[:1],
+        *batched.rows(setting),
+        *memory.rows(setting),
+        *time_to_adapter.rows(setting),
+        *later,
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--budget", type=float, required=True, help="seconds")
+    parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="JSON file; a table (.md) beside it")
+    args = parser.parse_args()
+    setting = Setting.here()
+    report = run_rows(in_order_of_worth(setting), setting, args.budget, args.output)
+    print(f"\n{args.output} and {args.output.with_suffix('.md')}: {report['seconds']:.0f} s")
+    if any("failed" in row for row in report["rows"]):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
