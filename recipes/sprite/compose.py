@@ -75,6 +75,8 @@ class Composer:
         smooth = F.interpolate(F.avg_pool2d(sharp, 2), scale_factor=2, mode="bilinear")
         # The second is for small scales, which would skip pixels of the first.
         self.levels = (torch.stack([sharp, smooth]) * 255).round().to(torch.uint8)  # (2, S, 4, 128, 128)
+        # Made once: a recording may not copy from the host.
+        self._sides = torch.tensor([-0.47, 0.47], device=self.device)
         steps = (torch.arange(SIDE, device=self.device) + 0.5) / SIDE
         self.y, self.x = torch.meshgrid(steps, steps, indexing="ij")
 
@@ -95,7 +97,7 @@ class Composer:
         (low, high), (low2, high2) = SCALES
         scale = torch.where(both[:, None], low2 + (high2 - low2) * rand(2), low + (high - low) * rand(2))
         alone = (2 * rand(1, 2) - 1).expand(-1, 2, -1) * (1 - scale[..., None])
-        side = torch.where(rand() < 0.5, 1.0, -1.0)[:, None] * torch.tensor([-0.47, 0.47], device=self.device)
+        side = torch.where(rand() < 0.5, 1.0, -1.0)[:, None] * self._sides
         beside = torch.stack([side + 0.06 * (2 * rand(2) - 1), 0.35 * (2 * rand(2) - 1)], dim=-1)
         return Scene(
             style=pick(len(STYLES)),
@@ -115,14 +117,16 @@ class Composer:
         )
 
     def render(self, scene: Scene) -> Tensor:
-        """The pictures, (B, 3, 128, 128) from -1 to 1."""
-        picture = self._ground(scene)
-        second = scene.things[:, 1] >= 0
-        for which in range(2):
-            shown = torch.ones_like(second) if which == 0 else second
-            layer = self._layer(scene, which, level=second.long()) * shown.view(-1, 1, 1, 1)
-            picture = picture * (1 - layer[:, 3:]) + layer[:, :3]
-        return picture * 2 - 1
+        """The pictures, (B, 3, 128, 128) fp32 from -1 to 1."""
+        # Under autocast the sampling grid would be bf16, and things would lie half a pixel off.
+        with torch.autocast(self.device.type, enabled=False):
+            picture = self._ground(scene)
+            second = scene.things[:, 1] >= 0
+            for which in range(2):
+                shown = torch.ones_like(second) if which == 0 else second
+                layer = self._layer(scene, which, level=second.long()) * shown.view(-1, 1, 1, 1)
+                picture = picture * (1 - layer[:, 3:]) + layer[:, :3]
+            return picture * 2 - 1
 
     def token_ids(self, scene: Scene) -> Tensor:
         """The captions as the text tower reads them, (B, 77)."""

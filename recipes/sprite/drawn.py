@@ -59,14 +59,22 @@ def questions(composer: Composer, scene: Scene, seed: int) -> list[dict[str, lis
     return asked
 
 
+def embed_captions(judge: ClipEncoder, asked: Sequence[dict[str, list[str]]]) -> tuple[dict[str, int], Tensor]:
+    """Every caption's row, and the rows (N, D)."""
+    texts = list(dict.fromkeys(text for words in asked for captions in words.values() for text in captions))
+    return {text: i for i, text in enumerate(texts)}, judge.texts(texts)
+
+
 def answers(
-    judge: ClipEncoder, images: Sequence[Image.Image], asked: Sequence[dict[str, list[str]]]
+    judge: ClipEncoder,
+    images: Sequence[Image.Image],
+    asked: Sequence[dict[str, list[str]]],
+    texts: tuple[dict[str, int], Tensor],
 ) -> dict[str, float]:
     """Accuracy of each word ("thing" of pictures with one thing, "two things" of the others, the rest of all), and
     under "KEY, probability" the judge's mean probability of the right word, which moves before the accuracy does."""
-    texts = list(dict.fromkeys(text for words in asked for captions in words.values() for text in captions))
-    place = {text: i for i, text in enumerate(texts)}
-    embedded, pictures = judge.texts(texts), judge.images(images)
+    place, embedded = texts
+    pictures = judge.images(images)
     scale = judge.model.logit_scale.exp().item()
     right: dict[str, list[float]] = {}
     sure: dict[str, list[float]] = {}
@@ -100,8 +108,9 @@ def text_to_image(
     prompts = composer.captions(scene)
     images = sample(base, prompts, [seed + i for i in range(count)], batch_size=32 if base.device.type == "cuda" else 4)
     asked = questions(composer, scene, seed)
-    found = answers(judge, images, asked)
-    ceiling = answers(judge, true_pictures(composer, scene), asked)
+    texts = embed_captions(judge, asked)
+    found = answers(judge, images, asked, texts)
+    ceiling = answers(judge, true_pictures(composer, scene), asked, texts)
     if keep:
         contact_sheet(images[:64]).save(keep)
     return found | {f"{key}, ceiling": value for key, value in ceiling.items() if not key.endswith("probability")}

@@ -17,7 +17,7 @@ _TINY = {
     "vae": {"block_out_channels": [16, 16, 32], "norm_num_groups": 8, "mid_block_add_attention": False},
     "text_encoder": _TINY_TEXT | {"projection_dim": 64},
     "unet": {
-        "block_out_channels": [32, 32, 64],
+        "block_out_channels": [16, 32, 64],
         "layers_per_block": 1,
         "norm_num_groups": 16,
         "attention_head_dim": 2,
@@ -52,13 +52,13 @@ SIZES = {
         refill_every=4,
     ),
     "tiny": Size(
-        batch={"vae": 8, "clip": 48, "dino": 24, "unet": 16},
+        batch={"vae": 4, "clip": 32, "dino": 16, "unet": 8},
         lr={"vae": 3e-3, "clip": 2e-3, "dino": 1e-3, "unet": 2e-3},
         warmup=10,
-        ema={"vae": 0.95, "clip": 0.95, "dino": 0.95, "unet": 0.98},
-        pool=256,
-        refill=32,
-        refill_every=16,
+        ema={"vae": 0.9, "clip": 0.9, "dino": 0.9, "unet": 0.95},
+        pool=128,
+        refill=16,
+        refill_every=20,
     ),
 }
 

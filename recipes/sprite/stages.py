@@ -74,7 +74,7 @@ def clip_loss(clip: nn.Module, composer: Composer, batch: int) -> Loss:
         images = clip.visual_projection(clip.vision_model(pixel_values=composer.render(scene)).pooler_output)
         texts = clip.text_projection(clip.text_model(input_ids=ids).pooler_output)
         images, texts = (F.normalize(x.float(), dim=-1) for x in (images, texts))
-        logits = clip.logit_scale.clamp(max=math.log(100)).exp() * images @ texts.T
+        logits = clip.logit_scale.clamp(max=math.log(100)).exp() * products(images, texts)
         key = (ids * words).sum(1)  # one number a caption, to compare them all
         itself = torch.eye(batch, dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill((key[:, None] == key[None]) & ~itself, -1e4)
@@ -147,7 +147,7 @@ def instance_loss(vit: nn.Module, composer: Composer, batch: int, vae: nn.Module
             second = torch.stack([again, second[1::2]], 1).flatten(0, 1)
         a = F.normalize(class_token(vit, blurred(first)).float(), dim=-1)
         b = F.normalize(class_token(vit, second).float(), dim=-1)
-        cosines = a @ b.T
+        cosines = products(a, b)
         code = shown["things"][:, 0] * len(STYLES) + shown["style"]
         itself = torch.eye(len(code), dtype=torch.bool, device=device)
         logits = (cosines / TEMPERATURE).masked_fill((code[:, None] == code[None]) & ~itself, -1e4)
@@ -159,12 +159,16 @@ def instance_loss(vit: nn.Module, composer: Composer, batch: int, vae: nn.Module
 
 
 def blurred(pictures: Tensor) -> Tensor:
-    """Each picture mixed with its blurred self (5 x 5, binomial) by a random amount; half of them not at all."""
-    line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=pictures.device) / 16
-    kernel = (line[:, None] * line).expand(3, 1, 5, 5)
-    soft = F.conv2d(F.pad(pictures, (2, 2, 2, 2), mode="replicate"), kernel, groups=3)
+    """Each picture mixed with its blurred self (5 x 5, triangular) by a random amount; half of them not at all."""
+    soft = F.avg_pool2d(F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="replicate"), 3, 1), 3, 1)
     amount = (2 * torch.rand(len(pictures), 1, 1, 1, device=pictures.device) - 1).clamp(min=0)
-    return torch.lerp(pictures, soft.float(), amount)
+    return torch.lerp(pictures, soft, amount)
+
+
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """a (N, D), b (M, D) -> (N, M) in fp32, under autocast too: the temperature magnifies what bf16 rounds away."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a.float() @ b.float().T
 
 
 class LatentPool:
