@@ -121,7 +121,7 @@ def accept(context: Context, sent: list[str] | None, have: list[str]) -> tuple[N
     listed = choices(context)
     known = {path for _, path in listed}
     value = list(dict.fromkeys([*have, *paths]))
-    return None, gr.Dropdown(choices=listed + [x for x in extra if x[1] not in known], value=value)
+    return None, gr.Dropdown(choices=listed + [x for x in extra if x[1] not in known], value=value, multiselect=True)
 
 
 def worn(context: Context, chosen: list[str], strengths: dict[str, dict[str, Any]]) -> list[Worn]:
@@ -150,4 +150,4 @@ def restored(context: Context, adapters: list[dict[str, Any]]) -> tuple[Any, dic
     listed = choices(context)
     known = {path for _, path in listed}
     listed += [(Path(path).name, path) for path in paths if path not in known]
-    return gr.Dropdown(choices=listed, value=paths), strengths, missing
+    return gr.Dropdown(choices=listed, value=paths, multiselect=True), strengths, missing

@@ -1,0 +1,272 @@
+"""The parts of the Generate and Compare pages that need neither browser nor model."""
+
+import random
+import threading
+
+import pytest
+from helpers.app_server import write_adapter, write_run
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from symdream.commands.demo import sample_data
+from symdream.diffusion.png import save_png
+from symdream.errors import Problems, RequestError, Stopped
+
+pytest.importorskip("gradio")
+
+from symdream_apps import adapter_rows, blind, comparison, examples, generation, history, references, restore  # noqa: E402
+from symdream_apps.adapters import find_adapters, named, read_card  # noqa: E402
+from symdream_apps.blind import NEITHER, A, B, Vote  # noqa: E402
+from symdream_apps.context import Context  # noqa: E402
+from symdream_apps.studio import Studio, Worn  # noqa: E402
+from symdream_apps.work import Desk, Told  # noqa: E402
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Context.at(tmp_path / "runs")
+
+
+@pytest.fixture
+def owl(context):
+    write_run(context.runs / "owl", photos=sample_data().resolve() / "owl")
+    return read_card(context, "owl")
+
+
+def test_runs_and_files_are_found_and_what_they_tell_is_read(context, owl):
+    weights = context.runs / "owl/adapter/unet/adapter_model.safetensors"
+    (context.runs / "mine.safetensors").write_bytes(weights.read_bytes())
+    (context.runs / "owl" / "owl-lora.safetensors").write_bytes(weights.read_bytes())
+    write_adapter(context.runs / "no run")  # without config.toml it is a folder like any other
+    (context.runs / ".app" / "hidden.safetensors").write_bytes(weights.read_bytes())
+    found = {context.name_of(path) for path in find_adapters(context)}
+    assert found == {"owl", "mine.safetensors", "owl/owl-lora.safetensors"}
+    assert (owl.words, owl.method, owl.base, owl.weight) == ("sks bird", "lora", "sprite", 1.0)
+    assert named(context, "owl-lora.safetensors") == context.runs / "owl" / "owl-lora.safetensors"
+
+
+def test_a_link_inside_of_a_run_does_not_lead_out_of_the_folders(context, owl, tmp_path):
+    weights = context.runs / "owl/adapter/unet/adapter_model.safetensors"
+    weights.rename(tmp_path / "elsewhere.safetensors")
+    weights.symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(RequestError, match="outside"):
+        read_card(context, "owl")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a {subject} on a red background", "a sks bird on a red background"),
+        ("a bird on a red background", "a sks bird on a red background"),
+        ("a sks bird on a red background", "a sks bird on a red background"),
+        ("a birdcage", "a birdcage sks bird"),
+        ("", "sks bird"),
+    ],
+)
+def test_the_trigger_is_inserted_where_it_belongs(owl, before, after):
+    assert adapter_rows.insert_words(before, owl) == after
+
+
+def test_examples_speak_of_the_chosen_adapter_or_of_the_samples_class(context, owl):
+    text = examples.texts(examples.subjects(context)["fox"])[0][0]
+    assert "{subject}" in text
+    assert "sks bird" in examples.filled(context, text, "dog", [str(owl.path)])
+    assert "{subject}" not in (alone := examples.filled(context, text, "dog", [])) and "dog" in alone
+
+
+def test_only_adapters_that_are_on_are_worn_at_the_weight_that_was_set(context, owl):
+    write_run(context.runs / "fox", photos=sample_data(), noun="dog")
+    fox = str(context.runs / "fox")
+    strengths = {str(owl.path): {"weight": 0.4, "on": True}, fox: {"weight": 1, "on": False}}
+    assert adapter_rows.worn(context, [str(owl.path), fox], strengths) == [Worn(owl.path, 0.4)]
+    assert adapter_rows.worn(context, [fox], {}) == [Worn(context.runs / "fox", 1.0)]
+
+
+def test_a_pictures_settings_come_back_with_adapters_that_are_gone_named(context, owl, tmp_path):
+    settings = {
+        "prompt": "a *b*", "negative_prompt": "", "seed": 3, "steps": 2, "guidance": 1.0, "sampler": "base",
+        "width": 64, "height": 64, "base": "sprite",
+        "adapters": [{"name": "owl", "weight": 0.3}, {"name": "gone", "weight": 1}],
+    }  # fmt: skip
+    save_png(Image.new("RGB", (64, 64)), tmp_path / "a.png", settings)
+    assert restore.settings_in(tmp_path / "a.png") == settings
+    dropdown, strengths, missing = adapter_rows.restored(context, settings["adapters"])
+    assert dropdown.value == [str(owl.path)] and missing == ["gone"]
+    assert strengths == {str(owl.path): {"weight": 0.3, "on": True}}
+    assert r"a \*b\*" in restore.describe(settings)
+
+
+def test_a_picture_of_symdream_generate_is_understood_too(tmp_path):
+    told = {"prompt": "a", "seed": 0, "steps": 2, "guidance": 1, "sampler": "base", "width": 64, "height": 64,
+            "base": "sprite", "adapter": "owl", "weight": 0.5}  # fmt: skip
+    save_png(Image.new("RGB", (64, 64)), tmp_path / "a.png", told)
+    assert restore.settings_in(tmp_path / "a.png")["adapters"] == [{"name": "owl", "weight": 0.5}]
+
+
+def test_the_pages_samplers_are_the_librarys():
+    from symdream.diffusion.sampling import SAMPLERS
+
+    assert generation.SAMPLERS == SAMPLERS
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=20))
+def test_seeds_are_read_as_they_are_written(seeds):
+    unique = list(dict.fromkeys(seeds))
+    assert comparison.parse_seeds(", ".join(map(str, seeds))) == unique
+    first, last = min(seeds), max(seeds)
+    assert comparison.parse_seeds(f"{first}-{last}") == list(range(first, last + 1))
+
+
+@pytest.mark.parametrize("text", ["a", "1-", "-1", "3-b", "0-1000000000", "1.5"])
+def test_what_is_no_seed_is_refused(text):
+    with pytest.raises(RequestError):
+        comparison.parse_seeds(text)
+
+
+def test_a_comparison_tells_all_that_is_wrong_at_once(owl):
+    with pytest.raises(Problems) as caught:
+        comparison.check_comparison([], [" "], [])
+    assert {problem.key for problem in caught.value.problems} == {"prompts", "seeds", "variants"}
+    variants = comparison.of_weights(owl, comparison.WEIGHTS)
+    with pytest.raises(Problems, match="70 pictures"):
+        comparison.check_comparison(variants, ["a"], range(10))
+    rows = comparison.check_comparison(variants, ["a", "", "b"], [1, 2])
+    assert [(row.prompt, row.seed) for row in rows] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+
+
+def test_references_are_the_runs_the_samples_or_uploaded_ones(context, owl, tmp_path):
+    photos = sorted((sample_data().resolve() / "owl").glob("*.png"))
+    assert references.find(context, references.OF_THE_RUN, [owl.path], None) == (photos, "")
+    assert references.find(context, "owl", [], None) == (photos, "")
+    assert references.find(context, references.NONE, [owl.path], None) == ([], "")
+    Image.new("RGB", (64, 64)).save(context.uploads / "x.png")
+    assert references.find(context, "owl", [], [str(context.uploads / "x.png")])[0] == [context.uploads / "x.png"]
+    (tmp_path / "private").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "private" / "x.png")
+    write_run(context.runs / "mine", photos=tmp_path / "private")
+    found, why = references.find(context, references.OF_THE_RUN, [context.runs / "mine"], None)
+    assert found == [] and "not in this app's folders" in why and "private" not in why
+
+
+def vote(choice, dino_a=0.5, dino_b=0.2):
+    return Vote("p, q", 0, "base", "owl", choice, dino_a, dino_b)
+
+
+def test_votes_are_counted_and_set_against_dino():
+    votes = [vote(A), vote(A), vote(B), vote(NEITHER), vote(B, 0.1, 0.3), vote(A, None, None), vote(A, 0.5, 0.5)]
+    assert [v.agrees for v in votes] == [True, True, False, None, True, None, None]
+    k, n, p = blind.agreement(votes)
+    assert (k, n) == (3, 4) and p == pytest.approx(5 / 16)  # 3 or 4 heads of 4
+    assert blind.tally(votes) == {"base": (4, 6), "owl": (2, 6)}
+    assert blind.agreement([vote(NEITHER)]) is None
+    lines = blind.as_csv(votes).splitlines()
+    assert len(lines) == 8 and lines[1] == '"p, q",0,base,owl,A,0.5,0.2,yes' and lines[4].endswith(",neither,0.5,0.2,")
+    assert "3 of 4" in blind.conclusion(votes)
+
+
+@given(st.integers(1, 4), st.integers(2, 4), st.integers(0, 1000))
+def test_every_pair_is_shown_once_on_either_side(rows, columns, seed):
+    pairs = blind.draw_pairs(rows, columns, seed)
+    seen = {(pair.row, frozenset((pair.a, pair.b))) for pair in pairs}
+    assert len(seen) == len(pairs) == min(blind.MAX_PAIRS, rows * columns * (columns - 1) // 2)
+    assert all(pair.a != pair.b for pair in pairs)
+
+
+def test_sides_are_drawn_fairly():
+    pairs = [pair for seed in range(200) for pair in blind.draw_pairs(3, 2, seed)]
+    assert 0.4 < sum(pair.a < pair.b for pair in pairs) / len(pairs) < 0.6
+
+
+def test_pictures_are_kept_by_owner_and_go_to_the_trash(context):
+    kept = history.History(context)
+    mine, other = history.new_owner(), history.new_owner()
+    settings = {"prompt": "a", "seed": 1, "steps": 2, "guidance": 1, "sampler": "base", "width": 600, "height": 400,
+                "base": "sprite", "adapters": []}  # fmt: skip
+    (file,) = kept.save(mine, [generation.Made(Image.new("RGB", (600, 400), "red"), settings)])
+    assert kept.newest(mine) == [file] and kept.newest(other) == []
+    with Image.open(kept.thumbnail(file)) as small:
+        assert max(small.size) == history.THUMBNAIL
+    assert kept.newest(mine) == [file]  # the thumbnail is none of them
+    assert kept.clear(mine) == 1 and kept.newest(mine) == [] and len(list(context.trash.glob("*/*.png"))) == 1
+
+
+@pytest.mark.parametrize("sent", [None, "", "../../etc", "x" * 32, "A" * 32, "0" * 31])
+def test_a_browser_cannot_choose_its_name(sent):
+    with pytest.raises(RequestError):
+        history.owner_of(sent, None)
+
+
+def test_a_stop_reaches_ones_own_work_only(context):
+    studio = Studio(context)
+    desk, begun = Desk(studio), threading.Event()
+
+    def work(line):
+        line.say("begun")
+        begun.wait(60)
+        assert line.stop.wait(0.01) or True
+        if line.stop.is_set():
+            raise Stopped("as asked")
+        return "done"
+
+    mine, other = desk.run("me", work), desk.run("you", work)
+    assert next(mine) == Told("begun")
+    assert desk.stop("nobody") is False
+    results = {}
+
+    def follow(name, events):
+        try:
+            while True:
+                next(events)
+        except StopIteration as end:
+            results[name] = end.value
+        except Stopped:
+            results[name] = "stopped"
+
+    threads = [threading.Thread(target=follow, args=x) for x in (("mine", mine), ("other", other))]
+    for thread in threads:
+        thread.start()
+    assert desk.stop("me") is True
+    begun.set()
+    for thread in threads:
+        thread.join(60)
+    assert results == {"mine": "stopped", "other": "done"}
+    studio.close()
+
+
+def test_the_studio_keeps_what_is_on_and_takes_it_off_again(context, owl, monkeypatch):
+    """On the real base: the same set is not attached twice, a changed file is, and none is left after all are off."""
+    import torch
+
+    from symdream.interop import several
+
+    attached = []
+    original = several.attach_several
+    monkeypatch.setattr(several, "attach_several", lambda *args: attached.append(args) or original(*args))
+    studio = Studio(context)
+    base = studio.base("sprite")
+    assert studio.base("sprite") is base and "sprite is loaded" in studio.state
+
+    def answer():
+        generator = torch.Generator().manual_seed(0)
+        x, text = torch.randn(1, 4, 16, 16, generator=generator), torch.randn(1, 7, 256, generator=generator)
+        with torch.inference_mode():
+            return base.unet(x, 500, text).sample
+
+    alone = answer()
+    for weight in (1.0, 0.5, 1.0):
+        assert studio.wear("sprite", [Worn(owl.path, weight)])[0] is base
+    assert len(attached) == 1 and not torch.equal(answer(), alone)
+    file = owl.path / "adapter/unet/adapter_model.safetensors"
+    write_adapter(context.runs / "new", seed=random.randrange(100, 200))
+    file.write_bytes((context.runs / "new/adapter/unet/adapter_model.safetensors").read_bytes())
+    studio.wear("sprite", [Worn(owl.path, 1.0)])
+    assert len(attached) == 2
+    write_adapter(context.runs / "wide", width=320)
+    with pytest.raises(RequestError, match="another architecture"):
+        studio.wear("sprite", [Worn(owl.path, 1.0), Worn(context.runs / "wide", 1.0)])
+    assert torch.equal(answer(), alone)
+    studio.wear("sprite", [Worn(owl.path, 1.0)])
+    studio.wear("sprite", [])
+    assert torch.equal(answer(), alone)
+    studio.close()

@@ -1,0 +1,158 @@
+"""What a browser may name and send, and what it is told when that was wrong."""
+
+import errno
+import os
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from symdream.errors import Problem, Problems, RequestError
+
+pytest.importorskip("gradio")
+
+from symdream_apps import upload  # noqa: E402
+from symdream_apps.context import Context  # noqa: E402
+from symdream_apps.errors import UNEXPECTED, escape, inline, plain, told  # noqa: E402
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Context.at(tmp_path / "runs é")
+
+
+def test_paths_inside_the_folders_are_resolved_against_the_runs_folder(context):
+    (context.runs / "owl").mkdir()
+    assert context.check_path("owl") == context.check_path(context.runs / "owl") == context.runs / "owl"
+    assert context.name_of(context.runs / "owl") == "owl"
+    (context.uploads / "photo.png").touch()
+    assert context.check_path(context.uploads / "photo.png")
+    assert context.check_path(context.samples / "owl" / "00.png")
+
+
+@pytest.mark.parametrize("path", ["..", "owl/../../x", "/etc/passwd", "/", "a\0b", "~/x", "nothing"])
+def test_paths_that_lead_out_or_nowhere_are_refused(context, path):
+    with pytest.raises(RequestError):
+        context.check_path(path)
+
+
+def test_links_that_lead_out_are_refused_and_those_inside_are_not(context, tmp_path):
+    (tmp_path / "secret").mkdir()
+    (context.runs / "owl").mkdir()
+    (context.runs / "out").symlink_to(tmp_path / "secret")
+    (context.runs / "in").symlink_to(context.runs / "owl")
+    with pytest.raises(RequestError, match="outside"):
+        context.check_path("out")
+    assert context.check_path("in") == context.runs / "owl"
+
+
+def test_other_users_pictures_the_trash_and_the_log_are_not_to_be_named(context):
+    for folder in (context.images, context.trash):
+        (folder / "x.png").touch()
+        with pytest.raises(RequestError):
+            context.check_path(folder / "x.png")
+    (context.runs / ".app" / "app.log").touch()
+    with pytest.raises(RequestError):
+        context.check_path(".app/app.log")
+
+
+def png_of(width, height):
+    """A PNG that says it has so many pixels and holds none."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("huge.png", png_of(10_000, 10_000), "10000 × 10000"),
+        ("bomb.png", png_of(60_000, 60_000), "million pixels"),
+        ("words.png", b"only words", "not an image"),
+        ("vector.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+        ("cut.png", png_of(64, 64), "damaged image"),
+        ("empty.jpg", b"", "not an image"),
+    ],
+)
+def test_images_that_are_none_or_too_large_are_refused(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RequestError, match=expected):
+        upload.check_image(tmp_path / name)
+
+
+def test_an_image_is_known_by_its_content(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "photo.txt", format="JPEG")
+    assert upload.check_image(tmp_path / "photo.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("words.safetensors", b"only words", "words.safetensors"),
+        ("model.ckpt", b"\x80\x02", "pickle"),
+        ("model.bin", b"\x80\x02", "pickle"),
+        ("notes.txt", b"words", "no .safetensors"),
+        ("cut.safetensors", (10**6).to_bytes(8, "little") + b"{}", "cut.safetensors"),
+    ],
+)
+def test_files_that_are_no_safetensors_are_refused(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RequestError, match=expected):
+        upload.check_safetensors(tmp_path / name)
+
+
+def test_our_errors_say_what_and_how_to_mend_it_and_others_say_nothing_of_the_inside(context):
+    shown = plain(RequestError("No <b>base</b>.", where="here", fix="choose one"))
+    assert "&lt;b&gt;" in shown.message and "choose one" in shown.message
+    assert plain(ValueError("secret /root/x.py")).message == UNEXPECTED
+    assert "disk is full" in plain(OSError(errno.ENOSPC, "No space left on device")).message
+    assert "not enough memory" in plain(MemoryError()).message
+    line = inline(context, Problems("the request", [Problem("prompt", "is <empty>")]))
+    assert "&lt;empty&gt;" in line and "<empty>" not in line and "&amp;" not in line
+    assert escape("a_b*c[d]") == r"a\_b\*c\[d\]"
+
+
+def test_traces_are_in_the_log_and_not_in_what_is_raised(context, caplog):
+    @told(context)
+    def fails():
+        raise ValueError("secret inside")
+
+    @told(context)
+    def generator():
+        yield 1
+        raise ValueError("secret later")
+
+    context.log.propagate = True
+    for call in (fails, lambda: list(generator())):
+        with pytest.raises(Exception) as caught:
+            call()
+        assert caught.value.message == UNEXPECTED and caught.value.__cause__ is None
+    assert "secret inside" in caplog.text and "secret later" in caplog.text and "Traceback" in caplog.text
+
+
+def test_a_full_disk_is_told_plainly(context):
+    # A picture of noise has more bytes than the files of this process may have from now on.
+    import resource
+    import signal
+
+    from symdream_apps.generation import Made
+    from symdream_apps.history import History, new_owner
+
+    noise = Image.frombytes("RGB", (256, 256), os.urandom(3 * 256 * 256))
+    settings = {"prompt": "a", "seed": 0, "steps": 1, "sampler": "base", "guidance": 1, "width": 256, "height": 256,
+                "base": "sprite", "adapters": []}  # fmt: skip
+    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    owner = new_owner()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+        with pytest.raises(Exception) as caught:
+            History(context).save(owner, [Made(noise, settings)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert "make room" in plain(caught.value).message
+    assert History(context).newest(owner) == [] and not list((context.images / owner).iterdir())
