@@ -1,17 +1,23 @@
 """Grids that really run, on a tiny base: what is finished stays, what fails is told, shards make the same whole."""
 
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 
 import pytest
 from helpers.grids import make_subjects, tiny_grid
 
-from symdream.bench.cells import read_done
+from symdream.bench.arms import make_arms
+from symdream.bench.cells import grid_cells, read_done
 from symdream.bench.grid import build
 from symdream.bench.merge import merge_folders
 from symdream.bench.results import RESULTS, SCORES, read_results, read_rows
 from symdream.bench.runner import Comparison, locked
 from symdream.bench.settings import read_settings
+from symdream.bench.workers import Died, Workers
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError, Stopped
 from symdream.training.run_folder import read_json
@@ -204,3 +210,36 @@ def test_different_grids_are_not_merged(whole, tmp_path):
 def test_an_encoder_that_cannot_be_had_is_one_sentence(tiny_sd1, data, tmp_path):
     with pytest.raises(RequestError, match="/no/such"):
         Comparison(build(tiny_grid(tiny_sd1, data, dino="/no/such")), tmp_path / "grid").run()
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_scores(whole, tiny_sd1, data, tmp_path):
+    folder, content = whole
+    found = Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path / "two", processes=2).run()
+    assert found["complete"] and [c["id"] for c in found["cells"]] == [c["id"] for c in content["cells"]]
+    ours, expected = scores(read_rows(tmp_path / "two")), scores(read_rows(folder))
+    # One thread each instead of two: sums in another order.
+    assert ours.keys() == expected.keys() and list(ours.values()) == pytest.approx(list(expected.values()), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_its_own_task_alone(tiny_sd1, data, tmp_path):
+    grid = build(tiny_grid(tiny_sd1, data, subjects=["alpha"]))
+    plan = Comparison(grid, tmp_path)
+    plan.arms = make_arms(grid, plan.workshop.base)
+    cells = grid_cells(grid, plan.arms, plan.names, plan.subjects, plan._settings_of_table(), "protocol")
+    with Workers(1, grid, tmp_path) as workers:
+        victim = tmp_path / "cells" / cells[0].id / "state.json"
+
+        def kill():
+            while not victim.exists():
+                time.sleep(0.005)
+            [process] = workers._staff.values()
+            os.kill(process.pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        results = {number: result for number, result, _ in workers.do([("run_cell", (c,), {}) for c in cells])}
+        killer.join()
+    assert isinstance(results[0], Died) and "exit code -9" in str(results[0])
+    assert results[1]["cell"]["status"] == "finished"

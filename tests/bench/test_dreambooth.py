@@ -1,10 +1,13 @@
 """The layout of the public data set: classes, the two lists of prompts, 3,000 pictures."""
 
+import numpy as np
 import pytest
 from helpers.runs import make_photos
+from PIL import Image
 
 from symdream.bench.dreambooth import read_protocol
 from symdream.bench.grid import build, compared_subjects, prompts_of, subjects_of
+from symdream.bench.runner import Comparison
 from symdream.errors import RequestError
 
 LIVE, OBJECTS = 9, 21
@@ -50,3 +53,16 @@ def test_another_text_file_is_refused(tmp_path):
     (tmp_path / "prompts_and_classes.txt").write_text("dog,dog\n")
     with pytest.raises(RequestError, match="not the data set's"):
         read_protocol(tmp_path)
+
+
+@pytest.mark.slow
+def test_photographs_on_sprite_are_said_to_mean_nothing(tmp_path):
+    """The dry run of the protocol on the embedded base proves the machinery; results.json and report say so."""
+    noise = np.random.default_rng(0)
+    for photo in layout(tmp_path / "data").glob("*/*.png"):
+        Image.fromarray(noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(photo)
+    grid = build({"data": tmp_path / "data", "base": "sprite", "subjects": ["dog0", "dog1"]}, "dreambooth")
+    [note] = Comparison(grid, tmp_path / "out")._notes()
+    assert "the scores mean nothing" in note
+    art = build({"subjects": ["fox"]}, "smoke")
+    assert Comparison(art, tmp_path / "art")._notes() == []

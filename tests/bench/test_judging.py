@@ -1,0 +1,62 @@
+"""Scores of pictures whose answer is known: the photos themselves, the true subject, other subjects, empty pictures."""
+
+import pytest
+from PIL import Image
+
+from symdream.bench.judging import Judge, mean_scores
+from symdream.bench.subjects import read_subjects
+from symdream.data.images import read_image
+from symdream.metrics.cache import EmbeddingCache
+from symdream.metrics.encoders import load_clip, load_dino
+
+
+@pytest.fixture(scope="module")
+def judges():
+    judge = Judge(load_dino("sprite"), load_clip("sprite"), EmbeddingCache())
+    return {name: judge.of(subject) for name, subject in read_subjects(None).items() if name in ("fox", "lion")}
+
+
+def test_the_true_subject_scores_high_and_another_low(judges):
+    fox, lion = judges["fox"], judges["lion"]
+    prompts = fox.subject.prompts[:4]
+    ideals = [read_image(fox.subject.ideals[prompt]) for prompt in prompts]
+    true = mean_scores(fox.rows(ideals, prompts, [0] * 4))
+    other = mean_scores(fox.rows(list(lion.photos.values())[:4], prompts, [0] * 4))
+    assert true["dino_matched"] == pytest.approx(1, abs=1e-4)  # each is the picture it is matched with
+    for score in ("dino", "dino_foreground", "dino_matched"):
+        assert true[score] > 0.6 > 0.4 > other[score]
+    assert true["clip_t"] > other["clip_t"]
+
+
+def test_a_photo_is_memorised_and_its_own_nearest(judges):
+    fox = judges["fox"]
+    names, photos = zip(*fox.photos.items(), strict=True)
+    rows = fox.rows(photos, [fox.subject.prompts[0]] * len(photos), list(range(len(photos))))
+    assert [row["nearest_photo"] for row in rows] == list(names)
+    assert all(row["memorised"] == 1 and row["nearest_cosine"] == pytest.approx(1, abs=1e-4) for row in rows)
+    assert [row["image_seed"] for row in rows] == list(range(len(photos)))
+
+
+def test_real_against_real_has_no_self_pairs(judges):
+    assert 0.5 < judges["fox"].real()["dino"] < 0.999
+
+
+def test_an_empty_picture_has_no_foreground_and_no_share_in_its_mean(judges):
+    fox = judges["fox"]
+    pictures = [Image.new("RGB", (128, 128), "navy"), next(iter(fox.photos.values()))]
+    rows = fox.rows(pictures, fox.subject.prompts[:2], [0, 0])
+    assert rows[0]["dino_foreground"] is None and rows[1]["dino_foreground"] > 0.8
+    assert mean_scores(rows)["dino_foreground"] == rows[1]["dino_foreground"]
+
+
+def test_a_prompt_without_an_ideal_picture_has_no_matched_score(judges):
+    [row] = judges["fox"].rows([next(iter(judges["fox"].photos.values()))], ["a {subject} at sea"], [0])
+    assert row["dino_matched"] is None and mean_scores([row])["dino_matched"] is None
+
+
+def test_diversity_and_drift(judges):
+    fox, photos = judges["fox"], list(judges["fox"].photos.values())
+    assert fox.diversity([photos[0]] * 3) == pytest.approx(0, abs=1e-5) and fox.diversity(photos[:1]) is None
+    assert fox.diversity([photos[0], *judges["lion"].photos.values()]) > 0.1
+    assert fox.unchanged(photos, photos) == pytest.approx(1, abs=1e-5) and fox.unchanged([], []) is None
+    assert fox.unchanged(photos, list(judges["lion"].photos.values())) < 0.6
