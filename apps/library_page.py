@@ -89,13 +89,14 @@ class _Detail:
 
     def __init__(self, context: Context, shared: Shared, runs: Runs):
         self.context, self.shared, self.runs, self.tell = context, shared, runs, told(context)
-        self.title = gr.Markdown(visible=False)
+        self.title = gr.Markdown(visible=False, elem_id="card-title")
         with gr.Row(visible=False) as self.actions:
             self.to_generate = gr.Button("Try it", variant="primary")
             self.to_compare = gr.Button("Compare")
         with gr.Column(visible=False) as self.inside:
             self.warnings = gr.Markdown(visible=False)
             self.facts = gr.Dataframe(
+                elem_id="facts",
                 headers=["what", "value"], type="array", interactive=False, wrap=True, show_label=False,
                 label="facts", column_widths=["30%", "70%"], buttons=[],
             )  # fmt: skip
@@ -122,13 +123,13 @@ class _Detail:
                         headers=["key", "value"], type="array", interactive=False, wrap=True, show_label=False,
                         label="metadata", column_widths=["42%", "58%"], max_height=420, buttons=["copy"],
                     )  # fmt: skip
-        with gr.Accordion("Export", open=False, visible=False) as self.export_box:
+        with gr.Accordion("Export", open=False, visible=False, elem_id="export") as self.export_box:
             with gr.Row():
                 self.to = gr.Dropdown([(words, key) for key, words in FORMATS.items()], value="kohya", label="Format")
                 self.dtype = gr.Dropdown(list(DTYPES), value="fp32", label="Number format", min_width=120)
             self.export = gr.Button("Export", variant="primary")
             self.exported = gr.File(label="Exported", file_count="multiple", interactive=False, visible=False)
-        with gr.Accordion("Rename or delete", open=False, visible=False) as self.change_box:
+        with gr.Accordion("Rename or delete", open=False, visible=False, elem_id="change") as self.change_box:
             self.name = gr.Textbox(label="New name", max_length=80)
             with gr.Row():
                 self.rename = gr.Button("Rename", min_width=110)

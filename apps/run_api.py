@@ -91,7 +91,9 @@ def build(context: Context, runs: Runs) -> None:
         from symdream.interop.inspect import inspect_adapter
 
         path = named(context, adapter)
-        return {**inspect_adapter(path), "path": context.name_of(path)}
+        facts = inspect_adapter(path)
+        del facts["path"]  # what has such a key is a file to gradio_client, which would fetch it
+        return {"name": context.name_of(path), **facts}
 
     for endpoint in (train_start, train_status, train_stop, train_resume, export, inspect):
         gr.api(tell(endpoint), api_name=endpoint.__name__)

@@ -22,8 +22,10 @@ def build(context: Context, shared: Shared, runs: Runs, name_started: gr.State) 
     """The pane's components and events; `name_started` is the run that this browser started last."""
     tell = told(context)
     gr.Markdown("### Runs")
-    picked = gr.Dropdown([], label="Run", info="Those at work first, then the queue, then the others.", value=None)
-    told_as = gr.HTML(NO_RUN)
+    picked = gr.Dropdown(
+        [], value=None, label="Run", info="Those at work first, then the queue, then the others.", elem_id="run"
+    )
+    told_as = gr.HTML(NO_RUN, elem_id="run-status")
     with gr.Row():
         stop = gr.Button("Stop", variant="stop", visible=False)
         resume = gr.Button("Resume", variant="primary", visible=False)
@@ -32,12 +34,13 @@ def build(context: Context, shared: Shared, runs: Runs, name_started: gr.State) 
         to_compare = gr.Button("Compare", visible=False)
         to_file = gr.Button("Export for ComfyUI and A1111", visible=False)
     exported = gr.File(
-        label="For ComfyUI, A1111 and kohya's tools", file_count="multiple", visible=False, interactive=False
-    )
+        label="For ComfyUI, A1111 and kohya's tools", file_count="multiple", visible=False, interactive=False,
+        elem_id="run-export",
+    )  # fmt: skip
     plot = gr.LinePlot(
         x="step", y="loss", color="line", x_title="step", y_title="loss", color_title=" ", visible=False,
         color_map={watching.EACH: "#9aa5b1", watching.SMOOTHED: "#d9480f"}, tooltip="all", label="Loss",
-        x_axis_format="d",
+        x_axis_format="d", elem_id="loss",
     )  # fmt: skip
     samples = gr.Gallery(
         label="Pictures on the way, the newest first", columns=1, height=520, object_fit="contain", visible=False,

@@ -47,19 +47,20 @@ def _setup(context: Context, runs: Runs) -> gr.State:
     gr.Markdown("### 1. Photos\n3 to 6 of one subject: different backgrounds and views, the subject whole and sharp.")
     sample = gr.Dropdown(
         [NO_SAMPLE, *((name.replace("_", " "), name) for name in train_request.sample_subjects(context))],
-        value="", label="Subject", info="Your own photos, or a sample subject to try it with.",
+        value="", label="Subject", info="Your own photos, or a sample subject to try it with.", elem_id="subject",
     )  # fmt: skip
     photos = gr.File(
-        file_count="multiple", file_types=["image"], label="Drop photos here, or click to choose", height=150
+        file_count="multiple", file_types=["image"], label="Drop photos here, or click to choose", height=150,
+        elem_id="train-photos",
     )
     shown_as = gr.Markdown(visible=False)
     crops = gr.Gallery(
         label="What is trained on", show_label=False, columns=5, height="auto", object_fit="contain",
-        visible=False, interactive=False, buttons=[], elem_classes="snug",
+        visible=False, interactive=False, buttons=[], elem_classes="snug", elem_id="crops",
     )  # fmt: skip
-    findings = gr.Markdown(visible=False)
+    findings = gr.Markdown(visible=False, elem_id="findings")
     to_real = gr.Button("Take the base sd15, for photographs", size="sm", visible=False)
-    with gr.Accordion("Captions", open=False, visible=False) as captions_box:
+    with gr.Accordion("Captions", open=False, visible=False, elem_id="captions") as captions_box:
         gr.Markdown(
             f"Empty takes the base's template. {PLACEHOLDER} becomes trigger and class noun. Say what is *not* the "
             "subject, such as the background: what a caption names is learned as something else."
@@ -72,20 +73,23 @@ def _setup(context: Context, runs: Runs) -> gr.State:
 
     gr.Markdown("### 2. Subject")
     with gr.Row():
-        noun = gr.Textbox(label="Class noun", info='What it is: "dog", "backpack".', max_length=100, min_width=140)
+        noun = gr.Textbox(
+            label="Class noun", info='What it is: "dog", "backpack".', max_length=100, min_width=140, elem_id="noun"
+        )
         trigger = gr.Textbox("sks", label="Trigger", info="The word that will mean it.", max_length=100, min_width=140)
 
     gr.Markdown("### 3. Method")
     base = gr.Dropdown(
         train_request.base_choices(), value=EMBEDDED, allow_custom_value=True, label="Base",
+        elem_id="train-base",
         info="sprite (here, draws toys), sd15, sdxl, a hub id, or a folder or file among the runs.",
     )  # fmt: skip
     method = gr.Radio(list(METHODS), value="singlora", label="Method", info="Which adapter is trained.")
     preset = gr.Radio(["default", *PRESETS], value="default", label="Preset", info=_why("default"))
-    with gr.Accordion("More settings", open=False):
+    with gr.Accordion("More settings", open=False, elem_id="more-training"):
         settings = _settings()
         name = gr.Textbox(label="Name of the run", placeholder="subject and method", max_length=80)
-    start_button = gr.Button("Start training", variant="primary", size="lg")
+    start_button = gr.Button("Start training", variant="primary", size="lg", elem_id="start-training")
     name_started = gr.State("")
 
     @tell

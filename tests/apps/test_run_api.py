@@ -1,0 +1,147 @@
+"""The endpoints about runs through gradio_client, against a real server and a real trainer, each its own process."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from helpers.runs import make_photos
+from safetensors import safe_open
+
+TINY = {"steps": 200, "batch_size": 1, "rank": 4, "checkpoint_every": 0, "sample_every": 0, "tensorboard": False}
+
+
+@pytest.fixture(scope="module")
+def client(server, tmp_path_factory):
+    return Client(server.url, verbose=False, download_files=str(tmp_path_factory.mktemp("fetched")))
+
+
+@pytest.fixture(scope="module")
+def uploads(tmp_path_factory):
+    folder = make_photos(tmp_path_factory.mktemp("to upload"))
+    return [handle_file(str(path)) for path in sorted(folder.iterdir())]
+
+
+def refused(client, api_name, **arguments) -> str:
+    with pytest.raises(AppError) as caught:
+        client.predict(**arguments, api_name=api_name)
+    message = str(caught.value)
+    assert "Traceback" not in message and ".py" not in message
+    return message
+
+
+def test_all_that_is_wrong_with_a_request_is_told_at_once(client, server):
+    message = refused(
+        client, "/train_start", class_noun=" ", trigger="", method="magic", preset="best", settings={"colour": 1}
+    )
+    for key in ("photos", "class noun", "trigger", "method", "preset", "colour"):
+        assert key in message
+    message = refused(client, "/train_start", class_noun="bird", sample="owl", settings={"rank": 0, "steps": -5})
+    assert "adapter.rank" in message and "training.steps" in message
+    assert sorted(p.name for p in server.runs.iterdir() if not p.name.startswith(".")) == ["owl", "owl two"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"output": "/tmp/x"}, {"images": "/etc"}, {"cache_dir": "/tmp"}, {"start_from": "/etc/passwd"}]
+)
+def test_a_browser_says_nothing_about_where_files_are(client, settings):
+    assert "no setting that can be given here" in refused(
+        client, "/train_start", class_noun="bird", sample="owl", settings=settings
+    )
+
+
+@pytest.mark.parametrize("base", ["/etc", "../..", "/tmp", "../owl", "~", "no such base"])
+def test_a_base_outside_of_the_folders_is_refused(client, base):
+    refused(client, "/train_start", class_noun="bird", sample="owl", base=base)
+
+
+def test_photos_that_were_not_uploaded_are_refused(client, server):
+    import requests
+
+    photo = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
+    for value in (photo, {"path": "/etc/hostname"}, {"path": str(server.runs / "owl" / "config.toml")}):
+        endpoint = f"{server.url}/gradio_api/call/train_start"
+        answer = requests.post(endpoint, json={"data": ["bird", [value]]}, timeout=60).json()
+        events = requests.get(f"{endpoint}/{answer['event_id']}", timeout=60).text
+        assert "event: error" in events and "Traceback" not in events
+    assert not (server.runs / "bird-singlora").exists()
+
+
+def test_a_renamed_text_file_is_refused_by_its_content(client, tmp_path):
+    letter = tmp_path / "letter.png"
+    letter.write_text("Dear friend")
+    message = refused(client, "/train_start", class_noun="bird", photos=[handle_file(str(letter))])
+    assert "letter.png is not an image" in message
+
+
+@pytest.mark.parametrize("name", ["../owl", "/etc", "no such run", ".app", ""])
+def test_a_run_that_is_not_there_is_no_run(client, name):
+    assert "no run" in refused(client, "/train_status", run=name)
+    assert "no run" in refused(client, "/train_stop", run=name)
+
+
+def test_inspect_tells_what_the_command_tells(client, server):
+    from symdream.interop.inspect import inspect_adapter
+
+    told = client.predict("owl", api_name="/inspect")
+    known = json.loads(json.dumps(inspect_adapter(server.runs / "owl")))
+    del known["path"]
+    assert told == {**known, "name": "owl"} and told["trigger"] == "sks bird"
+    assert str(server.runs) not in json.dumps(told)
+
+
+def test_export_gives_a_file_that_other_tools_read_and_keeps_it_with_the_run(client, server):
+    files = [Path(file) for file in client.predict("owl", to="kohya", dtype="fp16", api_name="/export")["files"]]
+    assert [file.name for file in files] == ["owl-kohya.safetensors", "owl-kohya.txt"]
+    with safe_open(files[0], "pt") as opened:
+        assert any(key.startswith("lora_unet_") for key in opened.keys())  # noqa: SIM118
+    assert (server.runs / "owl" / "exports" / "owl-kohya.safetensors").read_bytes() == files[0].read_bytes()
+    assert "export format" in refused(client, "/export", adapter="owl", to="pickle")
+    assert "lies outside" in refused(client, "/export", adapter="/etc/passwd")
+
+
+def until(condition, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.3)
+    return value
+
+
+@pytest.mark.slow
+def test_two_runs_train_stop_and_go_on(client, server, uploads, tiny_sd1):
+    shutil.copytree(tiny_sd1, server.runs / "tiny-base")
+    asked = {"class_noun": "toy", "photos": uploads, "base": "tiny-base", "method": "symlora"}
+    first = client.predict(
+        **asked, name="first", captions=["a {subject} on red", "", ""], settings={**TINY, "steps": 3000},
+        api_name="/train_start",
+    )  # fmt: skip
+    second = client.predict(
+        **asked, name="second", settings={**TINY, "steps": 3, "sample_every": 3}, api_name="/train_start"
+    )
+    assert (first["run"], first["status"]) == ("first", "starting")
+    assert (second["status"], second["place"]) == ("queued", 1)
+    assert (server.runs / "first" / "photos" / "00-00.txt").read_text() == "a {subject} on red\n"
+
+    def status(name):
+        return client.predict(run=name, api_name="/train_status")
+
+    until(lambda: (s := status("first"))["status"] == "running" and s["loss"] and s["step"] > 2)
+    assert client.predict("first", api_name="/train_stop")["status"] in ("stopping", "stopped")
+    # The app starts the next one by itself.
+    done = until(lambda: (s := status("second"))["status"] == "finished" and s)
+    assert done["step"] == 3 and len(done["samples"]) == 1 and done["samples"][0].endswith(".png")
+    stopped = status("first")
+    assert stopped["status"] == "stopped" and 2 < stopped["step"] < 3000
+    listed = client.predict(api_name="/train_status")["runs"]
+    assert {run["run"] for run in listed} >= {"first", "second", "owl"}
+
+    config = server.runs / "first" / "config.toml"
+    config.write_text(config.read_text().replace("steps = 3000", f"steps = {stopped['step'] + 2}"))
+    client.predict("first", api_name="/train_resume")
+    assert until(lambda: (s := status("first"))["status"] == "finished" and s)["step"] == stopped["step"] + 2
+    assert "nothing to resume" in refused(client, "/train_resume", run="first")
+    assert client.predict("second", api_name="/inspect")["trained_as"] == "symlora"

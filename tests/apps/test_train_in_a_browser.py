@@ -1,0 +1,164 @@
+"""The Train and Library pages in a real browser: photos, a run, a reload, a stop, a crash, an end."""
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+from helpers import browser as browsers
+from helpers.browser import open_page, select_tab
+from helpers.runs import make_photos
+from PIL import Image
+
+from symdream.training.run_folder import RunFolder
+
+pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason=browsers.WHY_NOT)
+pytest.importorskip("playwright")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browsers.opened() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser, server):
+    page = open_page(browser, server.url)
+    yield page
+    page.context.close()
+
+
+def say(page, selector, text):
+    page.locator(selector, has_text=text).first.wait_for()
+
+
+def open_box(page, selector):
+    page.locator(f"{selector} > button, {selector} .label-wrap").first.click()
+
+
+def alert(page) -> str:
+    """The message that the app shows, closed again."""
+    toast = page.locator(".toast-body.error").first
+    toast.wait_for()
+    text = toast.inner_text()
+    page.locator(".toast-body.error .toast-close").first.click()
+    return text
+
+
+def test_photos_are_checked_as_they_come(page, tmp_path):
+    select_tab(page, "Train")
+    folder = make_photos(tmp_path / "photos", count=2, size=(160, 160))
+    (folder / "letter.png").write_text("Dear friend")
+    with Image.open(folder / "00.png") as image:
+        image.resize((64, 64)).save(folder / "again.png")
+    page.set_input_files("#train-photos input[type=file]", sorted(str(p) for p in folder.iterdir()))
+    say(page, "#findings", "letter.png is not an image")
+    say(page, "#findings", "again.png: almost the same picture as 00.png")
+    say(page, "#findings", "small: scaled up 2.0 times to 128 pixels")
+    say(page, "#findings", "emoji of your subject")  # noise is no drawing
+    assert page.locator("#crops img").count() == 3
+
+    page.click("#start-training")
+    assert "class noun" in alert(page)
+    page.fill("#noun input, #noun textarea", "toy")
+    page.click("#start-training")
+    assert "letter.png is not an image" in alert(page)
+    page.get_by_role("button", name="Take the base sd15").click()
+    page.wait_for_function("document.querySelector('#train-base input').value === 'sd15'")
+    page.wait_for_function("!document.querySelector('#findings').innerText.includes('emoji of your subject')")
+
+
+def test_a_sample_subject_fills_the_form(page):
+    select_tab(page, "Train")
+    page.locator("#subject input").click()
+    page.get_by_role("option", name="fox", exact=True).click()
+    say(page, "#findings", "5 photos, nothing to complain about.")
+    assert page.locator("#crops img").count() == 5
+    assert page.locator("#noun input, #noun textarea").first.input_value() == "dog"
+
+
+def test_the_library_opens_renames_and_deletes_a_file(page, server):
+    from symdream.interop.export import export
+
+    export(server.runs / "owl", "kohya", server.runs / "mine.safetensors")
+    select_tab(page, "Library")
+    page.locator("#shelf button", has_text="mine.safetensors").click()
+    say(page, "#card-title", "mine.safetensors")
+    say(page, "#facts", "sks bird")
+    open_box(page, "#change")
+    page.get_by_label("New name").fill("../outside")
+    page.get_by_role("button", name="Rename", exact=True).click()
+    assert "is no name" in alert(page)
+    page.get_by_label("New name").fill("ours")
+    page.get_by_role("button", name="Rename", exact=True).click()
+    say(page, "#card-title", "ours.safetensors")
+    assert sorted(p.name for p in server.runs.glob("ours.*")) == ["ours.safetensors", "ours.txt"]
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("button", name="Move it to the trash folder").click()
+    page.locator("#shelf button", has_text="ours.safetensors").wait_for(state="detached")
+    assert not list(server.runs.glob("ours.*"))
+    assert len(list((server.runs / ".app" / "trash" / "ours").iterdir())) == 2
+
+
+def test_a_broken_file_is_told_on_its_card_and_the_page_lives_on(page, server):
+    broken = server.runs / "broken.safetensors"
+    broken.write_bytes((8).to_bytes(8, "little") + b"not json")
+    try:
+        select_tab(page, "Library")
+        page.locator("#shelf button", has_text="broken.safetensors").click()
+        say(page, "#card-title", "broken.safetensors")
+        page.locator("#shelf button", has_text="owl two").click()
+        say(page, "#facts", "sks bird")
+    finally:
+        broken.unlink()
+
+
+@pytest.mark.slow
+def test_the_whole_story_of_a_run(page, server, tiny_sd1, tmp_path):
+    shutil.copytree(tiny_sd1, server.runs / "small", dirs_exist_ok=True)
+    run = RunFolder(server.runs / "toy-singlora")
+    select_tab(page, "Train")
+    photos = make_photos(tmp_path / "photos", size=(160, 160))
+    page.set_input_files("#train-photos input[type=file]", sorted(str(p) for p in photos.iterdir()))
+    say(page, "#findings", "emoji of your subject")
+    page.fill("#noun input, #noun textarea", "toy")
+    page.fill("#train-base input", "small")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    open_box(page, "#more-training")
+    for label, value in (("Steps", 5000), ("Batch size", 1), ("Steps between pictures", 0), ("Steps between saves", 5)):
+        page.get_by_label(label, exact=True).fill(str(value))
+        page.keyboard.press("Tab")
+    page.click("#start-training")
+    say(page, "#run-status", "trains: step")
+    page.wait_for_selector("#loss canvas, #loss svg")
+
+    page.reload()
+    page.wait_for_selector("#generate")
+    select_tab(page, "Train")
+    say(page, "#run-status", "trains: step")
+    page.get_by_role("button", name="Stop", exact=True).locator("visible=true").click()
+    say(page, "#run-status", "stopped after step")
+    stopped = run.read_state()["step"]
+
+    page.get_by_role("button", name="Resume", exact=True).click()
+    say(page, "#run-status", "trains: step")
+    deadline = time.monotonic() + browsers.PATIENCE / 1000
+    while run.read_state()["step"] <= stopped and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(run.read_state()["pid"], signal.SIGKILL)
+    say(page, "#run-status", "ended without a word")
+    assert "Resume; it goes on from step" in page.locator("#run-status").inner_text()
+
+    # The rest of 5000 steps would take minutes.
+    saved = max(int(p.name[5:]) for p in run.checkpoints.glob("step-*"))
+    run.config.write_text(run.config.read_text().replace("steps = 5000", f"steps = {saved + 3}"))
+    page.get_by_role("button", name="Resume", exact=True).click()
+    say(page, "#run-status", "is finished")
+    page.get_by_role("button", name="Export for ComfyUI and A1111").click()
+    say(page, "#run-export", "toy-singlora-kohya.safetensors")
+    page.get_by_role("button", name="Try it").locator("visible=true").click()
+    page.locator(".adapter-row", has_text="toy-singlora").wait_for()
+    assert not [text for text in page.complaints if "favicon" not in text]
