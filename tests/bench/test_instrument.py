@@ -7,8 +7,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from symdream.bench.cutout import cut_out, on_gray, overlap
+from symdream.bench.grid import build
 from symdream.bench.instrument import auc
+from symdream.bench.instrument import test_instrument as measure
 from symdream.bench.subjects import read_subjects
+from symdream.bench.workshop import Workshop
 from symdream.data.images import read_image
 
 values = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.7]), min_size=1, max_size=12)
@@ -51,3 +54,14 @@ def test_overlap_is_intersection_over_union():
     a[:, :64], b[:, 32:96] = 255, 255
     assert overlap(Image.fromarray(a), Image.fromarray(b)) == pytest.approx(1 / 3)
     assert overlap(None, Image.fromarray(b)) == 0
+
+
+@pytest.mark.slow
+def test_the_embedded_dino_tells_the_samples_subjects_apart(tmp_path):
+    workshop = Workshop(build({}, "smoke"), tmp_path)
+    found = measure(workshop)
+    assert found["backgrounds_swapped"] and found["cutout_iou"] > 0.9
+    assert found["dino"]["enough"] and found["dino"]["auc"] > 0.98
+    # Of a subject's 5 photos on 2 backgrounds each, 36 pairs are of two photos on two backgrounds.
+    assert found["dino"]["pairs_same"] == 16 * 36 == found["clip_i"]["pairs_same"]
+    assert found["clip_i"]["auc"] < found["dino"]["auc"]

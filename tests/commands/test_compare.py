@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from helpers.comparisons import simulated, unfinish
@@ -15,6 +18,7 @@ from symdream.bench.grid import build, to_toml
 from symdream.bench.results import read_results, read_rows, write_results, write_rows
 from symdream.bench.runner import locked
 from symdream.cli import main
+from symdream.commands.compare import Run, parse, read_grid
 
 
 def small():
@@ -101,6 +105,22 @@ def test_what_the_report_needs_is_asked_for_before_any_work(folder, capsys, monk
     assert main(["compare", "--preset", "smoke", "-o", str(folder / "new")]) == 2
     told = capsys.readouterr().err
     assert "jinja2" in told and 'pip install "symdream[bench]"' in told and not (folder / "new").exists()
+
+
+def test_the_commands_of_the_page_about_comparisons_parse():
+    text = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
+    lines = [
+        line.split("  #")[0]
+        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+        for line in block.splitlines()
+    ]
+    assert len(lines) >= 7
+    for line in lines:
+        program, command, *argv = shlex.split(line)
+        assert (program, command) == ("symdream", "compare")
+        args = parse(argv)
+        if isinstance(args, Run) and not args.settings:
+            read_grid(args)
 
 
 @pytest.fixture
