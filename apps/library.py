@@ -66,7 +66,21 @@ def _run_card(context: Context, runs: Runs, status: Any) -> Card:
         lines.append(scored)
     if _has_adapter(run.path):
         lines.append(in_words(adapter_bytes(run.path)))
-    return Card(RUN, status.name, status.name, lines, _picture(sample_picture(run.path), status.name))
+    picture = sample_picture(run.path) or _photo(context, run)
+    return Card(RUN, status.name, status.name, lines, _picture(picture, status.name))
+
+
+def _photo(context: Context, run: RunFolder) -> Path | None:
+    """The first photo that the run learns from, if it lies in the app's folders."""
+    from symdream.config import read_toml
+    from symdream.data.images import find_images
+
+    try:
+        settings = read_toml(run.config)
+        folder = (settings.get("subjects") or [settings.get("subject") or {}])[0].get("images")
+        return find_images(context.check_path(folder))[0] if isinstance(folder, str) else None
+    except RequestError:
+        return None
 
 
 def _file_card(context: Context, path: Path) -> Card:

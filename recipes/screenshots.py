@@ -19,6 +19,8 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from helpers import app_server, browser  # noqa: E402
 
+SUBJECT, RUN = "fox", "fox-singlora"  # what the Train page is shown with
+
 PROMPTS = (
     "a 3d render of a {subject} on a checkered blue background\n"
     "a 3d render of a {subject} on a striped purple background"
@@ -40,19 +42,22 @@ def main() -> None:
     try:
         with browser.opened() as opened:
             for page_name in args.pages:
-                for dark in (False, True):
-                    page = browser.open_page(opened, url, dark=dark)
-                    DRIVE[page_name](page, args)
-                    for size_name, size in (("desktop", browser.DESKTOP), ("phone", browser.PHONE)):
-                        page.set_viewport_size(size)
-                        page.wait_for_timeout(700)
+                page = browser.open_page(opened, url)
+                DRIVE[page_name](page, args)
+                for size_name, size in (("desktop", browser.DESKTOP), ("phone", browser.PHONE)):
+                    page.set_viewport_size(size)
+                    for shade in ("light", "dark"):
+                        # What gradio's own switch does; a reload would lose what was made.
+                        page.evaluate(f"document.body.classList.toggle('dark', {str(shade == 'dark').lower()})")
                         page.evaluate("window.scrollTo(0, 0)")
-                        shade = "dark" if dark else "light"
+                        page.wait_for_timeout(1500)
                         keep(page, args.output / f"{page_name}-{size_name}-{shade}.webp")
-                    if page.complaints:
-                        print("\n".join(page.complaints), file=sys.stderr)
-                    page.context.close()
+                if page.complaints:
+                    print("\n".join(page.complaints), file=sys.stderr)
+                page.context.close()
     finally:
+        if (args.runs / RUN).exists():
+            (args.runs / RUN / "stop").touch()  # a run goes on without its app
         if server is not None:
             app_server.stop(server)
 
@@ -84,13 +89,23 @@ def compare(page, args) -> None:
 
 
 def train(page, args) -> None:
+    """A run on a sample subject, a few steps on its way; the second time the page finds it again."""
     browser.select_tab(page, "Train")
-    page.wait_for_timeout(4000)
+    page.locator("#subject input").click()
+    page.get_by_role("option", name=SUBJECT, exact=True).click()
+    page.locator("#findings", has_text="5 photos").wait_for()
+    if not (args.runs / RUN).exists():
+        page.click("#start-training")
+    page.locator("#run-status", has_text=f"{RUN} trains: step").wait_for()
+    page.wait_for_selector("#loss canvas, #loss svg")
+    page.wait_for_timeout(20_000)
 
 
 def library(page, args) -> None:
     browser.select_tab(page, "Library")
-    page.wait_for_timeout(4000)
+    page.locator("#shelf button", has_text=args.adapters[0]).first.click()
+    page.locator("#facts", has_text="trigger").wait_for()
+    page.wait_for_timeout(3000)
 
 
 DRIVE = {"generate": generate, "compare": compare, "train": train, "library": library}
