@@ -83,10 +83,12 @@ def _row(
         if not weights:
             return
         with gr.Row(equal_height=True):
-            on = gr.Checkbox(now["on"], label="on", scale=1, min_width=64, container=True, elem_classes="adapter-on")
+            on = gr.Checkbox(
+                now["on"], label="on", scale=1, min_width=64, interactive=True, elem_classes="adapter-on"
+            )
             weight = gr.Slider(
                 0, MAX_WEIGHT, value=now["weight"], step=0.05, label=f"Weight of {card.name}", scale=5, min_width=180,
-                elem_classes="adapter-weight",
+                interactive=True, elem_classes="adapter-weight",
             )  # fmt: skip
         if prompt is not None and card.words:
             insert = gr.Button(f'Insert "{card.words}" into the prompt', size="sm", elem_classes="insert-trigger")

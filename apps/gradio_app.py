@@ -45,5 +45,11 @@ def build(context: Context, studio: Studio | None = None) -> gr.Blocks:
                 with gr.Tab(label, id=key):
                     page.build(context, shared)
         api.build(context, shared)
+
+        def leave(request: gr.Request) -> None:
+            shared.desk.stop(request.session_hash)  # a page that was closed or loaded anew waits for no pictures
+
+        blocks.unload(leave)
+        list(blocks.default_config.fns.values())[-1].api_visibility = "private"  # for which unload has no argument
         blocks.load(lambda owner: owner or new_owner(), browser, browser, **PRIVATE)
     return blocks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from symdream.errors import RequestError, WorkError
+from symdream.errors import RequestError
 from symdream_apps.context import Context
 
 if TYPE_CHECKING:
@@ -173,10 +172,3 @@ class Studio:
 
     def close(self) -> None:
         self._worker.shutdown(wait=False, cancel_futures=True)
-
-    def warm_up(self) -> str:
-        """Load what the first picture on sprite needs, unless a base is there already; returns the state."""
-        if self._base is None:
-            with contextlib.suppress(RequestError, WorkError):
-                self.base("sprite")
-        return self.state
