@@ -166,7 +166,7 @@ def placed(pixels: torch.Tensor, scene, row: int) -> np.ndarray:
 
 def test_the_sprite_that_the_caption_names_is_the_one_that_matches_the_picture(art, composer):
     seen = art.where(held_out=False)
-    scene = draw(composer, 16, seed=2, two=0).said_in_full()
+    scene = draw(composer, 8, seed=2, two=0).said_in_full()
     pictures = ((composer.render(scene) + 1) / 2).permute(0, 2, 3, 1).numpy()
     ground = grounds(composer, scene).permute(0, 2, 3, 1).numpy()
     for row, told in enumerate(composer.captions(scene)):

@@ -76,7 +76,7 @@ def test_the_artworks_credits_travel_with_an_export(exported):
 
 
 def test_a_checkpoint_keeps_weights_in_fp16_and_the_step_in_files_of_at_most_15_mb(tmp_path):
-    model = nn.ModuleList(nn.Linear(2000, 2000) for _ in range(4))
+    model = nn.ModuleList(nn.Linear(1000, 1000) for _ in range(20))
     paths = storage.write_checkpoint(model, 70, "unet", tmp_path)
     assert len(paths) == 3
     assert all(path.stat().st_size <= 15_000_000 for path in paths)
@@ -104,7 +104,7 @@ def test_the_newest_complete_checkpoint_counts_and_older_ones_go(tmp_path):
 def test_the_rate_rises_holds_and_falls_within_the_budget():
     assert rate_at(0, 0.0, 100) == 0.01
     assert rate_at(100, 0.5, 100) == 1
-    assert rate_at(10**6, 1 - DECAY, 100) == 1
+    assert rate_at(10**6, 1 - DECAY, 100) == pytest.approx(1)
     assert rate_at(10**6, 1.0, 100) == pytest.approx(LOWEST)
     assert rate_at(10**6, 1 - DECAY / 2, 100) == pytest.approx((1 + LOWEST) / 2)
 
