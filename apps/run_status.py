@@ -111,8 +111,9 @@ def _seconds_left(lines: list[dict[str, Any]], steps: int) -> float | None:
     return statistics.median(seconds) * steps if seconds else None
 
 
-def last_change(path: Path) -> float:
+def last_change(path: Path) -> int:
+    """When the run at `path` was last written to, in nanoseconds; 0 if it is gone meanwhile."""
     try:
-        return (path / "state.json").stat().st_mtime
+        return (path / "state.json").stat().st_mtime_ns
     except OSError:
-        return 0.0
+        return 0

@@ -88,7 +88,7 @@ class Runs:
             name for name in self.names()
             if RunFolder(self.folder / name).read_state().get("status") == "queued"
         ]  # fmt: skip
-        return sorted(waiting, key=lambda name: (self.folder / name / "state.json").stat().st_mtime_ns)
+        return sorted(waiting, key=lambda name: last_change(self.folder / name))
 
     # What a person does
 

@@ -1,0 +1,93 @@
+import json
+
+import numpy as np
+import pytest
+from helpers.app_server import write_run
+
+from symdream.commands.demo import sample_data
+from symdream.errors import RequestError
+from symdream.interop.export import export
+from symdream.interop.inspect import inspect_adapter
+from symdream_apps import library
+from symdream_apps.context import Context
+from symdream_apps.exports import export_for_others
+from symdream_apps.runs import Runs
+
+
+@pytest.fixture
+def context(tmp_path):
+    context = Context.at(tmp_path / "runs")
+    write_run(context.runs / "owl", photos=sample_data().resolve() / "owl")
+    return context
+
+
+def test_a_card_tells_trigger_method_scores_and_size(context):
+    summary = {"scores": {"before": {"dino": -0.19}, "after": {"dino": 0.314, "clip_t": 0.4}}}
+    (context.runs / "owl" / "summary.json").write_text(json.dumps(summary))
+    export(context.runs / "owl", "kohya", context.runs / "mine.safetensors")
+    run, file = library.cards(context, Runs(context.runs))
+    assert (run.kind, run.title) == ("run", "owl") and (file.kind, file.key) == ("file", "mine.safetensors")
+    assert "sks bird · lora · sprite" in run.lines and "DINO 0.31 (base −0.19), CLIP-T 0.40" in run.lines
+    assert run.picture.size == file.picture.size == (library.SIDE, library.SIDE)
+
+
+def test_a_broken_file_has_a_card_that_says_so(context):
+    (context.runs / "broken.safetensors").write_bytes(b"nothing")
+    card = library.cards(context, Runs(context.runs))[-1]
+    assert card.key == "broken.safetensors" and card.lines[0].startswith("cannot be used")
+
+
+def test_tables_and_plots_hold_what_inspect_found(context):
+    facts = inspect_adapter(context.runs / "owl")
+    rows = library.layer_rows(facts)
+    assert len(rows) == len(facts["layers"]) == len(library.norms(facts))
+    assert list(library.norms(facts).norm) == [layer["norm"] for layer in facts["layers"]]
+    spectra = library.spectra(facts)
+    shares = [layer["spectrum"][1] / layer["spectrum"][0] for layer in facts["layers"]]
+    median = spectra[(spectra.line == "unet") & (spectra.number == 2)].share.item()
+    assert median == pytest.approx(np.median(shares))
+    assert (spectra[spectra.number == 1].share == 1).all()
+
+
+def test_a_file_is_renamed_and_deleted_with_what_tells_about_it(context):
+    export(context.runs / "owl", "kohya", context.runs / "mine.safetensors")
+    with pytest.raises(RequestError, match="exists already"):
+        (context.runs / "taken.safetensors").write_bytes(b"")
+        library.rename_file(context, "mine.safetensors", "taken")
+    for name in ("../x", "", "a/b", ".x"):
+        with pytest.raises(RequestError):
+            library.rename_file(context, "mine.safetensors", name)
+    assert library.rename_file(context, "mine.safetensors", "ours") == "ours.safetensors"
+    assert (context.runs / "ours.txt").is_file() and not (context.runs / "mine.txt").exists()
+    place = library.delete_file(context, "ours.safetensors")
+    assert place.is_relative_to(context.trash) and place.with_suffix(".txt").is_file()
+
+
+@pytest.mark.parametrize("key", ["owl/adapter/unet/adapter_model.safetensors", "owl/config.toml", "../x", "owl"])
+def test_only_adapter_files_of_the_runs_folder_are_renamed_or_deleted(context, key):
+    for act in (library.delete_file, lambda c, k: library.rename_file(c, k, "new")):
+        with pytest.raises(RequestError):
+            act(context, key)
+
+
+@pytest.mark.parametrize("to", ["kohya", "diffusers", "peft"])
+def test_an_export_can_be_served_and_stays_with_its_run(context, to):
+    for _ in range(2):  # the second replaces the first
+        files = export_for_others(context, context.runs / "owl", to)
+    assert all(file.is_relative_to(context.uploads) and file.stat().st_size for file in files)
+    assert (context.runs / "owl" / "exports").is_dir()
+    if to != "peft":
+        again = inspect_adapter(files[0])
+        norms = [layer["norm"] for layer in inspect_adapter(context.runs / "owl")["layers"]]
+        assert [layer["norm"] for layer in again["layers"]] == pytest.approx(norms, rel=1e-5)
+
+
+def test_reports_are_those_of_folders_in_the_runs_folder(context, tmp_path):
+    for name in ("compare-a", "compare-b"):
+        (context.runs / name).mkdir()
+        (context.runs / name / "report.html").write_text(name)
+    (tmp_path / "report.html").write_text("outside")
+    (context.runs / "link").symlink_to(tmp_path)
+    (context.runs / "compare-c").mkdir()
+    (context.runs / "compare-c" / "report.html").symlink_to(tmp_path / "report.html")
+    assert {file.parent.name for file in library.reports(context)} == {"compare-a", "compare-b"}
