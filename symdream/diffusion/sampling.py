@@ -32,14 +32,15 @@ def make_scheduler(base: Base, sampler: str):
 @contextmanager
 def evaluating(base: Base) -> Iterator[None]:
     """The base in eval mode, and afterwards in the mode it had."""
-    training = {m: m.training for m in base.components().values()}
-    for module in training:
+    # Part by part: while it trains, a UNet's adapters are in train mode and the rest of it is not.
+    training = {part: part.training for module in base.components().values() for part in module.modules()}
+    for module in base.components().values():
         module.eval()
     try:
         yield
     finally:
-        for module, mode in training.items():
-            module.train(mode)
+        for part, mode in training.items():
+            part.training = mode
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ from torch import Tensor
 from symdream.config import TrainConfig, to_toml
 from symdream.data.store import Store, cache_folder
 from symdream.data.training_set import TrainingSet
-from symdream.diffusion.adapters import attach
+from symdream.diffusion.adapters import attach, train_adapters
 from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.batched_engine import BatchedStep
 from symdream.diffusion.checkpointing import use_gradient_checkpointing
@@ -153,8 +153,8 @@ def _train(runs: Sequence[RunFolder], configs: Sequence[TrainConfig], base: Base
             adapters = [trainee.adapters[component] for trainee in trainees]
             stacks[component] = AdapterStack(adapters, base.device, base.dtype)
             entered.enter_context(installed(base.components()[component], stacks[component]))
-            base.components()[component].train()
             entered.callback(base.components()[component].eval)
+        train_adapters(base, components)
         for trainee in trainees:
             entered.enter_context(trainee.recorder)
         loop(base, stacks, trainees)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
+from symdream.tuners.adapted_linear import AdaptedLinear, can_be_one
 from symdream.tuners.config import SingLoraConfig, SymLoraConfig, SymmetricConfig
 from symdream.tuners.ramp import Ramp
 from symdream.tuners.symmetric import INITS, dense_delta, lora_pair
@@ -185,20 +186,26 @@ class SymmetricLinear(nn.Module, BaseTunerLayer):
             if self.merged:
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
+        names = [name for name in self.active_adapters if name in self.r and name not in self.merged_adapters]
+        if len(names) == 1 and not (args or kwargs) and not self._drops(names[0]) and can_be_one(self.base_layer, x):
+            [name], base = names, self.base_layer
+            d = self._d(name, x.device)
+            return AdaptedLinear.apply(x, base.weight, base.bias, self._A[name], d, self.scaling[name])
         result = self.base_layer(x, *args, **kwargs)
-        for name in self.active_adapters:
-            if name in self.r and name not in self.merged_adapters:
-                result = self._add_update(result, x, name)
+        for name in names:
+            result = self._add_update(result, x, name)
         return result.to(x.dtype)
+
+    def _drops(self, name: str) -> bool:
+        return self.training and self.dropout[name] > 0
 
     def _add_update(self, result: Tensor, x: Tensor, name: str) -> Tensor:
         # Only r numbers per token are touched between the products; s rides on the second one for free.
         A = self._A[name].to(result.dtype)
         A_in = A if self.in_features == A.shape[1] else A[:, : self.in_features]
         A_out = A if self.out_features == A.shape[1] else A[:, : self.out_features]
-        dropout = self.dropout[name]
-        if dropout and self.training:
-            x = F.dropout(x, dropout)
+        if self._drops(name):
+            x = F.dropout(x, self.dropout[name])
         h = F.linear(x.to(A.dtype), A_in)
         h = (h * self._d(name, h.device)).to(A.dtype)
         h = h.reshape(-1, h.shape[-1])

@@ -2,9 +2,9 @@ import pytest
 import torch
 from helpers.runs import adapter_tensors, train_tiny
 
-from symdream.data.training_set import Batch
 from symdream.diffusion.adapters import attach
 from symdream.diffusion.base import load_base
+from symdream.diffusion.batch import Batch
 from symdream.diffusion.batch_loss import BatchLoss
 from symdream.diffusion.checkpointing import use_gradient_checkpointing
 from symdream.diffusion.conditioning import size_ids, tokenize
@@ -18,7 +18,7 @@ def gradients(folder, method, components, *, checkpointing, dropout=0.0):
     for component in chosen:
         base.components()[component].train()
     if checkpointing:
-        use_gradient_checkpointing(base, chosen)
+        use_gradient_checkpointing(base, chosen, dropout=dropout > 0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # away from LoRA's B = 0, where A has no gradient
         for named in trainable.values():

@@ -5,11 +5,11 @@ import pytest
 import torch
 from helpers.tiny_bases import adapt, tiny_base
 
-from symdream.diffusion.adapters import attach
+from symdream.diffusion.adapters import adapter_layers, attach, train_adapters
 from symdream.diffusion.base import load_base
 from symdream.diffusion.captured import Captured, fill, fingerprint
 from symdream.diffusion.conditioning import Text
-from symdream.diffusion.sampling import make_scheduler, sample
+from symdream.diffusion.sampling import evaluating, make_scheduler, sample
 from symdream.diffusion.sampling_engine import DenoisingSteps, Told
 
 PROMPTS = ["a 3d render of a sks bird on a red background", "a cartoon emoji of a cat on a blue background", "a toy"]
@@ -157,3 +157,13 @@ def test_captured_reads_what_its_buffers_hold_at_the_call():
     for wrong in ({"x": torch.zeros(3), "y": None}, {"x": torch.zeros(2), "y": torch.zeros(1)}):
         with pytest.raises(ValueError, match="the buffer is"):
             fill(buffers, wrong)
+
+
+def test_after_sampling_adapters_are_in_train_mode_and_the_unet_is_not():
+    base = tiny_base("sd1")
+    attach(base, "lora", 2, 2.0, "qkvo", ["unet"], 0.5, 0)
+    train_adapters(base, ["unet"])
+    with evaluating(base):
+        assert not any(part.training for part in base.unet.modules())
+    assert all(layer.training for layer in adapter_layers(base.unet))
+    assert not base.unet.training and not base.unet.mid_block.resnets[0].training

@@ -1,0 +1,106 @@
+"""The GPU benchmarks run here on the embedded base, as a check of their code and of what they write."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import rows
+from benchmarks.rows import Row, Setting, run_rows, spread, table
+from benchmarks.run_gpu import in_order_of_worth
+
+ROOT = Path(__file__).parents[2]
+HERE = Setting(torch.device("cpu"), torch.float32, "sprite", True)
+NOT_NEEDED = ("pydantic", "tyro", "rich", "tomli_w", "psutil", "gradio", "scipy", "matplotlib")
+
+
+def measured(milliseconds):
+    return {
+        "times": {"ours": {**spread(milliseconds), "images_per_second": 1.0, "setup_seconds": 0.0, "peak_bytes": None}},
+        "ratios": {"theirs / ours": 2.0},
+        "facts": {"goal": "3"},
+    }
+
+
+def test_a_row_that_does_not_fit_or_fails_costs_no_other_row(tmp_path):
+    def fails():
+        raise RuntimeError("out of memory")
+
+    plan = [
+        Row("step", "first", 1, lambda: measured([1.0, 2.0, 9.0])),
+        Row("step", "too long", 1e6, lambda: pytest.fail("was started")),
+        Row("step", "broken", 1, fails),
+        Row("step", "last", 1, lambda: measured([4.0])),
+    ]
+    run_rows(plan, HERE, 100, tmp_path / "all.json")
+    first, skipped, failed, last = json.loads((tmp_path / "all.json").read_text())["rows"]
+    assert first["times"]["ours"]["median_ms"] == 2.0 and first["times"]["ours"]["quartiles_ms"] == [1.5, 5.5]
+    assert "100 s are left" in skipped["skipped"] and failed["failed"] == "RuntimeError: out of memory"
+    assert last["times"]["ours"]["all_ms"] == [4.0]
+    lines = (tmp_path / "all.md").read_text().splitlines()
+    assert "| step | first | ours | 2.0 | 1.5 to 5.5 | 1.00 |  | 0.0 |" in lines
+    assert "- step last: theirs / ours = 2.00" in lines
+
+
+def test_what_was_measured_is_on_the_disk_after_every_row(tmp_path):
+    seen = []
+
+    def look():
+        seen.append(len(json.loads((tmp_path / "all.json").read_text())["rows"]) if seen else 0)
+        seen.append(None)
+        return measured([1.0])
+
+    run_rows([Row("step", str(i), 0, look) for i in range(3)], HERE, 100, tmp_path / "all.json")
+    assert seen[::2] == [0, 1, 2]
+
+
+def test_contestants_take_turns():
+    order = []
+    contestants = [rows.Contestant(name, lambda name=name: order.append(name), 2) for name in "abc"]
+    times = rows.alternate(contestants, HERE)
+    assert order == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
+    assert times["a"]["images_per_second"] == pytest.approx(2000 / times["a"]["median_ms"])
+
+
+def test_on_a_gpu_every_shape_and_batch_of_the_goals_has_a_row():
+    gpu = Setting(torch.device("cuda"), torch.bfloat16, "sd15", False)
+    names = [f"{row.bench} {row.name}" for row in in_order_of_worth(gpu)]
+    assert len(set(names)) == len(names)
+    for start in ("step_gpu sd15 batch 1", "step_gpu sd15 batch 4", "step_gpu sd15 batch 8", "sampling sd15 batch 1"):
+        assert any(name.startswith(start) for name in names), start
+    for start in ("batched sd15", "memory sd15", "memory sdxl", "time_to_adapter sd15", "step_gpu sdxl"):
+        assert any(name.startswith(start) for name in names), start
+    assert "skipped" not in table({"machine": {}, "seconds": 0, "rows": []})
+
+
+@pytest.mark.slow
+def test_it_runs_with_torch_and_the_four_libraries_alone(tmp_path):
+    """Not to find the others is what a bare machine does; sitecustomize makes this one so, its children too."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.machinery as machinery\n"
+        "find = machinery.PathFinder.find_spec\n"
+        f"missing = {NOT_NEEDED!r}\n"
+        "def find_spec(name, path=None, target=None):\n"
+        "    return None if name.split('.')[0] in missing else find(name, path, target)\n"
+        "machinery.PathFinder.find_spec = staticmethod(find_spec)\n"
+    )
+    output = tmp_path / "check.json"
+    command = [sys.executable, "benchmarks/run_gpu.py", "--budget", "3600", "--output", output]
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found = json.loads(output.read_text())["rows"]
+    assert {row["bench"] for row in found} == {"step_gpu", "sampling", "batched", "memory", "time_to_adapter"}
+    assert not any("failed" in row or "skipped" in row for row in found)
+    by_name = {row["bench"]: row for row in found}
+    step, sampling = by_name["step_gpu"], by_name["sampling"]
+    assert set(found[0]["times"]) == {"floor, graph", "script, LoRA", "lora, graph", "singlora, graph"}
+    assert {"floor, eager", "script, DoRA", "symlora, graph", "singlora, eager"} == set(step["times"])
+    assert sampling["facts"]["ours: levels of 255 apart"].startswith("0 at most")
+    assert by_name["memory"]["facts"]["ours"].endswith("GiB")
+    assert "not installed" in by_name["time_to_adapter"]["facts"]["symdream train"]
+    assert by_name["time_to_adapter"]["ratios"]["script / ours"] > 0

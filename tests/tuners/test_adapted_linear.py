@@ -1,0 +1,96 @@
+"""One function for a layer and its update: the same numbers as PyTorch's chain, and gradients that are gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+from symdream.tuners import SingLoraConfig, SymLoraConfig
+from symdream.tuners.adapted_linear import AdaptedLinear, can_be_one
+from symdream.tuners.layer import SingLoraLinear, SymLoraLinear
+from symdream.tuners.ramp import Ramp
+
+SHAPES = [(6, 6), (5, 9), (9, 5)]
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("in_features", "out_features"), SHAPES)
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize("s", [1.0, 0.7])
+def test_gradcheck(in_features, out_features, vector, s):
+    x = drawn(2, 3, in_features, seed=1).requires_grad_()
+    A = drawn(2, max(in_features, out_features), seed=2).requires_grad_()
+    d = (drawn(2, seed=3) if vector else torch.tensor(0.3, dtype=torch.float64)).requires_grad_()
+    weight, bias = drawn(out_features, in_features, seed=4), drawn(out_features, seed=5)
+    assert torch.autograd.gradcheck(lambda x, A, d: AdaptedLinear.apply(x, weight, bias, A, d, s), (x, A, d))
+    assert torch.autograd.gradcheck(lambda A: AdaptedLinear.apply(x.detach(), weight, None, A, d.detach(), s), (A,))
+
+
+def make(kind, in_features, out_features, alpha):
+    """A layer with an adapter that has an effect, in float64."""
+    torch.manual_seed(0)
+    linear = nn.Linear(in_features, out_features, dtype=torch.float64).requires_grad_(False)
+    layer = kind(linear)
+    if kind is SingLoraLinear:
+        config = SingLoraConfig(r=2, alpha=alpha, target_modules=["x"])
+        ramp = Ramp(config)
+        ramp.set(0.6)
+        layer.update_layer("default", config, ramp)
+    else:
+        layer.update_layer("default", SymLoraConfig(r=2, alpha=alpha, target_modules=["x"]))
+        layer.symlora_lambda["default"].data.copy_(torch.tensor([0.5, -1.5]))
+    layer.set_adapter("default")
+    return layer.train()
+
+
+@pytest.mark.parametrize("kind", [SingLoraLinear, SymLoraLinear])
+@pytest.mark.parametrize(("in_features", "out_features"), SHAPES)
+@pytest.mark.parametrize("alpha", [2.0, 5.0])
+def test_it_equals_the_chain_of_operations(kind, in_features, out_features, alpha):
+    layer = make(kind, in_features, out_features, alpha)
+    x = drawn(2, 3, in_features, seed=1)
+    found = []
+    for watched in (False, True):
+        handle = layer.base_layer.register_forward_hook(lambda *_: None) if watched else None
+        assert can_be_one(layer.base_layer, x) != watched
+        given = x.clone().requires_grad_()
+        y = layer(given)
+        layer.zero_grad()
+        y.square().sum().backward()
+        found.append([y, given.grad, *(p.grad.clone() for p in layer.parameters() if p.requires_grad)])
+        if handle:
+            handle.remove()
+    for ours, chain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, chain, rtol=1e-12, atol=1e-12)
+    dense = x @ (layer.base_layer.weight + layer.get_delta_weight("default")).T + layer.base_layer.bias
+    torch.testing.assert_close(found[0][0], dense)
+
+
+def test_in_bf16_the_masters_gradient_is_fp32():
+    layer = make(SymLoraLinear, 6, 6, 2.0).float().bfloat16()
+    assert layer.symlora_A["default"].dtype == torch.float32 and layer.base_layer.weight.dtype == torch.bfloat16
+    y = layer(drawn(3, 6).bfloat16().requires_grad_())
+    y.float().sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert layer.symlora_A["default"].grad.dtype == layer.symlora_lambda["default"].grad.dtype == torch.float32
+
+
+def test_it_keeps_no_more_for_the_backward_pass_than_the_chain():
+    layer = make(SingLoraLinear, 6, 6, 2.0)
+    kept = []
+    for watched in (False, True):
+        if watched:
+            layer.base_layer.register_forward_hook(lambda *_: None)
+        tensors = {}
+
+        def keep(tensor, tensors=tensors):
+            tensors[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y = layer(drawn(50, 6).requires_grad_())
+        kept.append(sum(tensors.values()))
+        del y
+    assert kept[0] <= kept[1]
