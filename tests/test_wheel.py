@@ -1,13 +1,18 @@
 """A wheel in a fresh virtual environment: the demo works from it, weights and sample photos included."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
+import urllib.request
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from helpers.app_server import free_port
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -22,6 +27,7 @@ def test_the_demo_runs_from_a_wheel_in_a_fresh_environment(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith("sample_data/owl/00.png") for name in names)
     assert any("assets/sprite" in name and name.endswith(".safetensors") for name in names)
+    assert "symdream_apps/gradio_app.py" in names
 
     # The new environment borrows the installed dependencies, which take minutes to install, but has no symdream.
     venv.create(tmp_path / "env", with_pip=True)
@@ -48,3 +54,20 @@ def test_the_demo_runs_from_a_wheel_in_a_fresh_environment(tmp_path):
     run = tmp_path / "demo run é"
     assert (run / "grid.png").is_file() and list(run.glob("*-lora.safetensors"))
     assert "DINO" in result.stdout and "LoRA of the same rank" in result.stdout
+
+    # The app is in the wheel too: it starts, and lists what the demo made.
+    log = tmp_path / "app.log"
+    with log.open("wb") as output:
+        command = [tmp_path / "env" / "bin" / "symdream", "app", "--port", str(free_port()), "--runs", str(tmp_path)]
+        app = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=output)
+    try:
+        for _ in range(1800):
+            if "symdream app: http" in log.read_text() or app.poll() is not None:
+                break
+            time.sleep(0.1)
+        url = log.read_text().split("symdream app: ")[1].split()[0]
+        with urllib.request.urlopen(f"{url}/config", timeout=60) as answer:
+            assert "demo run é" in json.dumps(json.load(answer), ensure_ascii=False)
+    finally:
+        app.send_signal(signal.SIGINT)
+        assert app.wait(60) == 0, log.read_text()

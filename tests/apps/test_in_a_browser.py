@@ -223,6 +223,30 @@ def test_every_control_has_a_name(page, tab):
     assert not nameless
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing_to_mend(browser, server, dark):
+    """Contrast, names, roles: WCAG 2 A and AA as axe-core checks them."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = open_page(browser, server.url, dark=dark)
+    choose_adapter(page, "owl two")
+    page.wait_for_selector(".adapter-row")
+    page.click("#more .label-wrap")
+    page.click("#examples .label-wrap")
+    page.wait_for_timeout(1000)
+    found = []
+    for tab in ("Generate", "Compare"):
+        select_tab(page, tab)
+        page.wait_for_timeout(1000)
+        result = axe.run(page, options={"runOnly": ["wcag2a", "wcag2aa"]})
+        # gradio's own placeholder of an empty picture has a name on a plain div.
+        found += [
+            (tab, v["id"], [node["html"][:150] for node in v["nodes"]])
+            for v in result.response["violations"] if v["id"] != "aria-prohibited-attr"
+        ]  # fmt: skip
+    page.context.close()
+    assert not found
+
+
 @pytest.mark.parametrize("size", [browsers.DESKTOP, browsers.PHONE])
 @pytest.mark.parametrize("tab", ["Generate", "Compare"])
 def test_nothing_is_wider_than_the_window(browser, server, size, tab):
