@@ -63,7 +63,7 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
             _row(context, card, known, strengths, prompt, weights)
 
     files.upload(tell(lambda sent, have: accept(context, sent, have)), [files, chosen], [files, chosen], **PRIVATE)
-    chosen.focus(lambda: gr.Dropdown(choices=choices(context)), None, chosen, queue=False, **PRIVATE)
+    chosen.focus(lambda have: gr.Dropdown(choices=offered(context, have)), chosen, chosen, queue=False, **PRIVATE)
     return rows
 
 
@@ -116,14 +116,18 @@ def insert_words(prompt: str, card: AdapterCard) -> str:
     return f"{prompt.rstrip()} {card.words}".strip()
 
 
+def offered(context: Context, chosen: list[str] | None) -> list[tuple[str, str]]:
+    """What the dropdown lists: the adapters in the runs folder, and those that are chosen, uploaded ones among them."""
+    listed = choices(context)
+    known = {path for _, path in listed}
+    return listed + [(Path(path).name, path) for path in chosen or [] if path not in known]
+
+
 def accept(context: Context, sent: list[str] | None, have: list[str]) -> tuple[None, Any]:
     """Dropped files, checked, among the chosen ones. Raises: RequestError about the first that is no adapter."""
     paths = [str(read_card(context, check_safetensors(Path(file))).path) for file in sent or []]
-    extra = [(Path(path).name, path) for path in [*have, *paths]]
-    listed = choices(context)
-    known = {path for _, path in listed}
     value = list(dict.fromkeys([*have, *paths]))
-    return None, gr.Dropdown(choices=listed + [x for x in extra if x[1] not in known], value=value, multiselect=True)
+    return None, gr.Dropdown(choices=offered(context, value), value=value, multiselect=True)
 
 
 def worn(context: Context, chosen: list[str], strengths: dict[str, dict[str, Any]]) -> list[Worn]:
@@ -149,7 +153,4 @@ def restored(context: Context, adapters: list[dict[str, Any]]) -> tuple[Any, dic
             continue
         paths.append(path)
         strengths[path] = {"weight": float(entry.get("weight", 1)), "on": True}
-    listed = choices(context)
-    known = {path for _, path in listed}
-    listed += [(Path(path).name, path) for path in paths if path not in known]
-    return gr.Dropdown(choices=listed, value=paths, multiselect=True), strengths, missing
+    return gr.Dropdown(choices=offered(context, paths), value=paths, multiselect=True), strengths, missing

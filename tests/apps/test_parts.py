@@ -270,3 +270,17 @@ def test_the_studio_keeps_what_is_on_and_takes_it_off_again(context, owl, monkey
     studio.wear("sprite", [])
     assert torch.equal(answer(), alone)
     studio.close()
+
+
+def test_an_uploaded_adapter_stays_on_the_list_when_the_list_is_read_anew(context, owl):
+    folder = context.uploads / "abc"
+    folder.mkdir()
+    sent = folder / "mine.safetensors"
+    sent.write_bytes((owl.path / "adapter/unet/adapter_model.safetensors").read_bytes())
+    _, dropdown = adapter_rows.accept(context, [str(sent)], [str(owl.path)])
+    assert dropdown.value == [str(owl.path), str(sent)]
+    for listed in (dropdown.choices, adapter_rows.offered(context, dropdown.value)):
+        assert {path for _, path in listed} == {str(owl.path), str(sent)}
+    (folder / "words.safetensors").write_text("only words")
+    with pytest.raises(RequestError):
+        adapter_rows.accept(context, [str(folder / "words.safetensors")], [])
