@@ -27,6 +27,7 @@ def test_the_demo_runs_from_a_wheel_in_a_fresh_environment(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith("sample_data/owl/00.png") for name in names)
     assert any("assets/sprite" in name and name.endswith(".safetensors") for name in names)
+    assert {"symdream/bench/templates/report.html", "symdream/bench/templates/report.css"} <= set(names)
     assert "symdream_apps/gradio_app.py" in names
 
     # The new environment borrows the installed dependencies, which take minutes to install, but has no symdream.
