@@ -1,7 +1,7 @@
 """The whole recipe at toy size: narrow models, eight things, a few steps; every score gets better than at its start.
 
-About 100 s of one CPU core. Two of score.py's lines are not asked for: the gain by DreamBooth (it says nothing of a base
-that hardly draws) and what DINO loses by a VAE round trip (random weights call all pictures the same, and lose nothing).
+Two of score.py's lines are not asked for: the gain by DreamBooth (it says nothing of a base that hardly draws) and what
+DINO loses by a VAE round trip (random weights call all pictures the same, and lose nothing).
 """
 
 import shutil
