@@ -29,6 +29,8 @@ class Args:
     """Number format of the weights."""
     compress: str | None = None
     """Reduce it to this rank (4) or file size (200KB); the error is told."""
+    calibrate: bool = False
+    """With --compress: keep what the base's answers owe most to, not what is largest (a minute on a CPU on sprite)."""
     weight: float = 1.0
     """Scale it: its new weight 1 is this weight of now."""
     add: list[str] = field(default_factory=list)
@@ -52,9 +54,11 @@ def check(args: Args) -> list[tuple[Path, float]]:
     if args.output.exists() and not args.overwrite:
         problems.append(Problem(f"--output {args.output}", "exists already; choose another, or add --overwrite"))
     if args.to == "merged":
-        for name in ("compress", "add"):
+        for name in ("compress", "calibrate", "add"):
             if getattr(args, name):
                 problems.append(Problem(f"--{name}", "does nothing with --to merged; export a LoRA first, merge that"))
+    elif args.calibrate and not args.compress:
+        problems.append(Problem("--calibrate", "does nothing without --compress"))
     if not math.isfinite(args.weight):
         problems.append(Problem(f"--weight {args.weight}", "must be a number"))
     added = [split(text) for text in args.add]
@@ -87,6 +91,7 @@ def run(args: Args) -> int:
         args.output,
         dtype=DTYPES[args.dtype],
         compress=args.compress,
+        calibrate=args.calibrate,
         weight=args.weight,
         added=added,
         base=args.base,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from symdream.errors import RequestError
 from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, PlainLayer
 from symdream.interop.spectrum import core_svd
+
+if TYPE_CHECKING:
+    from symdream.interop.sensitivity import Moments
 
 
 def scale(adapter: Adapter, weight: float) -> Adapter:
@@ -54,22 +58,46 @@ def _refuse_dora(adapter: Adapter, verb: str) -> None:
 Factored = dict[Place, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
-def factor(adapter: Adapter) -> Factored:
-    """Each update as its thin SVD: (U (out, k), s (k,), V (in, k)), the best approximation of every rank at once.
+def factor(adapter: Adapter, moments: Mapping[Place, Moments] | None = None) -> Factored:
+    """Each update as (U (out, k), s (k,), V (in, k)): it is U V^T, and the first columns of both are its best
+    approximation of that rank; s, falling, is the error that leaving a column out makes.
 
-    For a square SymLoRA layer the singular values are the |Lambda| that diagonalising A diag(Lambda) A^T gives.
+    Without `moments` that is the thin SVD, each side with half of every singular value (which suits fp16 best). For a
+    square SymLoRA layer the singular values are the |Lambda| that diagonalising A diag(Lambda) A^T gives.
+    With them (symdream.interop.sensitivity) the error is that of the base's answer instead of that of the weights.
     """
-    if any(layer.A.ndim != 2 for layer in adapter.plain().layers.values()):
+    plain = adapter.plain().layers
+    if any(layer.A.ndim != 2 for layer in plain.values()):
         raise RequestError("This file also adapts convolutions, which cannot be compressed.")
-    return {
-        place: core_svd(layer.B.double().numpy() * layer.scale, layer.A.double().numpy())
-        for place, layer in adapter.plain().layers.items()
-    }
+    factors = {}
+    for place, layer in plain.items():
+        B, A = layer.B.double().numpy() * layer.scale, layer.A.double().numpy()
+        if moments is None:
+            U, s, V = core_svd(B, A)
+            factors[place] = (U * np.sqrt(s), s, V * np.sqrt(s))
+        else:
+            factors[place] = _weighted(B, A, moments[place])
+    return factors
 
 
-def compress_to_rank(adapter: Adapter, rank: int) -> Adapter:
-    """Every update replaced by its best approximation of at most `rank`."""
-    factors = factor(adapter)
+def _weighted(B: np.ndarray, A: np.ndarray, moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """With M of rank k in the place of I in B I A, tr(S_B (M - I) S_A (M - I)^T) is least for
+    M = S_B^-1/2 P_k P_k^T S_B^1/2, where P diag(s) Q^T is the SVD of S_B^1/2 S_A^1/2."""
+    root, inverse = _roots(moments.B.numpy())
+    P, s, _ = np.linalg.svd(root @ _roots(moments.A.numpy())[0])
+    return B @ inverse @ P, s, (P.T @ root @ A).T
+
+
+def _roots(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """S^1/2 and S^-1/2 of a symmetric matrix without negative eigenvalues; what is next to zero in it is lifted."""
+    values, vectors = np.linalg.eigh((S + S.T) / 2)
+    values = np.sqrt(np.maximum(values, max(values[-1] * 1e-10, np.finfo(float).tiny)))
+    return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
+
+
+def compress_to_rank(adapter: Adapter, rank: int, factors: Factored | None = None) -> Adapter:
+    """Every update replaced by its best approximation of at most `rank`; `factors` are those of `factor`."""
+    factors = factors or factor(adapter)
     return _truncated(adapter, factors, {place: min(rank, s.size) for place, (_, s, _) in factors.items()})
 
 
@@ -77,8 +105,8 @@ def compress_to_numbers(adapter: Adapter, budget: int, factors: Factored | None 
     """The best update with at most `budget` numbers in A and B: ranks are given where they carry most.
 
     `factors` are those of `factor`, for calling this several times.
-    A singular value s of a layer costs in + out numbers and takes s^2 off the squared error; they are taken in
-    the order of s^2 / (in + out). Layers may end with no rank at all: then they are left out.
+    A column of U and V costs in + out numbers and takes s^2 off the squared error; they are taken in the order of
+    s^2 / (in + out). Layers may end with no rank at all: then they are left out.
     Raises: RequestError if nothing fits.
     """
     factors = factors or factor(adapter)
@@ -106,13 +134,11 @@ def _truncated(adapter: Adapter, factors: Factored, ranks: Mapping[Place, int]) 
     plain = adapter.plain()
     layers = {}
     for place, rank in ranks.items():
-        U, s, V = (x[..., :rank] for x in factors[place])
-        # Half of each singular value on either side suits fp16 best.
-        root = np.sqrt(s)
+        U, _, V = (x[..., :rank] for x in factors[place])
         layers[place] = replace(
             plain.layers[place],
-            A=torch.from_numpy(np.ascontiguousarray((V * root).T)).float(),
-            B=torch.from_numpy(np.ascontiguousarray(U * root)).float(),
+            A=torch.from_numpy(np.ascontiguousarray(V.T)).float(),
+            B=torch.from_numpy(np.ascontiguousarray(U)).float(),
             scale=1.0,
         )
     return replace(plain, layers=layers)

@@ -6,20 +6,26 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from symdream.diffusion.export_base import refuse_existing
 from symdream.errors import RequestError
 from symdream.interop import arithmetic
+from symdream.interop.attach import attach_adapter
 from symdream.interop.collect import collect
-from symdream.interop.companions import write_companions
+from symdream.interop.companions import example_prompts, write_companions
+from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, SymmetricLayer
 from symdream.interop.lora_file import Report, file_bytes, write_lora
-from symdream.interop.open import open_adapter
+from symdream.interop.open import base_of, open_adapter, tell
 from symdream.interop.read import read_adapter
 from symdream.interop.spectrum import relative_error
 from symdream.ui import say
+
+if TYPE_CHECKING:
+    from symdream.interop.sensitivity import Moments
 
 UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2}
 NUMBER_BYTES = {torch.float32: 4, torch.float16: 2, torch.bfloat16: 2}
@@ -78,6 +84,7 @@ def export(
     *,
     dtype: torch.dtype = torch.float32,
     compress: str | None = None,
+    calibrate: bool = False,
     weight: float = 1.0,
     added: Sequence[tuple[Path, float]] = (),
     base: str | None = None,
@@ -86,7 +93,8 @@ def export(
     """Write the adapter at `source` to `output` as "diffusers", "kohya", "peft" or "merged".
 
     `weight` scales it and `added` are other adapters (path, weight) to add, both exactly; `compress` is a rank or a
-    size of the file. `base` names the base where the adapter does not.
+    size of the file, and `calibrate` judges what to keep of it by the answers of the base instead of by the weights.
+    `base` names the base where the adapter does not.
     Raises: RequestError, WorkError; `output` is then as it was.
     """
     source, output = Path(source), Path(output)
@@ -102,29 +110,55 @@ def export(
         adapter = arithmetic.scale(adapter, weight)
     kept, error = adapter, 0.0
     if compress is not None:
-        kept = _compressed(adapter, compress, to, output, dtype)
+        moments = _moments(adapter, source, base) if calibrate else None
+        kept = _compressed(adapter, compress, to, output, dtype, moments)
         left = {place: kept.layers.get(place) or _nothing(layer) for place, layer in adapter.layers.items()}
         error = relative_error(adapter.layers, left)
-        kept = replace(kept, metadata={**kept.metadata, "compression_error": error})
-    report = write_lora(kept, output, to, dtype=dtype)
+        kept = _with_error(kept, error)
+    small = compress is not None and parse_size(compress)[0] == "bytes"
+    report = write_lora(kept, output, to, dtype=dtype, peft_metadata=not small)
     companions = write_companions(output, source, kept.metadata) if output.suffix == ".safetensors" else []
     return Result(report, output, report.bytes, error, companions)
+
+
+def _with_error(adapter: Adapter, error: float) -> Adapter:
+    return replace(adapter, metadata={**adapter.metadata, "compression_error": float(f"{error:.4f}")})
 
 
 def _nothing(layer):
     return replace(layer, A=torch.zeros_like(layer.A[:1]), B=torch.zeros_like(layer.B[:, :1]))
 
 
-def _compressed(adapter: Adapter, wish: str, to: str, output: Path, dtype: torch.dtype) -> Adapter:
+def _moments(adapter: Adapter, source: Path, base: str | None) -> dict[Place, Moments]:
+    """What its base's answers owe to each layer, found while it draws the adapter's own prompts."""
+    from symdream.diffusion.base import load_base
+    from symdream.interop.sensitivity import measure
+
+    prompts = example_prompts(adapter.metadata)
+    if not prompts:
+        raise RequestError(
+            f"{source} does not say which words stand for its subject, so there is nothing to calibrate on.",
+            fix="compress it without --calibrate",
+        )
+    loaded = load_base(base or base_of(source, adapter.metadata))
+    match = attach_adapter(loaded.components(), adapter)
+    tell(match, source)
+    say(f"drawing {len(prompts)} prompts with {loaded.name} to see what its answers owe to each layer")
+    return measure(loaded, adapter, prompts)
+
+
+def _compressed(
+    adapter: Adapter, wish: str, to: str, output: Path, dtype: torch.dtype, moments: dict[Place, Moments] | None
+) -> Adapter:
     kind, amount = parse_size(wish)
+    factors = arithmetic.factor(adapter, moments)
     if kind == "rank":
-        return arithmetic.compress_to_rank(adapter, amount)
+        return arithmetic.compress_to_rank(adapter, amount, factors)
     # The header's size depends on which layers stay, so the numbers are cut until the file fits.
     numbers = amount // NUMBER_BYTES[dtype]
-    factors = arithmetic.factor(adapter)
     while True:
         kept = arithmetic.compress_to_numbers(adapter, numbers, factors)
-        size = file_bytes(kept, to, dtype, output.stem)
+        size = file_bytes(_with_error(kept, 0.1234), to, dtype, output.stem)  # the header will tell the error, too
         if size <= amount:
             return kept
         numbers -= max(1, (size - amount) // NUMBER_BYTES[dtype])

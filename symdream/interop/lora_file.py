@@ -69,16 +69,20 @@ def base_facts(base: Base) -> dict[str, Any]:
     return {"family": base.family, "prediction_type": base.prediction_type, "resolution": base.resolution}
 
 
-def write_lora(adapter: Adapter, path: Path, layout: str, *, dtype: torch.dtype = torch.float32) -> Report:
+def write_lora(
+    adapter: Adapter, path: Path, layout: str, *, dtype: torch.dtype = torch.float32, peft_metadata: bool = True
+) -> Report:
     """Write an adapter as LoRA (DoRA) in `layout`: "diffusers", "kohya" or "peft" (a folder).
 
-    Whole or not at all: what was at `path` stays until the new one is complete.
+    Whole or not at all: what was at `path` stays until the new one is complete. `peft_metadata` False leaves PEFT's
+    configuration out of a diffusers file: it names every layer up to three times (17 KB on sprite), and readers take
+    the same ranks, of scale 1, from the tensors.
     Raises: RequestError for a DoRA in kohya's layout, WorkError if the numbers are not finite or the disk is full.
     """
     path = Path(path)
     plain = replace(adapter.plain(), metadata={k: v for k, v in adapter.metadata.items() if k != "shapes"})
     stored = stored_form(plain, layout, dtype)
-    size = _write_peft(stored, path) if layout == "peft" else _write_file(stored, path, layout)
+    size = _write_peft(stored, path) if layout == "peft" else _write_file(stored, path, layout, peft_metadata)
     return Report(
         path=path,
         layout=layout,
@@ -93,7 +97,8 @@ def write_lora(adapter: Adapter, path: Path, layout: str, *, dtype: torch.dtype 
 def stored_form(adapter: Adapter, layout: str, dtype: torch.dtype) -> Adapter:
     """A plain adapter as `layout` keeps it, in `dtype`. Raises: as write_lora does."""
     if layout == "kohya" and adapter.is_dora:
-        # Seen in their sources: A1111 and ComfyUI norm W0 + BA over its columns where DoRA (and PEFT) has its rows.
+        # Seen in their sources: LyCORIS takes the norms of the rows of W0 + BA, as DoRA and PEFT do; ComfyUI those of
+        # the rows of W0 alone; A1111 those of the columns of W0 + BA.
         raise RequestError(
             "A DoRA cannot be written in kohya's layout: A1111, ComfyUI and LyCORIS do not agree on the norm that "
             "belongs to `dora_scale`, so its pictures would depend on the tool.",
@@ -143,17 +148,19 @@ def file_tensors(layers: Mapping[Place, PlainLayer], layout: str, *, sdxl: bool 
     return {key: tensor.contiguous() for key, tensor in tensors.items()}
 
 
-def _file_contents(adapter: Adapter, layout: str, title: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _file_contents(
+    adapter: Adapter, layout: str, title: str, peft_metadata: bool
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors = file_tensors(adapter.layers, layout, sdxl=family_of(adapter.layers, adapter.metadata) == "sdxl")
     texts = {"format": "pt", OURS: json.dumps(adapter.metadata, ensure_ascii=False)}
     texts |= header_texts(adapter, tensors, title)
-    if layout == "diffusers":
+    if layout == "diffusers" and peft_metadata:
         texts[PEFT_METADATA] = peft_text(adapter)
     return tensors, texts
 
 
-def _write_file(adapter: Adapter, path: Path, layout: str) -> int:
-    tensors, texts = _file_contents(adapter, layout, path.stem)
+def _write_file(adapter: Adapter, path: Path, layout: str, peft_metadata: bool) -> int:
+    tensors, texts = _file_contents(adapter, layout, path.stem, peft_metadata)
     write_atomically(path, lambda temporary: save_tensors(tensors, temporary, texts))
     return path.stat().st_size
 
@@ -167,10 +174,9 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, texts: Mapping[str, 
 
 
 def file_bytes(adapter: Adapter, layout: str, dtype: torch.dtype, title: str) -> int:
-    """How large the file of this adapter would be; for "peft", the tensors and headers of all its files."""
-    tensors, texts = _file_contents(
-        stored_form(adapter.plain(), layout, dtype), "diffusers" if layout == "peft" else layout, title
-    )
+    """How large the file of this adapter would be, PEFT's metadata left out; for "peft", with its configurations."""
+    stored = stored_form(adapter.plain(), layout, dtype)
+    tensors, texts = _file_contents(stored, "diffusers" if layout == "peft" else layout, title, layout == "peft")
     return len(save(tensors, metadata=texts))
 
 

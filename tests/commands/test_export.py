@@ -86,6 +86,36 @@ def test_a_size_is_kept(run, tmp_path, to):
         assert 0 < json.loads(file.metadata()["symdream"])["compression_error"] < 1
 
 
+def test_a_small_file_tells_diffusers_nothing_that_its_tensors_do_not(run, tmp_path):
+    from helpers.tiny_bases import pipe_answers
+
+    folder, _ = run
+    path = tmp_path / "x.safetensors"
+    flags = ["--compress", "90KB", "--dtype", "fp16", "-o", str(path)]
+    assert run_command("export", [str(folder), "--to", "diffusers", *flags]) == 0
+    with safe_open(path, "pt") as file:
+        assert "lora_adapter_metadata" not in file.metadata()
+    pipe = tiny_base("sd1").pipeline()
+    pipe.load_lora_weights(path)
+    assert distance(pipe_answers(pipe, "sd1"), answers_of(path)) < 1e-5
+
+
+def test_calibrating_takes_the_base_and_the_words_of_the_adapter(run, tmp_path, capsys, few_denoising_steps):
+    folder, wanted = run
+    base = str(write_base(tiny_base("sd1"), tmp_path / "base"))
+    path = tmp_path / "x.safetensors"
+    flags = ["--dtype", "fp16", "--base", base, "--compress", "300KB", "--calibrate"]
+    assert run_command("export", [str(folder), "--to", "diffusers", *flags, "-o", str(path)]) == 0
+    assert "drawing 3 prompts" in capsys.readouterr().err
+    assert path.stat().st_size <= 300_000
+    assert distance(answers_of(path), wanted) < 0.5
+    kohya = tmp_path / "nameless.safetensors"
+    save_file(load_file(path), kohya)
+    command = [str(kohya), "--to", "kohya", "-o", str(tmp_path / "y.safetensors"), "--compress", "2", "--calibrate"]
+    assert run_command("export", command) == 2
+    assert "nothing to calibrate on" in capsys.readouterr().err
+
+
 def test_weight_and_add_are_exact(run, tmp_path):
     folder, _ = run
     other, _ = make_run(tmp_path / "other", "lora")
@@ -139,10 +169,11 @@ def test_all_problems_are_told_at_once(run, tmp_path, capsys):
     folder, _ = run
     (tmp_path / "there").mkdir()
     arguments = ["--to", "kohya", "-o", str(tmp_path / "there"), "--weight", "nan", "--add", "gone.safetensors:0.5"]
-    assert run_command("export", [str(folder), *arguments]) == 2
+    assert run_command("export", [str(folder), *arguments, "--calibrate"]) == 2
     said = capsys.readouterr().err
-    assert "4 problems" in said
-    for problem in ("must end in .safetensors", "exists already", "must be a number", "gone.safetensors"):
+    assert "5 problems" in said
+    expected = ("end in .safetensors", "exists already", "must be a number", "gone.safetensors", "without --compress")
+    for problem in expected:
         assert problem in said
     assert run_command("export", [str(folder), "--to", "peft", "-o", str(tmp_path / "p"), "--compress", "much"]) == 2
     assert "neither a rank nor a size" in capsys.readouterr().err

@@ -1,0 +1,136 @@
+"""What compression by the base's answers keeps, against dense matrices and against the answers themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny_bases import adapted, tiny_base
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from symdream.interop.arithmetic import compress_to_numbers, compress_to_rank, factor
+from symdream.interop.attach import attach_adapter
+from symdream.interop.collect import collect
+from symdream.interop.keys import Place
+from symdream.interop.layers import Adapter, PlainLayer
+from symdream.interop.sensitivity import LOOKS, SEEDS, Moments, guided, measure, visited
+
+P = Place("unet", "down_blocks.0.a")
+PROMPT = "a photo of a sks toy"
+
+
+def root(matrix: torch.Tensor) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def random_covariance(n: int, generator) -> torch.Tensor:
+    factor = torch.randn(n, n, generator=generator, dtype=torch.float64)
+    return factor @ factor.T / n
+
+
+@given(
+    r=st.integers(1, 6), k=st.integers(1, 6), n_in=st.integers(6, 12), n_out=st.integers(6, 12), seed=st.integers(0, 9)
+)
+@settings(deadline=None, max_examples=30)
+def test_the_weighted_error_is_the_least_of_that_rank(r, k, n_in, n_out, seed):
+    """Oracle: the dense SVD of G^1/2 B A C^1/2, for inputs of covariance C and gradients of covariance G."""
+    generator = torch.Generator().manual_seed(seed)
+    layer = PlainLayer(torch.randn(r, n_in, generator=generator), torch.randn(n_out, r, generator=generator), 0.5)
+    C, G = random_covariance(n_in, generator), random_covariance(n_out, generator)
+    A, B = layer.A.double(), layer.B.double() * layer.scale
+    adapter = Adapter({P: layer})
+    factors = factor(adapter, {P: Moments(A @ C @ A.T, B.T @ G @ B)})
+    kept = compress_to_rank(adapter, k, factors).layers[P]
+    U, s, Vt = torch.linalg.svd(root(G) @ B @ A @ root(C))
+    wanted = (U[:, :k] * s[:k]) @ Vt[:k] if k < len(s) else root(G) @ B @ A @ root(C)
+    found = root(G) @ kept.B.double() @ kept.A.double() @ root(C)
+    assert float((found - wanted).norm()) < 1e-4 * float(s[0])
+    assert factors[P][1] == pytest.approx(s[:r].numpy(), rel=1e-4, abs=1e-5 * float(s[0]))
+
+
+def test_white_noise_gives_the_error_of_the_weights():
+    generator = torch.Generator().manual_seed(0)
+    layer = PlainLayer(torch.randn(4, 9, generator=generator), torch.randn(7, 4, generator=generator))
+    adapter = Adapter({P: layer})
+    A, B = layer.A.double(), layer.B.double()
+    for kept in (1, 2, 3):
+        one = compress_to_rank(adapter, kept).layers[P]
+        other = compress_to_rank(adapter, kept, factor(adapter, {P: Moments(A @ A.T, B.T @ B)})).layers[P]
+        torch.testing.assert_close(one.B @ one.A, other.B @ other.A, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """An adapter as LoRA, its base with it attached, a large update that nothing hears, and the moments."""
+    adapter = collect(adapted("sd1", "lora").components())
+    deaf = next(p for p in adapter.layers if p.module.endswith("attn2.to_out.0"))
+    adapter.layers[deaf] = replace(adapter.layers[deaf], scale=100 * adapter.layers[deaf].scale)
+    base = tiny_base("sd1")
+    # Everything inside a transformer leaves it through proj_out.
+    transformer = base.unet.get_submodule(deaf.module.split(".transformer_blocks")[0])
+    with torch.no_grad():
+        transformer.proj_out.weight.zero_()
+    attach_adapter(base.components(), adapter)
+    return base, adapter, deaf, measure(base, adapter, [PROMPT])
+
+
+def test_a_large_update_that_no_answer_owes_anything_to_goes_first(plain):
+    base, adapter, deaf, moments = plain
+    assert moments.keys() == adapter.layers.keys()
+    budget = 20_000
+    by_weights = compress_to_numbers(adapter, budget)
+    by_answers = compress_to_numbers(adapter, budget, factor(adapter, moments))
+    assert by_weights.layers[deaf].rank == adapter.layers[deaf].rank
+    assert deaf not in by_answers.layers
+
+    def answer(kept: Adapter) -> torch.Tensor:
+        fresh = tiny_base("sd1")
+        fresh.unet.load_state_dict({k.replace(".base_layer", ""): v for k, v in base.unet.state_dict().items()
+                                    if "lora_" not in k})  # fmt: skip
+        attach_adapter(fresh.components(), kept)
+        with torch.no_grad():
+            return torch.cat([guided(fresh, PROMPT, x_t, t) for x_t, t in looks])
+
+    looks = visited(base, PROMPT, SEEDS[0])
+    wanted = answer(adapter)
+    assert float((answer(by_answers) - wanted).norm()) < float((answer(by_weights) - wanted).norm())
+
+
+def test_the_moments_are_those_of_inputs_and_gradients(plain):
+    """Against the same pass recorded from outside, for one layer of the UNet and one of the text encoder."""
+    base, adapter, _, found = plain
+    places = [next(p for p in adapter.layers if p.component == c) for c in ("unet", "text_encoder")]
+    modules = [base.components()[p.component].get_submodule(p.module.removeprefix("text_model.")) for p in places]
+    wanted = {p: [0, 0] for p in places}
+    for module in modules:
+        module.lora_A["default"].weight.requires_grad_(True)
+    for number, seed in enumerate(SEEDS):
+        generator = torch.Generator().manual_seed(number)
+        for x_t, t in visited(base, PROMPT, seed):
+            seen = []
+
+            def keep(module, args, output, seen=seen):
+                seen.append((module, args[0], output))
+
+            handles = [module.register_forward_hook(keep) for module in modules]
+            prediction = guided(base, PROMPT, x_t, t)
+            v = torch.randn(prediction.shape, generator=generator)
+            gradients = torch.autograd.grad((prediction * v).sum(), [out for _, _, out in seen])
+            for (module, x, _), g in zip(seen, gradients, strict=True):
+                place = places[modules.index(module)]
+                layer = adapter.layers[place]
+                z = (x.detach() @ layer.A.T).flatten(0, -2).double()
+                h = (g @ (layer.B * layer.scale)).flatten(0, -2).double()
+                wanted[place][0] += z.T @ z / len(z)
+                wanted[place][1] += h.T @ h
+            for handle in handles:
+                handle.remove()
+    for place in places:
+        for ours, theirs in zip((found[place].A, found[place].B), wanted[place], strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.norm()))
+    assert len(visited(base, PROMPT, 0)) == min(LOOKS, base.defaults["steps"])
+    assert not any(p.requires_grad for n, p in base.unet.named_parameters() if "base_layer" in n)
