@@ -28,9 +28,12 @@ def blocks(language):
 
 
 def commands():
-    """The lines of all bash blocks, continued ones joined, comments left out."""
+    """The lines of all bash blocks, continued ones joined, comments left out; then the commands in running text."""
     lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    return [line.split("  #")[0].strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    found = [line.split("  #")[0].strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    prose = re.sub(r"```.*?```", "", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    inline = [code for code in re.findall(r"`([^`]+)`", prose) if re.match(r"(symdream|make|accelerate) \S", code)]
+    return list(dict.fromkeys(found + inline))
 
 
 def shortened(command):
@@ -53,7 +56,7 @@ def test_every_readme_command_runs(tmp_path, tiny_sd1):
     ran = 0
     for command in commands():
         words = shortened(command)
-        if words[:2] in (["git", "clone"], ["cd", "symdream"], ["pip", "install"]):
+        if words[:2] in (["git", "clone"], ["cd", "symdream"], ["pip", "install"], ["symdream", "demo"]):
             continue  # run by test_wheel.py and by whoever reads this in a checkout
         if words[:2] == ["make", "test"]:
             continue  # this very run
