@@ -60,6 +60,8 @@ def filled(rows: Tensor, count: int) -> Tensor:
     """`rows` (C, …) with the last one repeated until there are `count`. Raises: ValueError if C is larger."""
     if len(rows) > count:
         raise ValueError(f"a batch has {len(rows)} captions, {count} were said")
+    if len(rows) == count:
+        return rows
     return torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from symdream.diffusion.base import Base
+from symdream.diffusion.batch import filled
 from symdream.diffusion.captured import Captured, fill
 from symdream.diffusion.conditioning import Text, encode, unet_arguments
 from symdream.diffusion.loss import add_noise, min_snr_weights, prediction_target, sample_losses
@@ -89,11 +90,7 @@ class BatchedStep:
         return {**{name: all_rows(name) for name in names}, "captions": torch.cat(shifted), "sizes": sizes, **texts}
 
     def filled(self, rows: Tensor | None) -> Tensor | None:
-        if rows is None:
-            return None
-        if len(rows) > self.captions:
-            raise ValueError(f"a batch has {len(rows)} captions, {self.captions} were said")
-        return torch.cat([rows, rows[-1:].expand(self.captions - len(rows), *rows.shape[1:])])
+        return None if rows is None else filled(rows, self.captions)
 
     def _step(self) -> None:
         losses = self._losses()
