@@ -43,6 +43,7 @@ def main() -> None:
         with browser.opened() as opened:
             for page_name in args.pages:
                 page = browser.open_page(opened, url)
+                page.set_default_timeout(900_000)  # pictures on a busy machine
                 DRIVE[page_name](page, args)
                 for size_name, size in (("desktop", browser.DESKTOP), ("phone", browser.PHONE)):
                     page.set_viewport_size(size)
@@ -96,7 +97,10 @@ def train(page, args) -> None:
     page.locator("#findings", has_text="5 photos").wait_for()
     if not (args.runs / RUN).exists():
         page.click("#start-training")
-    page.locator("#run-status", has_text=f"{RUN} trains: step").wait_for()
+    page.locator("#run-status", has_text=RUN).wait_for()
+    if page.get_by_role("button", name="Resume", exact=True).is_visible():
+        page.get_by_role("button", name="Resume", exact=True).click()
+    page.locator("#run-status", has_text=f"{RUN} trains: step").wait_for(timeout=600_000)
     page.wait_for_selector("#loss canvas, #loss svg")
     page.wait_for_timeout(20_000)
 
