@@ -19,6 +19,7 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from helpers import app_server, browser  # noqa: E402
 
+PLOTS = ("train", "library")
 SUBJECT, RUN = "fox", "fox-singlora"  # what the Train page is shown with
 
 PROMPTS = (
@@ -42,25 +43,31 @@ def main() -> None:
     try:
         with browser.opened() as opened:
             for page_name in args.pages:
-                page = browser.open_page(opened, url)
-                page.set_default_timeout(900_000)  # pictures on a busy machine
-                DRIVE[page_name](page, args)
-                for size_name, size in (("desktop", browser.DESKTOP), ("phone", browser.PHONE)):
-                    page.set_viewport_size(size)
-                    for shade in ("light", "dark"):
-                        # What gradio's own switch does; a reload would lose what was made.
-                        page.evaluate(f"document.body.classList.toggle('dark', {str(shade == 'dark').lower()})")
-                        page.evaluate("window.scrollTo(0, 0)")
-                        page.wait_for_timeout(1500)
-                        keep(page, args.output / f"{page_name}-{size_name}-{shade}.webp")
-                if page.complaints:
-                    print("\n".join(page.complaints), file=sys.stderr)
-                page.context.close()
+                # Plots take their colours when they are drawn, so pages with plots are opened anew in the dark.
+                for shades in ([["light"], ["dark"]] if page_name in PLOTS else [["light", "dark"]]):
+                    shoot(opened, url, page_name, shades, args)
     finally:
         if (args.runs / RUN).exists():
             (args.runs / RUN / "stop").touch()  # a run goes on without its app
         if server is not None:
             app_server.stop(server)
+
+
+def shoot(opened, url: str, page_name: str, shades: list[str], args) -> None:
+    page = browser.open_page(opened, url, dark=shades[0] == "dark")
+    page.set_default_timeout(900_000)  # pictures on a busy machine
+    DRIVE[page_name](page, args)
+    for size_name, size in (("desktop", browser.DESKTOP), ("phone", browser.PHONE)):
+        page.set_viewport_size(size)
+        for shade in shades:
+            # What gradio's own switch does; a reload would lose what was made.
+            page.evaluate(f"document.body.classList.toggle('dark', {str(shade == 'dark').lower()})")
+            page.evaluate("window.scrollTo(0, 0)")
+            page.wait_for_timeout(1500)
+            keep(page, args.output / f"{page_name}-{size_name}-{shade}.webp")
+    if page.complaints:
+        print("\n".join(page.complaints), file=sys.stderr)
+    page.context.close()
 
 
 def generate(page, args) -> None:

@@ -36,6 +36,7 @@ class Size:
     lr: dict[str, float]
     warmup: int  # steps until the rate is whole
     ema: dict[str, float]
+    distilled: float  # of DINO's first training is self-distillation; what goes on from weights is contrastive alone
     pool: int
     refill: int
     refill_every: int  # steps
@@ -47,6 +48,7 @@ SIZES = {
         lr={"vae": 6e-4, "clip": 1e-3, "dino": 5e-4, "unet": 5e-4},
         warmup=200,
         ema={"vae": 0.999, "clip": 0.999, "dino": 0.998, "unet": 0.9995},
+        distilled=0.3,
         pool=65_536,
         refill=256,
         refill_every=4,
@@ -56,6 +58,7 @@ SIZES = {
         lr={"vae": 3e-3, "clip": 2e-3, "dino": 1e-3, "unet": 2e-3},
         warmup=10,
         ema={"vae": 0.9, "clip": 0.9, "dino": 0.9, "unet": 0.95},
+        distilled=0.05,  # in so few steps it only makes all pictures alike
         pool=128,
         refill=16,
         refill_every=20,

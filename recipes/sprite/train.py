@@ -36,7 +36,6 @@ from symdream.ui import say  # noqa: E402
 
 # The order of --stage all, and what part of the minutes each takes.
 SHARES = {"vae": 0.22, "clip": 0.12, "dino": 0.18, "unet": 0.48}
-DISTILLED = 0.3  # of DINO's first training is self-distillation; what goes on from weights is contrastive alone
 MEASURED = 512  # compositions that the latents' scale is measured on
 
 
@@ -145,11 +144,12 @@ def train_dino(shop: Workshop, budget: Budget) -> None:
     if fresh:
         student = stages.SelfDistilled(vit).to(shop.device)
         loss = stages.distillation_loss(student, shop.composer, batch)
-        first = Budget(DISTILLED * budget.seconds, budget.steps and max(1, round(DISTILLED * budget.steps)))
+        part = shop.size.distilled
+        first = Budget(part * budget.seconds, budget.steps and max(1, round(part * budget.steps)))
         loop = shop.loop("dino", student, loss)
         step = loop.run("dino (self-distillation)", first, first=step)
         vit = loop.average.module.vit.requires_grad_(True)
-        budget = Budget((1 - DISTILLED) * budget.seconds, budget.steps and max(1, budget.steps - first.steps))
+        budget = Budget((1 - part) * budget.seconds, budget.steps and max(1, budget.steps - first.steps))
     loop = shop.loop("dino", vit, stages.instance_loss(vit, shop.composer, batch, vae))
     step = loop.run("dino (instances)", budget, save=shop.save("dino"), first=step)
     shop.save("dino")(loop.average.module, step)
