@@ -13,7 +13,7 @@ from symdream.data.captions import PLACEHOLDER
 from symdream.errors import RequestError
 from symdream_apps.adapters import AdapterCard, choices, named, read_card
 from symdream_apps.context import Context
-from symdream_apps.errors import escape, told
+from symdream_apps.errors import escape, told, warn
 from symdream_apps.shared import PRIVATE
 from symdream_apps.studio import Worn
 from symdream_apps.upload import check_safetensors
@@ -124,8 +124,13 @@ def offered(context: Context, chosen: list[str] | None) -> list[tuple[str, str]]
 
 
 def accept(context: Context, sent: list[str] | None, have: list[str]) -> tuple[None, Any]:
-    """Dropped files, checked, among the chosen ones. Raises: RequestError about the first that is no adapter."""
-    paths = [str(read_card(context, check_safetensors(Path(file))).path) for file in sent or []]
+    """Dropped files, checked, among the chosen ones; what is no adapter is told and left out."""
+    paths = []
+    for file in sent or []:
+        try:
+            paths.append(str(read_card(context, check_safetensors(Path(file))).path))
+        except RequestError as error:
+            warn(context, error)
     value = list(dict.fromkeys([*have, *paths]))
     return None, gr.Dropdown(choices=offered(context, value), value=value, multiselect=True)
 

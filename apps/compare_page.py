@@ -101,7 +101,8 @@ class ComparePage:
                 shared.browser, self.across, *self.rows.inputs, self.base_too, self.weights, self.prompts, self.seeds,
                 self.steps, self.photos, self.uploaded, self.base, self.guidance, self.negative,
             ],
-            outputs, show_progress="minimal", show_progress_on=self.status, api_visibility="private", **ON_DEVICE,
+            outputs, show_progress="minimal", show_progress_on=self.status,
+            scroll_to_output=True, api_visibility="private", **ON_DEVICE,
         )  # fmt: skip
         self.slider.connect(self.result)
         self.blind.connect(self.result, asked)

@@ -40,6 +40,12 @@ def inline(context: Context, error: Exception) -> str:
     return status(html.unescape(str(_turn(context, error).message)), wrong=True)
 
 
+def warn(context: Context, error: Exception) -> None:
+    """Show the message for `error` beside a page that goes on; logs it as `told` does."""
+    shown = _turn(context, error)
+    gr.Warning(shown.message, duration=None, title=shown.title)
+
+
 def escape(text: Any) -> str:
     """`text` as one line that Markdown shows as it is."""
     return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", " ".join(str(text).split()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Generator
 from pathlib import Path
@@ -13,7 +14,7 @@ from symdream.diffusion.sizes import KNOWN
 from symdream.errors import RequestError, Stopped, SymdreamError
 from symdream_apps import adapter_rows, examples
 from symdream_apps.context import Context
-from symdream_apps.errors import inline, told
+from symdream_apps.errors import inline, told, warn
 from symdream_apps.generation import MAX_COUNT, MAX_SEED, SAMPLERS, PictureRequest, check, make
 from symdream_apps.history import owner_of, served
 from symdream_apps.restore import describe, settings_in
@@ -86,7 +87,7 @@ class GeneratePage:
     def _show(self) -> None:
         self.status = gr.HTML(status(self.shared.studio.state), elem_id="status", container=True, padding=True)
         self.gallery = gr.Gallery(
-            label="Pictures", columns=2, height=460, object_fit="contain", interactive=False, elem_id="gallery",
+            label="Pictures", columns=1, height="auto", object_fit="contain", interactive=False, elem_id="gallery",
             buttons=["download", "download_all", "fullscreen"], format="png",
         )  # fmt: skip
         self.details = gr.Markdown(visible=False, elem_id="details")
@@ -117,7 +118,8 @@ class GeneratePage:
         asked = gr.on(
             [self.go.click, self.prompt.submit], tell(self.answer_generate),
             [self.surprise, self.shared.browser, *self.settings], outputs,
-            show_progress="minimal", show_progress_on=self.status, api_visibility="private", **ON_DEVICE,
+            show_progress="minimal", show_progress_on=self.status,
+            scroll_to_output=True, api_visibility="private", **ON_DEVICE,
         )  # fmt: skip
         asked.then(tell(self.look_back), shared.browser, self.history, **PRIVATE)
         self.stop.click(self.end, None, None, queue=False, **PRIVATE)
@@ -128,7 +130,7 @@ class GeneratePage:
         self.clear.click(tell(self.forget), shared.browser, self.history, **PRIVATE)
         restored = [*self.settings, self.surprise, self.rows.redraw]
         self.use.click(tell(self.restore), self.picked, restored, **PRIVATE)
-        self.dropped.upload(tell(self.restore), self.dropped, restored, **PRIVATE)
+        self.dropped.upload(tell(self.take_dropped), self.dropped, [*restored, self.dropped], **PRIVATE)
         self.compare.click(tell(self.to_compare), self.picked, shared.receivers, **PRIVATE)
         self.base.change(sizes_of, self.base, [self.steps, self.guidance, self.width, self.height], **PRIVATE)
         shared.handed.change(tell(self.take), [shared.handed, self.rows.chosen], self.rows.chosen, **PRIVATE)
@@ -169,7 +171,8 @@ class GeneratePage:
                 event, shown = next(work), gr.skip()
                 if event.pictures:
                     unfinished.update(event.pictures)
-                    shown = [(image, f"{i + 1} · on its way") for i, image in sorted(unfinished.items())]
+                    pictures = [(image, f"{i + 1} · on its way") for i, image in sorted(unfinished.items())]
+                    shown = gr.Gallery(value=pictures, columns=columns_for(int(count)))
                 line = status(event.text, event.share) if event.text else gr.skip()
                 yield line, shown, *(gr.skip() for _ in range(5))
         except StopIteration as end:
@@ -191,7 +194,8 @@ class GeneratePage:
             yield inline(self.context, error), None, [], gr.skip(), *hidden, off
             return
         yield (
-            report(len(files), result.notes, self.shared.studio.state), shown, [str(file) for file in files], seed,
+            report(len(files), result.notes, self.shared.studio.state),
+            gr.Gallery(value=shown, columns=columns_for(len(files))), [str(file) for file in files], seed,
             gr.Markdown(describe(first), visible=True), gr.Row(visible=True), off,
         )  # fmt: skip
 
@@ -236,6 +240,14 @@ class GeneratePage:
         ]  # fmt: skip
         return (*values, False, random.random())
 
+    def take_dropped(self, file: str) -> tuple:
+        """`restore`, and the place to drop is free again whatever was dropped."""
+        try:
+            return (*self.restore(file), None)
+        except SymdreamError as error:
+            warn(self.context, error)
+            return (*(gr.skip() for _ in range(len(self.settings) + 2)), None)
+
     def to_compare(self, file: str | None) -> tuple:
         names = [adapter["name"] for adapter in settings_in(Path(file))["adapters"]] if file else []
         dropdown, _, _ = adapter_rows.restored(self.context, [{"name": name} for name in names])
@@ -254,6 +266,11 @@ def sizes_of(base: str) -> tuple:
     side = KNOWN[known].resolution
     steps, guidance = SIZES[known]
     return steps, guidance, *(gr.Slider(minimum=max(64, side // 4), maximum=2 * side, value=side) for _ in range(2))
+
+
+def columns_for(count: int) -> int:
+    """Columns of a gallery: nearly square, at most 4."""
+    return min(4, math.ceil(math.sqrt(count)))
 
 
 def report(count: int, notes: list[str], state: str) -> str:

@@ -28,14 +28,16 @@ def new_owner() -> str:
 
 
 def owner_of(browser: str | None, request: gr.Request | None) -> str:
-    """Whose pictures these are: the user's who logged in, else the browser's.
+    """Whose pictures these are: the user's who logged in, else the browser's; a new one's while it has no name yet.
 
     Raises: RequestError if the browser sends something else than the name it was given.
     """
     user = getattr(request, "username", None)
     if user:
         return "user-" + "".join(c if c.isalnum() else f"_{ord(c):x}_" for c in user)
-    if not re.fullmatch(r"[0-9a-f]{32}", browser or ""):
+    if not browser:
+        return new_owner()  # the page asked before it was all there
+    if not re.fullmatch(r"[0-9a-f]{32}", browser):
         raise RequestError("This page lost its place in the app.", fix="reload it")
     return browser
 

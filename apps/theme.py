@@ -32,7 +32,9 @@ CSS = """
 .status-text.wrong { font-weight: 600; color: var(--error-text-color); }
 #blind-a img, #blind-b img { width: 100%; height: 100%; object-fit: contain; }
 .drop-adapters .icon-wrap { display: none; }
+#gallery { min-height: 320px; }
 #head h1 { margin-bottom: 0; }
+#run-status progress { width: 100%; accent-color: var(--color-accent); }
 /* Galleries of a few pictures: as high as these, and narrow enough for a telephone. */
 .snug .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
 .snug .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(56px, 1fr)) !important; }
@@ -44,6 +46,7 @@ CSS = """
 #shelf .grid-wrap { height: auto !important; min-height: 0 !important; max-height: 75vh !important; }
 #shelf .thumbnail-lg { display: flex; flex-direction: column; aspect-ratio: auto; height: auto; }
 #shelf .thumbnail-lg img { aspect-ratio: 1; height: auto; }
+@media (max-width: 640px) { #shelf .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; } }
 #shelf .caption-label {
   position: static; max-width: 100%; white-space: pre-line; overflow-wrap: anywhere; opacity: 1; border: 0;
   font-size: var(--text-sm); padding: var(--spacing-md); color: var(--body-text-color); background: none;
