@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from symdream_apps.photo_check import alike, check, copy_photos, edge_width, is_blurred, perceptual_hash
 
 from symdream.data.buckets import cuts
 from symdream.data.images import find_images, read_image
 from symdream.training.request import check_subject
+from symdream_apps.photo_check import alike, check, copy_photos, edge_width, is_blurred, perceptual_hash
 
 OWL = Path(__file__).parents[2] / "sample_data" / "owl"
 

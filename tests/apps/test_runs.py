@@ -10,11 +10,11 @@ import time
 import psutil
 import pytest
 from helpers.runs import adapter_tensors, make_photos
-from symdream_apps.run_status import metrics
-from symdream_apps.runs import Runs
 
 from symdream.errors import Problems, RequestError, WorkError
 from symdream.training.run_folder import RunFolder, write_json
+from symdream_apps.run_status import metrics
+from symdream_apps.runs import Runs
 
 
 def flags(base, **more):
