@@ -164,10 +164,10 @@ def tuning_section(content: Content, labels: Mapping[str, str]) -> dict[str, Any
     for trial in content["tuning"]:
         trials.setdefault(trial["arm"], {})[trial["lr"], trial["alpha"]] = trial
     rows = []
-    for arm, settings in content["settings"].items():
-        if arm not in labels:
-            continue
-        row = [labels[arm], f"{settings['lr']:g}", f"{settings['text_encoder_lr']:g}", f"{settings['alpha']:g}"]
+    for arm in labels:
+        settings = content["settings"].get(arm)  # none as long as tuning goes on
+        chosen = [settings[name] for name in ("lr", "text_encoder_lr", "alpha")] if settings else []
+        row = [labels[arm], *(f"{value:g}" for value in chosen)] if chosen else [labels[arm], "–", "–", "–"]
         if trials:
             found = trials.get(arm, {})
             several = len({alpha for _, alpha in found}) > 1

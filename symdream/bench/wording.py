@@ -107,7 +107,8 @@ def warnings(content: Mapping[str, Any]) -> list[str]:
         total = sum(states.values())
         rest = ", ".join(f"{states[s]} {s}" for s in ("failed", "missing") if states.get(s))
         done = f"{states.get('finished', 0)} of {total} cells are finished"
-        told.append(f"Partial: {done}" + (f" ({rest})." if rest else "."))
+        done += f" ({rest})." if rest else "."
+        told.append(f"Partial: {done}" if total else "Partial: no cell has been started.")
     for name, label in INSTRUMENTS.items():
         found = content["instrument"].get(name)
         if found is None:

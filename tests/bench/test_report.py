@@ -154,6 +154,7 @@ def test_a_comparison_without_any_cell_has_a_page(tmp_path):
     html = write_report(tmp_path, content).read_text()
     read(html)
     assert "No pair of runs of the primary family is finished yet." in html
+    assert "Partial: no cell has been started." in html
     assert "holds the scores alone" in html
 
 
