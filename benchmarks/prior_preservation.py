@@ -95,7 +95,13 @@ def main() -> None:
     save_grid(
         args.output / "prior_preservation.png",
         [*(rows[name][shown] for name in ("base", "without", "with")), rows["without subject"], rows["with subject"]],
-        row_labels=["the base", "without", "with class images", "without: sks", "with: sks"],
+        row_labels=[
+            "the base",
+            "without class images",
+            "with class images",
+            f"without: sks {noun}, held-out prompts",
+            f"with: sks {noun}, held-out prompts",
+        ],
         column_labels=class_prompts[shown],
         title=f'"{noun}" before and after learning "sks {noun}"',
     )
