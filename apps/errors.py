@@ -53,6 +53,8 @@ def escape(text: Any) -> str:
 
 def _turn(context: Context, error: Exception) -> gr.Error:
     shown = plain(error)
+    # Where on this machine the runs folder lies is nobody's business in a browser.
+    shown.message = str(shown.message).replace(f"{context.runs}/", "")
     if isinstance(error, SymdreamError | gr.Error):
         context.log.info("refused: %s", " ".join(str(error).split()))
     else:

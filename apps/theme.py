@@ -33,6 +33,7 @@ CSS = """
 #blind-a img, #blind-b img { width: 100%; height: 100%; object-fit: contain; }
 .drop-adapters .icon-wrap { display: none; }
 #gallery { min-height: 320px; }
+#gallery .grid-wrap { max-height: none; }
 #head h1 { margin-bottom: 0; }
 #run-status progress { width: 100%; accent-color: var(--color-accent); }
 /* Galleries of a few pictures: as high as these, and narrow enough for a telephone. */

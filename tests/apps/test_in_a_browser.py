@@ -160,7 +160,7 @@ def test_wrong_requests_are_told_in_the_page(page, tmp_path):
     text = tmp_path / "renamed.safetensors"
     text.write_text("only words")
     page.set_input_files(".drop-adapters input[type=file]", text)
-    page.get_by_role("alert").filter(has_text="renamed.safetensors").wait_for()
+    page.get_by_test_id("toast-body").filter(has_text="renamed.safetensors").wait_for()
     not_ours = tmp_path / "plain.png"
     Image.new("RGB", (64, 64), "red").save(not_ours)
     page.get_by_text("Restore the settings of a picture").click()

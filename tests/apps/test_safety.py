@@ -111,6 +111,7 @@ def test_our_errors_say_what_and_how_to_mend_it_and_others_say_nothing_of_the_in
     assert plain(ValueError("secret /root/x.py")).message == UNEXPECTED
     assert "disk is full" in plain(OSError(errno.ENOSPC, "No space left on device")).message
     assert "not enough memory" in plain(MemoryError()).message
+    assert str(context.runs) not in inline(context, RequestError("No.", where=str(context.runs / "owl")))
     line = inline(context, Problems("the request", [Problem("prompt", "is <empty>")]))
     assert "&lt;empty&gt;" in line and "<empty>" not in line and "&amp;" not in line
     assert escape("a_b*c[d]") == r"a\_b\*c\[d\]"
