@@ -55,7 +55,7 @@ SIZES = {
     ),
     "tiny": Size(
         batch={"vae": 4, "clip": 32, "dino": 16, "unet": 8},
-        lr={"vae": 3e-3, "clip": 2e-3, "dino": 1e-3, "unet": 2e-3},
+        lr={"vae": 3e-3, "clip": 2e-3, "dino": 3e-3, "unet": 2e-3},
         warmup=10,
         ema={"vae": 0.9, "clip": 0.9, "dino": 0.9, "unet": 0.95},
         distilled=0.05,  # in so few steps it only makes all pictures alike
