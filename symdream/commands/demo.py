@@ -1,6 +1,6 @@
 """Teach the embedded base a sample subject and show it in new scenes.
 
-Trains SingLoRA on five pictures (three to four minutes on two CPU cores), draws the same prompts with the base
+Trains SingLoRA on five pictures (two to four minutes on two CPU cores), draws the same prompts with the base
 alone and with the adapter, scores both, and writes the adapter as one LoRA file for other tools.
 With --images and --class-noun it takes pictures of your own.
 """
@@ -36,7 +36,7 @@ class Args:
     """Which adapter is trained."""
     rank: int = 16
     """Rank of the adapter; at rank 16 SingLoRA still trains half of what LoRA would."""
-    steps: int = 320
+    steps: int = 400
     """Training steps, of two pictures each."""
     seed: int = 0
     """All that is drawn at random follows from it."""

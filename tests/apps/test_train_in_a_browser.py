@@ -43,7 +43,9 @@ def alert(page) -> str:
     toast = page.locator(".toast-body.error").first
     toast.wait_for()
     text = toast.inner_text()
-    page.locator(".toast-body.error .toast-close").first.click()
+    toast.locator(".toast-close").click()
+    # It fades out for a while; the next message must not be looked for while it is still there.
+    page.locator(".toast-body.error").first.wait_for(state="detached")
     return text
 
 
