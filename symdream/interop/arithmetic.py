@@ -85,7 +85,12 @@ def _weighted(B: np.ndarray, A: np.ndarray, moments: Moments) -> tuple[np.ndarra
     M = S_B^-1/2 P_k P_k^T S_B^1/2, where P diag(s) Q^T is the SVD of S_B^1/2 S_A^1/2."""
     root, inverse = _roots(moments.B.numpy())
     P, s, _ = np.linalg.svd(root @ _roots(moments.A.numpy())[0])
-    return B @ inverse @ P, s, (P.T @ root @ A).T
+    U, V = B @ inverse @ P, (P.T @ root @ A).T
+    # Small gradients make U huge and V tiny. With equal largest entries both fit fp16; the product stays as it is.
+    large_U, large_V = abs(U).max(0), abs(V).max(0)
+    both = (large_U > 0) & (large_V > 0)
+    share = np.sqrt(np.divide(large_V, large_U, out=np.ones_like(s), where=both))
+    return U * share, s, V / share
 
 
 def _roots(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -63,6 +63,17 @@ def test_white_noise_gives_the_error_of_the_weights():
         torch.testing.assert_close(one.B @ one.A, other.B @ other.A, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-10, 1e10])
+def test_gradients_of_any_size_leave_factors_that_fit_fp16(size):
+    generator = torch.Generator().manual_seed(0)
+    layer = PlainLayer(torch.randn(4, 9, generator=generator), torch.randn(7, 4, generator=generator))
+    S_A, S_B = (random_covariance(4, generator) for _ in range(2))
+    U, _, V = factor(Adapter({P: layer}), {P: Moments(S_A, S_B * size)})[P]
+    assert abs(U).max(0) == pytest.approx(abs(V).max(0))
+    halves = (torch.from_numpy(x).half().double() for x in (U, V.T))
+    torch.testing.assert_close(next(halves) @ next(halves), (layer.B @ layer.A).double(), rtol=0, atol=0.02)
+
+
 @pytest.fixture(scope="module")
 def plain():
     """An adapter as LoRA, its base with it attached, a large update that nothing hears, and the moments."""
