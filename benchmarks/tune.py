@@ -2,6 +2,7 @@
 
     python benchmarks/tune.py -o tune.jsonl                        the whole grid, resumed where it stopped
     python benchmarks/tune.py -o tune.jsonl --methods singlora --ranks 16 --rates 1e-3 2e-3
+    python benchmarks/tune.py -o quality.jsonl --defaults --seeds 0 1     each method at its default rates
 
 Every cell is an ordinary training run with all other settings at their defaults. It is judged on the subject's
 selection prompts (held_out = false in prompts.toml), never on those that reports use: DINO against the photos, and
@@ -26,15 +27,16 @@ from symdream.metrics.evaluate import score_images
 from symdream.metrics.prompts import read_prompts
 from symdream.train import run_training
 from symdream.training.run_folder import RunFolder
+from symdream.tuners import METHODS
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"
 SAMPLING = {"sampler": "dpm++", "steps": 15}
-RATES = {
-    "lora": [5e-4, 1.5e-3],
-    "lora+": [2e-4, 5e-4],
-    "dora": [5e-4, 1.5e-3],
-    "singlora": [1.5e-3, 3e-3],
-    "symlora": [3e-3, 1e-2],
+RATES = {  # half a decade apart, each method's default among them
+    "lora": [6.3e-4, 2e-3, 6.3e-3],
+    "lora+": [3e-4, 9.5e-4, 3e-3],
+    "dora": [6.3e-4, 2e-3, 6.3e-3],
+    "singlora": [6.3e-4, 2e-3, 6.3e-3],
+    "symlora": [3e-3, 9.5e-3, 3e-2],
 }
 
 
@@ -76,7 +78,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--methods", nargs="+", default=list(RATES))
     parser.add_argument("--ranks", nargs="+", type=int, default=[8])
-    parser.add_argument("--rates", nargs="+", type=float, help="for every method (default: two for each)")
+    parser.add_argument("--rates", nargs="+", type=float, help="for every method (default: three for each)")
+    parser.add_argument("--defaults", action="store_true", help="the trainer's own rates of each method, nothing else")
     parser.add_argument("--subjects", nargs="+", default=["owl", "cupcake"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=200)
@@ -91,7 +94,7 @@ def main() -> None:
     dino, clip = load_dino(), load_clip()
     before = {line["subject"]: line["before"] for line in done}
     for method, rank, subject, seed in itertools.product(args.methods, args.ranks, args.subjects, args.seeds):
-        for lr in args.rates or RATES[method]:
+        for lr in [METHODS[method].lr] if args.defaults else args.rates or RATES[method]:
             cell = {"method": method, "rank": rank, "lr": lr, "subject": subject, "seed": seed, "steps": args.steps}
             cell["options"] = options
             if any(all(line[k] == v for k, v in cell.items()) for line in done):
