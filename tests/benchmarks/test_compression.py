@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+from helpers.runs import make_photos
 from helpers.tiny_bases import adapted, tiny_base, write_base
 
 from benchmarks import compression
@@ -21,6 +23,16 @@ def test_the_whole_adapter_has_no_error_none_has_all_and_a_part_lies_between(tmp
     for name, kept in kinds.items():
         write_lora(kept, tmp_path / f"{name}.safetensors", "diffusers")
     files = [str(tmp_path / f"{name}.safetensors") for name in kinds]
-    compression.main([files[0], str(tmp_path / "prompts.toml"), *files])
-    whole, part, none = map(float, re.findall(r"error ([\d.]+)", capsys.readouterr().out))
+    photos = make_photos(tmp_path / "photos", count=2)
+    compression.main([files[0], str(tmp_path / "prompts.toml"), *files, "--photos", str(photos), "--seeds", "2"])
+    said = capsys.readouterr().out
+    changes = re.findall(r": ([+-][\d.]+) ± ([\d.]+)", said)
+    assert len(changes) == 3 and changes[0] == ("+0.000", "0.000") and changes[2] != changes[0]
+    whole, part, none = map(float, re.findall(r"error ([\d.]+)", said))
     assert whole == 0 and none == 1 and 0 < part < 1
+
+
+def test_the_interval_is_the_t_interval_of_the_mean():
+    # By hand: mean 2, standard error 1 / sqrt(3), t = 4.303 with two degrees of freedom.
+    mean, half = compression.interval([1.0, 2.0, 3.0])
+    assert (mean, half) == (2.0, pytest.approx(4.303 / 3**0.5, rel=1e-3))
