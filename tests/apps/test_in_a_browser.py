@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers import browser as browsers
-from helpers.browser import choose_adapter, open_page, select_tab, set_number
+from helpers.browser import choose_adapter, heard, open_page, select_tab, set_number
 from PIL import Image
 
 from symdream.diffusion.png import read_settings
@@ -74,7 +74,8 @@ def test_a_picture_is_made_saved_restored_and_remembered(page, server, tmp_path)
     page.fill("#prompt textarea", "a 3d render of a bird on a red background")
     page.click(".insert-trigger")
     page.wait_for_function("document.querySelector('#prompt textarea').value.includes('a sks bird on')")
-    set_number(page, ".adapter-weight", 0.35)
+    with heard(page, 0.35):
+        set_number(page, ".adapter-weight", 0.35)
     generate(page)
     used = seed(page)
     file = download(page, tmp_path)
@@ -115,17 +116,20 @@ def test_the_weight_changes_the_picture_and_off_is_the_base_alone(page, tmp_path
     choose_adapter(page, "owl two")
     page.wait_for_selector(".adapter-row")
     pictures = {}
-    for weight in (1, 2):
-        set_number(page, ".adapter-weight", weight)
-        page.wait_for_timeout(500)
+    for weight in (0.5, 2):
+        with heard(page, weight):
+            set_number(page, ".adapter-weight", weight)
         page.keyboard.press("Escape")
         generate(page)
-        pictures[weight] = Image.open(download(page, tmp_path)).tobytes()
-    page.uncheck(".adapter-on input")
-    page.wait_for_timeout(500)
+        file = download(page, tmp_path)
+        assert read_settings(file)["adapters"] == [{"name": "owl two", "weight": weight}]
+        pictures[weight] = Image.open(file).tobytes()
+    with heard(page, False):
+        page.uncheck(".adapter-on input")
     generate(page)
-    off = Image.open(download(page, tmp_path)).tobytes()
-    assert off == alone and len({alone, *pictures.values()}) == 3
+    off = download(page, tmp_path)
+    assert not read_settings(off)["adapters"]
+    assert Image.open(off).tobytes() == alone and len({alone, *pictures.values()}) == 3
 
 
 def test_a_stop_ends_it_at_once_and_the_next_one_works(page):
