@@ -2,11 +2,11 @@
 
     python benchmarks/prior_preservation.py -o runs/prior
 
-Trains twice with equal settings, once with class images that the base drew. Then draws class prompts (no trigger)
-with the base and with both adapters from the same seeds, which are none of the class images', and measures
-drift = mean of 1 - cos(DINO(base), DINO(adapted)); and the subject's DINO on its held-out prompts. Writes results.json
-and prior_preservation.png, and with --docs DIR the page DIR/prior_preservation.md with the picture in DIR/img. About
-10 minutes on two idle cores.
+Trains with equal settings without class images, and with class images that the base drew, once for each --weights
+(prior_loss_weight). Then draws class prompts (no trigger) with the base and with all adapters from the same seeds,
+which are none of the class images', and measures drift = mean of 1 - cos(DINO(base), DINO(adapted)); and the subject's
+DINO on its held-out prompts. Writes results.json and prior_preservation.png, and with --docs DIR the page
+DIR/prior_preservation.md with the picture in DIR/img. Some 3 minutes a weight on two idle cores.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--class-count", type=int, default=32)
-    parser.add_argument("--seeds", type=int, default=3, help="pictures of each class prompt")
+    parser.add_argument("--weights", nargs="+", type=float, default=[1.0], help="the prior_loss_weight of each run")
+    parser.add_argument("--seeds", type=int, default=3, help="pictures of each class prompt and of each held-out one")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings of both runs")
     parser.add_argument("--docs", type=Path, help="folder in which to write the page")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -60,13 +61,18 @@ def main() -> None:
     noun = asked.class_noun
     class_prompts = [prompt.format(noun) for prompt in CLASS_PROMPTS for _ in range(args.seeds)]
     seeds = [seed for _ in CLASS_PROMPTS for seed in range(args.seeds)]
-    subject_prompts = [fill(p.text, trigger="sks", class_noun=noun) for p in asked.held_out().prompts]
+    held_out = [fill(p.text, trigger="sks", class_noun=noun) for p in asked.held_out().prompts]
+    subject_prompts = [prompt for prompt in held_out for _ in range(args.seeds)]
+    subject_seeds = [seed for _ in held_out for seed in range(args.seeds)]
     dino = load_dino("sprite", device="cpu")
     photos = dino.images(list(read_folder(args.subject).images.values()))
 
     rows: dict[str, list] = {}
     results: dict[str, dict] = {}
-    for name, options in (("without", {}), ("with", {"class_count": args.class_count})):
+    trials = {"without": {}} | {
+        f"weight {w:g}": {"class_count": args.class_count, "prior_loss_weight": w} for w in args.weights
+    }
+    for name, options in trials.items():
         given = {"images": args.subject, "class_noun": noun, "method": args.method, "steps": args.steps,
                  "batch_size": args.batch_size, "device": "cpu", "tensorboard": False, **others, **options}  # fmt: skip
         run = RunFolder.create(args.output / name, overwrite=True)
@@ -76,14 +82,15 @@ def main() -> None:
                 rows["base"] = sample(base, class_prompts, seeds)
             base_embedded = dino.images(rows["base"])
         rows[name] = sample(base, class_prompts, seeds)
-        rows[f"{name} subject"] = sample(base, subject_prompts, [0] * len(subject_prompts))
+        rows[f"{name} subject"] = sample(base, subject_prompts, subject_seeds)
         moved = dino.images(rows[name])
         each = (1 - paired_cosines(base_embedded, moved)).tolist()
+        likeness = (dino.images(rows[f"{name} subject"]) @ photos.T).mean(1).tolist()
         results[name] = {
             "drift": drift(base_embedded, moved),
-            "drift_standard_error": statistics.stdev(each) / len(each) ** 0.5,
             "class_to_photos": dino_score(moved, photos),
-            "subject_dino": dino_score(dino.images(rows[f"{name} subject"]), photos),
+            "subject_dino": statistics.mean(likeness),
+            "subject_dino_of_each": likeness,
             "seconds_per_step": run.read_summary()["seconds_per_step"],
             "drift_of_each": each,
         }
@@ -94,20 +101,24 @@ def main() -> None:
     shown = slice(0, None, args.seeds)
     save_grid(
         args.output / "prior_preservation.png",
-        [*(rows[name][shown] for name in ("base", "without", "with")), rows["without subject"], rows["with subject"]],
-        row_labels=[
-            "the base",
-            "without class images",
-            "with class images",
-            f"without: sks {noun}, held-out prompts",
-            f"with: sks {noun}, held-out prompts",
-        ],
+        [rows[name][shown] for name in ("base", *trials)] + [rows[f"{name} subject"][shown] for name in trials],
+        row_labels=["the base", *map(label, trials)]
+        + [f"{label(name)}: sks {noun}, held-out prompts" for name in trials],
         column_labels=class_prompts[shown],
         title=f'"{noun}" before and after learning "sks {noun}"',
     )
     if args.docs:
         write_page(args.docs, results, args)
-    print(json.dumps({k: {n: v for n, v in r.items() if n != "drift_of_each"} for k, r in results.items()}, indent=2))
+    print(json.dumps({k: {n: v for n, v in r.items() if "of_each" not in n} for k, r in results.items()}, indent=2))
+
+
+def spread(values: list[float], sign: str = "+") -> str:
+    """Mean ± standard error."""
+    return f"{statistics.mean(values):{sign}.3f} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}"
+
+
+def label(name: str) -> str:
+    return "without class images" if name == "without" else f"with class images, {name}"
 
 
 PAGE = """# "A {noun}" stays a {noun}: prior preservation
@@ -116,43 +127,41 @@ Learning "sks {noun}" from {photos} photos teaches the base something about ever
 (`--class-count N`, DreamBooth, arXiv:2208.12242, section 3.2) trains on pictures of the class beside the photos, drawn
 once by the base and kept in the cache, so that the class stays what it was.
 
-![class prompts on the base and on both adapters](img/prior_preservation.png)
+![class prompts on the base and on the adapters](img/prior_preservation.png)
 
 {method}, {steps} steps, batch {batch}, one training seed:
 
-| | drift of the class | class pictures to the photos (DINO) | subject (DINO) | s/step |
-|---|---|---|---|---|
-| the base | 0 | {base:.3f} | | |
-| without class images | {without} |
-| with {count} class images | {with_} |
+| | drift of the class | class pictures to the photos (DINO) | subject (DINO) | change of the subject | s/step |
+|---|---|---|---|---|---|
+| the base | 0 | {base:.3f} | | | |
+{table}
 
 Drift is 1 - cos between DINO's embeddings of the base's and the adapted model's picture of the same class prompt and
 seed, mean ± standard error over {pictures} pictures; 0 means that nothing changed. The seeds are none of the class
-images'. With class images a step sees twice as many pictures, which is its price.
-
-{verdict}
+images'. The change of the subject is told picture by picture against the run without class images, ± standard error.
+With class images ({count} of them) a step sees twice as many pictures, which is its price.
 
     {command}
 """
 
 
 def write_page(docs: Path, results: dict, args: argparse.Namespace) -> None:
+    alone = results["without"]["subject_dino_of_each"]
+
     def row(name: str) -> str:
         r = results[name]
-        spread = f"{r['drift']:.3f} ± {r['drift_standard_error']:.3f}"
-        return f"{spread} | {r['class_to_photos']:.3f} | {r['subject_dino']:.3f} | {r['seconds_per_step']:.2f}"
+        change = spread([new - old for new, old in zip(r["subject_dino_of_each"], alone, strict=True)])
+        cells = [label(name), spread(r["drift_of_each"], sign=""), f"{r['class_to_photos']:.3f}",
+                 f"{r['subject_dino']:.3f}", "" if name == "without" else change,
+                 f"{r['seconds_per_step']:.2f}"]  # fmt: skip
+        return f"| {' | '.join(cells)} |"
 
     asked = read_prompts(args.subject / "prompts.toml")
-    pairs = zip(results["without"]["drift_of_each"], results["with"]["drift_of_each"], strict=True)
-    saved = [without - kept for without, kept in pairs]
-    mean, error = statistics.mean(saved), statistics.stdev(saved) / len(saved) ** 0.5
-    subject = results["with"]["subject_dino"] - results["without"]["subject_dino"]
     page = PAGE.format(
         noun=asked.class_noun, photos=len(find_images(args.subject)), method=args.method, steps=args.steps,
-        batch=args.batch_size, base=results["base"]["class_to_photos"], without=row("without"), with_=row("with"),
-        count=args.class_count, pictures=len(saved), command=shlex.join(["python", *sys.argv]),
-        verdict=f"Class images change the drift by {-mean:+.3f} ± {error:.3f} (picture by picture) and the subject's "
-        f"DINO by {subject:+.3f}.",
+        batch=args.batch_size, base=results["base"]["class_to_photos"], count=args.class_count, pictures=len(alone),
+        table="\n".join(row(name) for name in results if name not in ("base", "settings")),
+        command=shlex.join(["python", *sys.argv]),
     )  # fmt: skip
     (docs / "img").mkdir(parents=True, exist_ok=True)
     (docs / "prior_preservation.md").write_text(page, encoding="utf-8")
