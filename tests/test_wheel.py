@@ -66,7 +66,7 @@ def test_the_demo_runs_from_a_wheel_in_a_fresh_environment(tmp_path):
             if "symdream app: http" in log.read_text() or app.poll() is not None:
                 break
             time.sleep(0.1)
-        url = log.read_text().split("symdream app: ")[1].split()[0]
+        url = log.read_text().split("symdream app: ")[1].split()[0].rstrip("/")
         with urllib.request.urlopen(f"{url}/config", timeout=60) as answer:
             assert "demo run é" in json.dumps(json.load(answer), ensure_ascii=False)
     finally:
