@@ -45,21 +45,22 @@ class Workers:
         self.count, self.grid, self.folder = count, grid, folder
         self._context = multiprocessing.get_context("spawn")
         self._staff: dict[Connection, Any] = {}
+        self._busy: dict[Connection, int] = {}  # with the number of its task
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
         for connection, process in self._staff.items():
-            connection.close()  # a waiting worker ends; one at work has been told by a signal
-            if process.is_alive():
+            connection.close()  # which ends a waiting worker
+            if connection in self._busy:
                 process.terminate()
         for process in self._staff.values():
             process.join()
 
     def do(self, tasks: Sequence[Task]) -> Iterator[Done]:
         waiting = list(enumerate(tasks))[::-1]
-        busy: dict[Connection, int] = {}
+        busy = self._busy
         idle = list(self._staff)
         while waiting or busy:
             while waiting and (idle or len(self._staff) < self.count):
