@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from symdream.bench.grid import TRIGGER
 from symdream.bench.subjects import BenchSubject
+from symdream.data.captions import fill
 from symdream.errors import RequestError
 
 SIDE = 144  # pixels; shown at 72 to 128
@@ -79,7 +81,14 @@ class Album:
         ideals = [self.picture(subject.ideals.get(prompt)) if subject else None for prompt in prompts]
         if any(ideals):
             rows.append({"label": "the true subject", "pictures": ideals})
-        return {"subject": name, "prompts": prompts, "photos": self.photos(name), "rows": rows}
+        return {"subject": name, "prompts": self.as_drawn(prompts, name), "photos": self.photos(name), "rows": rows}
+
+    def as_drawn(self, prompts: Sequence[str], name: str) -> list[str]:
+        """With trigger and class for {subject}, where the subject is at hand."""
+        subject = self.subjects.get(name)
+        if subject is None:
+            return list(prompts)
+        return [fill(prompt, trigger=TRIGGER, class_noun=subject.class_noun) for prompt in prompts]
 
     def photos(self, name: str) -> list[str]:
         """Up to five photos that were learned from, where they are at hand."""
@@ -99,10 +108,11 @@ class Album:
             cells.sort(key=lambda cell: cell["points"][-1]["scores"]["dino"])
             for which, cell in (("best", cells[-1]), ("worst", cells[0])) if cells else ():
                 prompts = self.grid["prompts"].get(cell["subject"], [])[:MOST_PROMPTS]
+                drawn = self.as_drawn(prompts, cell["subject"])
                 found.append({
                     "label": arm["label"], "which": which, "subject": cell["subject"], "seed": cell["seed"],
                     "scores": cell["points"][-1]["scores"], "photo": next(iter(self.photos(cell["subject"])), None),
-                    "pictures": list(zip(self.of_cell(cell, len(prompts), seed), prompts, strict=True)),
+                    "pictures": list(zip(self.of_cell(cell, len(prompts), seed), drawn, strict=True)),
                 })  # fmt: skip
         return found
 

@@ -150,7 +150,7 @@ def dropped_told(entry: Mapping[str, Any], labels: Mapping[str, str]) -> str:
 
 
 def missing_told(entry: Mapping[str, Any]) -> str:
-    parts = [f"{count} {why}" for why, count in entry["dropped"].items() if count]
+    parts = [f"{count} {why}".replace("clip_t", "CLIP-T") for why, count in entry["dropped"].items() if count]
     return f"{entry['pairs']}" + (f" ({', '.join(parts)})" if parts else "")
 
 

@@ -3,13 +3,16 @@
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from helpers.comparisons import simulated, unfinish
 from PIL import Image
 
+from symdream.bench import pictures
 from symdream.bench.analysis import analyse
 from symdream.bench.report import FIGURES, draw, write_report
+from symdream.bench.subjects import BenchSubject
 from symdream.bench.svg import in_file
 from symdream.bench.tables import latex
 from symdream.bench.wording import headline, number, p_value, warnings
@@ -124,6 +127,16 @@ def test_pictures_are_inside_with_their_methods_and_prompts(finished):
     assert sum(address.startswith("data:") for address in page.addresses) >= 7 * 4
     assert "base alone" in "".join(page.text) and "a {subject} on background 3" in "".join(page.text)
     assert "learned from" not in "".join(page.text)  # simulated subjects have no photos
+
+
+def test_prompts_are_shown_as_they_were_drawn(finished, monkeypatch):
+    content, _, _ = finished
+    alpha = BenchSubject("alpha", Path("nowhere"), "owl", [], [])
+    monkeypatch.setattr(pictures, "_subjects", lambda content: {content["grid"]["subjects"][0]: alpha})
+    album = pictures.Album(content, Path("nowhere"))
+    first, second = content["grid"]["subjects"][:2]
+    assert album.as_drawn(["a {subject} here"], first) == ["a sks owl here"]
+    assert album.as_drawn(["a {subject} here"], second) == ["a {subject} here"]  # its class is not known here
 
 
 def test_fewest_subjects_are_told_that_nothing_can_be_significant():
