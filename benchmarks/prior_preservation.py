@@ -3,21 +3,24 @@
     python benchmarks/prior_preservation.py -o runs/prior
 
 Trains with equal settings without class images, and with class images that the base drew, once for each --weights
-(prior_loss_weight). Then draws class prompts (no trigger) with the base and with all adapters from the same seeds,
-which are none of the class images', and measures drift = mean of 1 - cos(DINO(base), DINO(adapted)); and the subject's
-DINO on its held-out prompts. Writes results.json and prior_preservation.png, and with --docs DIR the page
-DIR/prior_preservation.md with the picture in DIR/img. Some 3 minutes a weight on two idle cores.
+(prior_loss_weight), all from each of the --training-seeds. Then draws class prompts (no trigger) with the base and with
+all adapters from the same seeds, which are none of the class images', and measures drift = mean of
+1 - cos(DINO(base), DINO(adapted)); and the subject's DINO on its held-out prompts. Writes results.json after every run
+and prior_preservation.webp (of the first training seed), and with --docs DIR the page DIR/prior_preservation.md with
+the picture in DIR/img. Some 3 minutes a run on two idle cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import shutil
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 from symdream import config as settings
 from symdream.data.captions import fill
@@ -50,6 +53,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--class-count", type=int, default=32)
     parser.add_argument("--weights", nargs="+", type=float, default=[1.0], help="the prior_loss_weight of each run")
+    parser.add_argument("--training-seeds", nargs="+", type=int, default=[0], help="of every run")
     parser.add_argument("--seeds", type=int, default=3, help="pictures of each class prompt and of each held-out one")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings of both runs")
     parser.add_argument("--docs", type=Path, help="folder in which to write the page")
@@ -68,39 +72,42 @@ def main() -> None:
     photos = dino.images(list(read_folder(args.subject).images.values()))
 
     rows: dict[str, list] = {}
-    results: dict[str, dict] = {}
+    results: dict[str, Any] = {}
     trials = {"without": {}} | {
         f"weight {w:g}": {"class_count": args.class_count, "prior_loss_weight": w} for w in args.weights
     }
-    for name, options in trials.items():
+    for training_seed, (name, options) in itertools.product(args.training_seeds, trials.items()):
         given = {"images": args.subject, "class_noun": noun, "method": args.method, "steps": args.steps,
-                 "batch_size": args.batch_size, "device": "cpu", "tensorboard": False, **others, **options}  # fmt: skip
-        run = RunFolder.create(args.output / name, overwrite=True)
+                 "batch_size": args.batch_size, "seed": training_seed, "device": "cpu", "tensorboard": False,
+                 **others, **options}  # fmt: skip
+        run = RunFolder.create(args.output / f"{name}, seed {training_seed}", overwrite=True)
         base = run_training(run, settings.build(settings.merge({}, given), checks=(check_subject,)))
         if "base" not in rows:
             with Disabled(base):
                 rows["base"] = sample(base, class_prompts, seeds)
             base_embedded = dino.images(rows["base"])
-        rows[name] = sample(base, class_prompts, seeds)
-        rows[f"{name} subject"] = sample(base, subject_prompts, subject_seeds)
-        moved = dino.images(rows[name])
-        each = (1 - paired_cosines(base_embedded, moved)).tolist()
-        likeness = (dino.images(rows[f"{name} subject"]) @ photos.T).mean(1).tolist()
-        results[name] = {
+            results["base"] = {"class_to_photos": dino_score(base_embedded, photos)}
+        of_class, of_subject = sample(base, class_prompts, seeds), sample(base, subject_prompts, subject_seeds)
+        rows.setdefault(name, of_class)
+        rows.setdefault(f"{name} subject", of_subject)
+        moved = dino.images(of_class)
+        likeness = (dino.images(of_subject) @ photos.T).mean(1).tolist()
+        results.setdefault(name, []).append({
+            "training_seed": training_seed,
             "drift": drift(base_embedded, moved),
             "class_to_photos": dino_score(moved, photos),
             "subject_dino": statistics.mean(likeness),
             "subject_dino_of_each": likeness,
             "seconds_per_step": run.read_summary()["seconds_per_step"],
-            "drift_of_each": each,
-        }
-    results["base"] = {"class_to_photos": dino_score(base_embedded, photos)}
-    written = {k: v for k, v in vars(args).items() if k not in ("output", "docs")}
-    results["settings"] = {k: str(v) if isinstance(v, Path) else v for k, v in written.items()}
-    write_json(args.output / "results.json", results)
+            "drift_of_each": (1 - paired_cosines(base_embedded, moved)).tolist(),
+        })  # fmt: skip
+        written = {k: v for k, v in vars(args).items() if k not in ("output", "docs")}
+        results["settings"] = {k: str(v) if isinstance(v, Path) else v for k, v in written.items()}
+        write_json(args.output / "results.json", results)
     shown = slice(0, None, args.seeds)
+    picture = args.output / "prior_preservation.webp"
     save_grid(
-        args.output / "prior_preservation.png",
+        picture,
         [rows[name][shown] for name in ("base", *trials)] + [rows[f"{name} subject"][shown] for name in trials],
         row_labels=["the base", *map(label, trials)]
         + [f"{label(name)}: sks {noun}, held-out prompts" for name in trials],
@@ -109,12 +116,13 @@ def main() -> None:
     )
     if args.docs:
         write_page(args.docs, results, args)
-    print(json.dumps({k: {n: v for n, v in r.items() if "of_each" not in n} for k, r in results.items()}, indent=2))
+    print(table(results))
 
 
-def spread(values: list[float], sign: str = "+") -> str:
-    """Mean ± standard error."""
-    return f"{statistics.mean(values):{sign}.3f} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}"
+def over(values: list[float], sign: str = "") -> str:
+    """The mean, and where there are several, the least and the greatest of them."""
+    mean = f"{statistics.mean(values):{sign}.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):{sign}.3f} to {max(values):{sign}.3f})"
 
 
 def label(name: str) -> str:
@@ -127,45 +135,51 @@ Learning "sks {noun}" from {photos} photos teaches the base something about ever
 (`--class-count N`, DreamBooth, arXiv:2208.12242, section 3.2) trains on pictures of the class beside the photos, drawn
 once by the base and kept in the cache, so that the class stays what it was.
 
-![class prompts on the base and on the adapters](img/prior_preservation.png)
+![class prompts on the base and on the adapters](img/prior_preservation.webp)
 
-{method}, {steps} steps, batch {batch}, one training seed:
+{method}, {steps} steps, batch {batch}; means over {runs} training seeds, with the least and the greatest:
 
-| | drift of the class | class pictures to the photos (DINO) | subject (DINO) | change of the subject | s/step |
-|---|---|---|---|---|---|
-| the base | 0 | {base:.3f} | | | |
 {table}
 
 Drift is 1 - cos between DINO's embeddings of the base's and the adapted model's picture of the same class prompt and
-seed, mean ± standard error over {pictures} pictures; 0 means that nothing changed. The seeds are none of the class
-images'. The change of the subject is told picture by picture against the run without class images, ± standard error.
-With class images ({count} of them) a step sees twice as many pictures, which is its price.
+seed, over {pictures} pictures a run; 0 means that nothing changed. The seeds are none of the class images'. The change
+of the subject is against the run of the same training seed without class images. With class images ({count} of them) a
+step sees twice as many pictures, which is its price.
 
     {command}
 """
 
+COLUMNS = [
+    "", "drift of the class", "class pictures to the photos (DINO)", "subject (DINO)", "change of the subject", "s/step"
+]  # fmt: skip
+HEAD = "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|\n"
 
-def write_page(docs: Path, results: dict, args: argparse.Namespace) -> None:
-    alone = results["without"]["subject_dino_of_each"]
 
-    def row(name: str) -> str:
-        r = results[name]
-        change = spread([new - old for new, old in zip(r["subject_dino_of_each"], alone, strict=True)])
-        cells = [label(name), spread(r["drift_of_each"], sign=""), f"{r['class_to_photos']:.3f}",
-                 f"{r['subject_dino']:.3f}", "" if name == "without" else change,
-                 f"{r['seconds_per_step']:.2f}"]  # fmt: skip
-        return f"| {' | '.join(cells)} |"
+def table(results: dict[str, Any]) -> str:
+    alone = [run["subject_dino"] for run in results["without"]]
+    lines = [f"| the base | 0 | {results['base']['class_to_photos']:.3f} | | | |"]
+    for name, runs in results.items():
+        if name in ("base", "settings"):
+            continue
+        change = over([run["subject_dino"] - old for run, old in zip(runs, alone, strict=True)], sign="+")
+        cells = [label(name), over([run["drift"] for run in runs]), over([run["class_to_photos"] for run in runs]),
+                 over([run["subject_dino"] for run in runs]), "" if name == "without" else change,
+                 f"{statistics.mean(run['seconds_per_step'] for run in runs):.2f}"]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return HEAD + "\n".join(lines)
 
+
+def write_page(docs: Path, results: dict[str, Any], args: argparse.Namespace) -> None:
     asked = read_prompts(args.subject / "prompts.toml")
     page = PAGE.format(
         noun=asked.class_noun, photos=len(find_images(args.subject)), method=args.method, steps=args.steps,
-        batch=args.batch_size, base=results["base"]["class_to_photos"], count=args.class_count, pictures=len(alone),
-        table="\n".join(row(name) for name in results if name not in ("base", "settings")),
+        batch=args.batch_size, runs=len(args.training_seeds), count=args.class_count,
+        pictures=len(results["without"][0]["drift_of_each"]), table=table(results),
         command=shlex.join(["python", *sys.argv]),
     )  # fmt: skip
     (docs / "img").mkdir(parents=True, exist_ok=True)
     (docs / "prior_preservation.md").write_text(page, encoding="utf-8")
-    shutil.copy(args.output / "prior_preservation.png", docs / "img" / "prior_preservation.png")
+    shutil.copy(args.output / "prior_preservation.webp", docs / "img" / "prior_preservation.webp")
 
 
 if __name__ == "__main__":
