@@ -46,7 +46,7 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
         info="runs and files in the runs folder; any number",
     )  # fmt: skip
     files = gr.File(
-        label="or drop .safetensors files", file_count="multiple", file_types=[".safetensors"], height=104,
+        label="or drop .safetensors files", file_count="multiple", file_types=[".safetensors"], height=128,
         elem_classes="drop-adapters",
     )  # fmt: skip
     strengths, redraw = gr.State({}), gr.State(0)

@@ -79,8 +79,8 @@ class ComparePage:
         with gr.Tabs():
             with gr.Tab("Grid"):
                 self.grid = gr.Image(
-                    label="The same prompts and seeds", format="png", interactive=False, elem_id="grid",
-                    buttons=["download", "fullscreen"],
+                    label="The same prompts and seeds", show_label=False, format="png", interactive=False,
+                    elem_id="grid", buttons=["download", "fullscreen"],
                 )  # fmt: skip
                 self.table = gr.Dataframe(
                     headers=["variant", "DINO", "CLIP-T"], datatype=["str", "number", "number"], interactive=False,

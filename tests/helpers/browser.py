@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,9 +44,12 @@ def open_page(browser, url: str, *, size: dict = DESKTOP, dark: bool = False):
 def choose_adapter(page, name: str) -> None:
     """Pick `name` from the list of adapters on the tab that is open."""
     box = page.locator("[role=tabpanel]:visible .adapters").first
+    exactly = re.compile(rf"^\s*(✓\s*)?{re.escape(name)}(?![-\w])")  # not "owl-two" for "owl"
     box.locator("input").click()
-    box.locator(f'[role=option]:has-text("{name}")').first.click()
+    box.locator("[role=option]").filter(has_text=exactly).first.click()
     page.keyboard.press("Escape")
+    box.locator("input").blur()  # the list opens on focus, so the next click must bring it
+    page.locator("[role=tabpanel]:visible .adapter-row", has_text=exactly).wait_for()
 
 
 def select_tab(page, label: str) -> None:
