@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,19 +25,24 @@ from symdream.training.devices import auto_dtype
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and on what to measure. quick: few rounds and steps, for a look whether everything runs."""
+    """Where and on what to measure. quick: few rounds and steps, for a look whether everything runs.
+
+    deadline: reading of time.perf_counter() after which a row in progress begins no further round.
+    """
 
     device: torch.device
     dtype: torch.dtype
     shape: str
     quick: bool
+    deadline: float = math.inf
 
     @staticmethod
-    def here(shape: str | None = None) -> Setting:
+    def here(shape: str | None = None, budget: float = math.inf) -> Setting:
         """The GPU with SD 1.5's shape where there is one; else this CPU with the embedded base, as a check."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         on_gpu = device.type == "cuda"
-        return Setting(device, auto_dtype(device.type), shape or ("sd15" if on_gpu else "sprite"), not on_gpu)
+        deadline = time.perf_counter() + budget
+        return Setting(device, auto_dtype(device.type), shape or ("sd15" if on_gpu else "sprite"), not on_gpu, deadline)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,10 @@ class Row:
     name: str
     seconds: float
     measure: Callable[[], dict]
+
+
+class OutOfTime(Exception):
+    """The budget was over before the contestants of a row were ready."""
 
 
 @dataclass
@@ -72,7 +82,12 @@ def wait(device: torch.device) -> None:
 def enter(
     name: str, build: Callable[[], Callable[[], object]], samples: int, setting: Setting, held: int
 ) -> Contestant:
-    """Build a contestant and let it take three steps alone; held: bytes of the weights that all share."""
+    """Build a contestant and let it take three steps alone; held: bytes of the weights that all share.
+
+    Raises: OutOfTime after the deadline.
+    """
+    if time.perf_counter() > setting.deadline:
+        raise OutOfTime(f"the budget was over before {name} was built")
     gc.collect()
     cuda = setting.device.type == "cuda"
     if cuda:
@@ -92,11 +107,16 @@ def enter(
 
 
 def alternate(contestants: Sequence[Contestant], setting: Setting, *, steps: int = 5, rounds: int = 15) -> dict:
-    """Milliseconds a step of each: `rounds` rounds in which each takes `steps` steps, in an order that changes."""
+    """Milliseconds a step of each: `rounds` rounds in which each takes `steps` steps, in an order that changes.
+
+    After the deadline no round but the first is begun; "all_ms" tells how many there were.
+    """
     if setting.quick:
         steps, rounds = 1, 3
     milliseconds: dict[str, list[float]] = {c.name: [] for c in contestants}
     for number in range(rounds):
+        if number and time.perf_counter() > setting.deadline:
+            break
         turn = number % len(contestants)
         for contestant in [*contestants[turn:], *contestants[:turn]]:
             wait(setting.device)
@@ -162,6 +182,8 @@ def run_rows(rows: Sequence[Row], setting: Setting, budget: float, output: Path 
         else:
             try:
                 result |= row.measure()
+            except OutOfTime as error:
+                result["skipped"] = str(error)
             except Exception as error:  # one row's out-of-memory must not cost the rows after it
                 result["failed"] = f"{type(error).__name__}: {error}"
             result["seconds"] = time.perf_counter() - start
@@ -230,9 +252,9 @@ def main(doc: str, rows_of: Callable[[Setting], list[Row]]) -> None:
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds")
     parser.add_argument("--output", type=Path, help="write a JSON file, and a table beside it")
     args = parser.parse_args()
-    setting = Setting.here(args.shape)
-    if args.quick and not setting.quick:
-        setting = Setting(setting.device, setting.dtype, setting.shape, True)
+    setting = Setting.here(args.shape, args.budget)
+    if args.quick:
+        setting = replace(setting, quick=True)
     report = run_rows(rows_of(setting), setting, args.budget, args.output)
     if any("failed" in row for row in report["rows"]):
         sys.exit(1)

@@ -2,15 +2,16 @@
 
     PYTHONPATH=. python benchmarks/run_gpu.py --budget SECONDS [--output gpu.json]
 
-Before each row the budget is checked, after each the JSON file and a Markdown table beside it are written, so that a
-run that is cut off leaves what it found. No installation is needed beyond torch, diffusers, transformers, peft and
-accelerate. On a CPU the same code runs on the embedded base, as a check and not for its figures.
+Before each row and each of its rounds the budget is checked; after each row a JSON file and a Markdown table beside it
+are written, so that a run that is cut off leaves what it found. No installation is needed beyond torch, diffusers,
+transformers, peft and accelerate. On a CPU the same code runs on the embedded base, as a check and not for its figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks.*, from any working folder
@@ -25,7 +26,7 @@ def in_order_of_worth(setting: Setting) -> list[Row]:
     first = 1 if setting.quick else 2
     later = step[first:] + sample[1:]
     if not setting.quick:
-        xl = Setting(setting.device, setting.dtype, "sdxl", False)
+        xl = replace(setting, shape="sdxl")
         later += step_gpu.rows(xl)[:1] + sampling.rows(xl)[:1]
     return [
         *step[:first],
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, required=True, help="seconds")
     parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="JSON file; a table (.md) beside it")
     args = parser.parse_args()
-    setting = Setting.here()
+    setting = Setting.here(budget=args.budget)
     report = run_rows(in_order_of_worth(setting), setting, args.budget, args.output)
     print(f"\n{args.output} and {args.output.with_suffix('.md')}: {report['seconds']:.0f} s")
     if any("failed" in row for row in report["rows"]):

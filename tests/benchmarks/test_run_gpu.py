@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,16 @@ def test_contestants_take_turns():
     times = rows.alternate(contestants, HERE)
     assert order == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
     assert times["a"]["images_per_second"] == pytest.approx(2000 / times["a"]["median_ms"])
+
+
+def test_after_the_deadline_no_round_and_no_contestant_is_begun(tmp_path):
+    over = replace(HERE, deadline=time.perf_counter() - 1)
+    order = []
+    late = [rows.Contestant(name, lambda name=name: order.append(name), 1) for name in "ab"]
+    assert [len(t["all_ms"]) for t in rows.alternate(late, over).values()] == [1, 1] and order == ["a", "b"]
+    plan = [Row("step", "late", 0, lambda: rows.enter("ours", lambda: pytest.fail("was built"), 1, over, 0))]
+    [row] = run_rows(plan, over, 100, tmp_path / "all.json")["rows"]
+    assert row["skipped"] == "the budget was over before ours was built"
 
 
 def test_on_a_gpu_every_shape_and_batch_of_the_goals_has_a_row():
