@@ -22,6 +22,7 @@ from symdream.bench.cells import Cell, Settings, failed_entry, grid_cells, proto
 from symdream.bench.grid import Grid
 from symdream.bench.instrument import test_instrument
 from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
+from symdream.bench.together import grouped, how_many
 from symdream.bench.workers import Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.photographs import FLAT_SHARE, flat_share
@@ -37,7 +38,17 @@ Given = tuple[dict[str, Settings], list[dict[str, Any]]]
 class Comparison:
     """One grid in one folder."""
 
-    def __init__(self, grid: Grid, folder: Path, *, shard: tuple[int, int] = (0, 1), processes: int = 1):
+    def __init__(
+        self,
+        grid: Grid,
+        folder: Path,
+        *,
+        shard: tuple[int, int] = (0, 1),
+        processes: int = 1,
+        together: int | None = None,
+    ):
+        """together: how many cells are trained in one loop at most (None: symdream.bench.together decides)."""
+        self.together = together
         self.grid, self.folder, self.shard, self.processes = grid, Path(folder), shard, processes
         self.workshop = Workshop(grid, self.folder)
         self.subjects = self.workshop.subjects
@@ -197,14 +208,19 @@ class Comparison:
         if before:
             say(f"{title}: {before} of {len(cells)} are finished already.")
         began = time.monotonic()
-        for count, (number, result) in enumerate(self._timed(self.do([("run_cell", (cell,), {}) for cell in left])), 1):
-            cell = left[number]
-            if isinstance(result, Exception):
-                told = result.what if isinstance(result, SymdreamError) else str(result)
-                result = {"cell": failed_entry(cell, "failed", told), "rows": []}
-            found[cell.id] = result
-            remaining = (time.monotonic() - began) / count * (len(left) - count)
-            say(f"{title} {before + count}/{len(cells)}  {_told(cell.id, result['cell'])}  {_left(remaining)}")
+        groups = grouped(left, how_many(self.together, self.workshop.base.device.type))
+        count = 0
+        for number, results in self._timed(self.do([("run_cells", (group,), {}) for group in groups])):
+            group = groups[number]
+            if isinstance(results, Exception):
+                told = results.what if isinstance(results, SymdreamError) else str(results)
+                results = [{"cell": failed_entry(cell, "failed", told), "rows": []} for cell in group]
+            for cell, result in zip(group, results, strict=True):
+                found[cell.id] = result
+                count += 1
+                remaining = (time.monotonic() - began) / count * (len(left) - count)
+                done = f"{title} {before + count}/{len(cells)}"
+                say(f"{done}  {_told(cell.id, result['cell'])}  {_left(remaining)}")
             if title == "cells":
                 self._write()
         return found

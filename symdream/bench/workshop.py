@@ -28,6 +28,7 @@ from symdream.metrics.cache import EmbeddingCache
 from symdream.metrics.run_scores import load_encoders
 from symdream.train import run_training
 from symdream.training import checkpoint
+from symdream.training.batched import train_together, what_differs
 from symdream.training.defaults import resolve
 from symdream.training.devices import open_accelerator
 from symdream.training.outputs import save_png
@@ -46,6 +47,7 @@ class Workshop:
         self.grid, self.folder = grid, Path(folder)
         self.subjects: dict[str, BenchSubject] = subjects_of(grid)
         self._judges: dict[str, SubjectJudge] = {}
+        self._trained_in: dict[str, float] = {}  # a cell's share of the seconds of a loop that it shared
 
     @cached_property
     def _device(self):
@@ -132,7 +134,43 @@ class Workshop:
         return [(prompts[i % len(prompts)], seeds[(i // len(prompts)) % len(seeds)])
                 for i in range(self.grid.drift_pictures)]  # fmt: skip
 
-    # One cell.
+    # Cells.
+
+    def run_cells(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """Train, draw and score each of `cells` (see `run_cell`); those that can be are trained in one loop first."""
+        self._train_together(cells)
+        return [self.run_cell(cell) for cell in cells]
+
+    def _train_together(self, cells: Sequence[Cell]) -> None:
+        """Train those that have not been begun in one loop, where their settings allow it; `run_cell` then finds them.
+
+        What goes wrong is told, and costs time alone: `run_cell` trains what is not finished.
+        """
+        fresh = [cell for cell in cells if not (self.folder / "cells" / cell.id).exists()]
+        if len(fresh) < 2:
+            return
+        detach(self.base)
+        configs = [resolve(self.config_of(cell), self.base) for cell in fresh]
+        if problems := what_differs(configs):
+            say(f"  {len(fresh)} cells are trained one by one: {problems[0]}")
+            return
+        began = time.monotonic()
+        runs: list[RunFolder] = []
+        self.base.to(self.base.device)
+        try:
+            runs += [RunFolder.create(self.folder / "cells" / cell.id) for cell in fresh]
+            with only_in_the_log():
+                train_together(runs, configs, self.base, keep=fresh[0].points)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong together may go well alone
+            say(f"  training {len(fresh)} cells in one loop failed; they are trained one by one: {error}")
+        finally:
+            for run in runs:
+                if run.read_state().get("status") != "finished":
+                    shutil.rmtree(run.path)
+            detach(self.base)
+            self.base.to(self.base.device)
+        for run in runs:
+            self._trained_in[run.path.name] = (time.monotonic() - began) / len(runs)
 
     def run_cell(self, cell: Cell) -> dict[str, Any]:
         """Train, draw and score `cell`, unless it is done; returns {cell, rows} as cells/ID/cell.json holds them.
@@ -157,7 +195,8 @@ class Workshop:
             return {"cell": failed_entry(cell, "failed", told), "rows": []}
         finally:
             detach(self.base)
-        seconds = {"seconds": time.monotonic() - began, "seconds_trained": trained}
+        shared = self._trained_in.pop(cell.id, 0.0)
+        seconds = {"seconds": time.monotonic() - began + shared, "seconds_trained": trained + shared}
         write_done(place, {**entry, **seconds}, rows)
         # The optimizer's state is the larger part of a cell, and no longer needed.
         shutil.rmtree(place / "checkpoints", ignore_errors=True)
@@ -261,7 +300,7 @@ class Workshop:
             "status": "finished",
             "error": None,
             "parameters": summary["trainable_parameters"],
-            "seconds_per_step": summary["seconds_per_step"],
+            "seconds_per_step": summary["seconds_per_step"] / summary.get("trained_together", 1),
             "points": points,
             "spectrum": spectrum_of(self.base) if cell.spectrum else [],
         }

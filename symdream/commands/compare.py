@@ -62,6 +62,8 @@ class Run:
     """Where to compute."""
     processes: int = 1
     """Processes that work on cells, one thread each where there are several."""
+    together: int | None = None
+    """Cells of one family and rank that are trained in one loop, to rounding as alone (None: 8 on CUDA, else 1)."""
     shard: str | None = None
     """i/n: only every n-th cell, from the i-th on (1/4 … 4/4); merge the folders afterwards."""
     dry_run: bool = False
@@ -160,8 +162,9 @@ def read_shard(text: str | None) -> tuple[int, int]:
 
 def run_grid(args: Run) -> int:
     grid, shard = read_grid(args), read_shard(args.shard)
-    if args.processes < 1:
-        raise Problems("the request", [Problem(f"--processes {args.processes}", "must be at least 1")])
+    counts = {"--processes": args.processes, "--together": 1 if args.together is None else args.together}
+    if wrong := [Problem(f"{flag} {count}", "must be at least 1") for flag, count in counts.items() if count < 1]:
+        raise Problems("the request", wrong)
     folder = args.output or Path("runs") / f"compare-{grid.name}"
     from symdream.bench.results import read_results
     from symdream.bench.runner import Comparison
@@ -178,7 +181,7 @@ def run_grid(args: Run) -> int:
         from symdream.bench.settings import read_settings
 
         given = read_settings(args.settings)
-    comparison = Comparison(grid, folder, shard=shard, processes=args.processes)
+    comparison = Comparison(grid, folder, shard=shard, processes=args.processes, together=args.together)
     result = comparison.run(given, tuning_only=args.tuning_only)
     if args.tuning_only:
         print(folder / "results.json")

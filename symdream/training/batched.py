@@ -5,14 +5,15 @@
 Each run becomes what it would have become alone, up to rounding: its own photos, seed, draws, rates, schedule, ramp and
 clipping. They share what decides the shapes (`what_differs` tells): base, steps, batch size, rank, layers, and a family
 of methods (lora, lora+ and dora; singlora and symlora). It pays where a step waits for launches or for the base's
-weights to be read: on a GPU with small batches. Runs trained together write no checkpoints and cannot be resumed.
+weights to be read: on a GPU with small batches. Runs trained together cannot be resumed: of their states on the way
+only the adapters are kept, and written when all is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import torch
@@ -29,7 +30,7 @@ from symdream.diffusion.detach import detach
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.diffusion.parking import park
 from symdream.errors import Problem, Problems, WorkError
-from symdream.training import outputs
+from symdream.training import checkpoint, outputs
 from symdream.training.batched_optimizer import StackedAdamW
 from symdream.training.defaults import resolve, with_absolute_paths
 from symdream.training.devices import open_accelerator
@@ -107,13 +108,16 @@ class Trainee:
     groups: list[dict]
     recorder: Recorder
     error: str | None = None
+    states: dict[int, dict[str, dict[str, Tensor]]] = field(default_factory=dict)  # step: what a checkpoint would hold
 
 
-def train_together(runs: Sequence[RunFolder], configs: Sequence[TrainConfig], base: Base | None = None) -> list[bool]:
+def train_together(
+    runs: Sequence[RunFolder], configs: Sequence[TrainConfig], base: Base | None = None, *, keep: Collection[int] = ()
+) -> list[bool]:
     """Train each config in its run folder, all in one loop; returns for each whether it finished.
 
     A run whose loss stops being finite fails alone; its state.json says so. base: one that is loaded already, without
-    adapters; it is given back as it was.
+    adapters; it is given back as it was. keep: the steps whose states are kept, as adapters in checkpoints/step-N.
 
     Raises: Problems if the runs cannot share a loop (`what_differs`); RequestError, WorkError as a run alone.
     """
@@ -124,7 +128,7 @@ def train_together(runs: Sequence[RunFolder], configs: Sequence[TrainConfig], ba
             run.acquire()
             stack.callback(run.release)
         try:
-            return _train(runs, configs, base)
+            return _train(runs, configs, base, keep)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
             for run, config in zip(runs, configs, strict=True):
@@ -133,7 +137,9 @@ def train_together(runs: Sequence[RunFolder], configs: Sequence[TrainConfig], ba
             raise
 
 
-def _train(runs: Sequence[RunFolder], configs: Sequence[TrainConfig], base: Base | None) -> list[bool]:
+def _train(
+    runs: Sequence[RunFolder], configs: Sequence[TrainConfig], base: Base | None, keep: Collection[int]
+) -> list[bool]:
     accelerator, dtype = open_accelerator(configs[0].model.device, configs[0].model.dtype)
     if dtype == torch.float16:
         raise Problems("this GPU", [Problem("fp16", "needs loss scaling: train alone, or take --dtype fp32")])
@@ -157,7 +163,7 @@ def _train(runs: Sequence[RunFolder], configs: Sequence[TrainConfig], base: Base
         train_adapters(base, components)
         for trainee in trainees:
             entered.enter_context(trainee.recorder)
-        loop(base, stacks, trainees)
+        loop(base, stacks, trainees, keep)
     return [finish(base, stacks, row, trainee) for row, trainee in enumerate(trainees)]
 
 
@@ -234,8 +240,10 @@ def make_stacked_optimizer(stacks: dict[str, AdapterStack], trainees: Sequence[T
     return StackedAdamW(list(stacks.values()), rates, decay, norms)
 
 
-def loop(base: Base, stacks: dict[str, AdapterStack], trainees: Sequence[Trainee]) -> None:
-    """All steps of all runs."""
+def loop(
+    base: Base, stacks: dict[str, AdapterStack], trainees: Sequence[Trainee], keep: Collection[int] = ()
+) -> None:
+    """All steps of all runs, and what they are after the steps in `keep`."""
     steps, batch_size = trainees[0].config.training.steps, trainees[0].config.training.batch_size
     optimizer = make_stacked_optimizer(stacks, trainees)
     boards = [watched(stacks, row, trainee) for row, trainee in enumerate(trainees)]
@@ -267,10 +275,21 @@ def loop(base: Base, stacks: dict[str, AdapterStack], trainees: Sequence[Trainee
                 for group in boards[row].param_groups:
                     group["lr"] = group["base_lr"] * factors[row]
                 note(trainee, step + 1, losses[row], norms[row], boards[row], us[row])
+            if step + 1 in keep:
+                for row, trainee in enumerate(trainees):
+                    trainee.states[step + 1] = state_of(stacks, row, trainee)
             progress.update(step + 1)
     for trainee in trainees:
         if trainee.error is None:
             trainee.recorder.flush()
+
+
+def state_of(stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> dict[str, dict[str, Tensor]]:
+    """A run's parameters now (copies on the CPU), by component and PEFT name."""
+    return {
+        component: {n: v.cpu() for n, v in stack.read(row, list(trainee.adapters[component].parameters)).items()}
+        for component, stack in stacks.items()
+    }
 
 
 def set_numbers(tensor: Tensor, values: list[float]) -> None:
@@ -315,4 +334,7 @@ def finish(base: Base, stacks: dict[str, AdapterStack], row: int, trainee: Train
         outputs.write_summary(run, config, base, trainable, trainee.recorder, steps=steps)
     run.update_summary(trained_together=stacks["unet"].count if "unet" in stacks else next(iter(stacks.values())).count)
     run.write_state("finished", step=steps, steps=steps)
+    # Last: a run that is not finished is begun anew, and must not find states that it cannot be resumed from.
+    for step, parameters in trainee.states.items():
+        checkpoint.save_checkpoint(run.checkpoints, step, parameters, None, {}, keep=len(trainee.states))
     return True

@@ -4,6 +4,7 @@
         adapter-unet.safetensors, adapter-text_encoder.safetensors    trainable parameters by name
         optimizer.safetensors                                        tensors of the optimizer's state
         state.json                                                   step, the optimizer's numbers
+  (of runs trained together the adapters alone, from which none can be resumed)
         SHA256SUMS                                                   of the files above; written last
     checkpoints/best                                                 a file with the name of the best, step-N
 
@@ -38,21 +39,21 @@ def save_checkpoint(
     folder: Path,
     step: int,
     adapters: Mapping[str, Mapping[str, torch.Tensor]],
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
     extra: Mapping[str, Any],
     *,
     keep: int,
 ) -> Path:
     """Write checkpoints/step-N and remove all before it but the best and the newest `keep`, itself among them.
 
-    An intact one of this step is left as it is.
+    An intact one of this step is left as it is. Without an optimizer the adapters alone are kept.
     Raises: WorkError when the disk is full; older checkpoints are then untouched.
     """
     final = folder / f"step-{step}"
     temporary = folder / f".step-{step}.{os.getpid()}.tmp"
     if final.exists() and damage(final) is None:
         return final  # the step after it failed before it changed anything
-    tensors, numbers = flatten_optimizer(optimizer)
+    tensors, numbers = flatten_optimizer(optimizer) if optimizer else ({}, None)
     try:
         temporary.mkdir(parents=True)
         for component, parameters in adapters.items():
@@ -60,7 +61,8 @@ def save_checkpoint(
                 {k: v.detach().cpu().contiguous() for k, v in parameters.items()},
                 temporary / f"adapter-{component}.safetensors",
             )
-        save_file(tensors, temporary / "optimizer.safetensors")
+        if optimizer:
+            save_file(tensors, temporary / "optimizer.safetensors")
         state = {"step": step, "optimizer": numbers, "components": list(adapters), **extra}
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         sums = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}

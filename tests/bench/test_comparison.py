@@ -240,7 +240,42 @@ def test_a_worker_that_is_killed_costs_its_own_task_alone(tiny_sd1, data, tmp_pa
 
         killer = threading.Thread(target=kill)
         killer.start()
-        results = {number: result for number, result, _ in workers.do([("run_cell", (c,), {}) for c in cells])}
+        results = {number: result for number, result, _ in workers.do([("run_cells", ((c,),), {}) for c in cells])}
         killer.join()
     assert isinstance(results[0], Died) and "exit code -9" in str(results[0])
-    assert results[1]["cell"]["status"] == "finished"
+    assert results[1][0]["cell"]["status"] == "finished"
+
+
+def test_cells_trained_in_one_loop_score_as_those_trained_alone(whole, tiny_sd1, data, tmp_path):
+    folder, content = whole
+    found = Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path / "grid", together=8).run()
+    assert found["complete"] and [c["id"] for c in found["cells"]] == [c["id"] for c in content["cells"]]
+    for cell in found["cells"]:
+        run = tmp_path / "grid" / "cells" / cell["id"]
+        assert read_json(run / "summary.json")["trained_together"] == 2  # both subjects of one method
+        assert cell["seconds_per_step"] == read_json(run / "summary.json")["seconds_per_step"] / 2
+        assert not (run / "checkpoints").exists() and cell["spectrum"]
+    ours, expected = scores(read_rows(tmp_path / "grid")), scores(read_rows(folder))
+    assert ours.keys() == expected.keys()
+    # Where a gradient is itself rounding, Adam's first steps take its sign (tests/training/test_batched.py).
+    apart = sorted(abs(ours[key] - expected[key]) for key in ours)
+    assert apart[len(apart) // 2] < 1e-3 and apart[-1] < 0.03
+
+
+def test_what_fails_in_one_loop_is_trained_alone(whole, tiny_sd1, data, tmp_path, monkeypatch, capsys):
+    folder, content = whole
+
+    def fails(runs, *_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("symdream.bench.workshop.train_together", fails)
+    found = Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path / "grid", together=8).run()
+    assert cells(found) == cells(content)
+    assert "they are trained one by one: out of memory" in capsys.readouterr().err
+
+
+def test_what_cannot_share_a_loop_is_told_and_trained_alone(tiny_sd1, data, tmp_path, capsys):
+    grid = build(tiny_grid(tiny_sd1, data, methods=["lora"], train={"accumulation": 2}))
+    assert Comparison(grid, tmp_path, together=2).run()["complete"]
+    told = capsys.readouterr().err
+    assert "2 cells are trained one by one: " in told and "training.accumulation = 2" in told
