@@ -35,6 +35,7 @@ from symdream.train import run_training
 from symdream.training.request import check_subject
 from symdream.training.run_folder import RunFolder, write_json
 
+PICTURE = "prior_preservation.webp"
 CLASS_PROMPTS = [
     "a 3d render of a {}",
     "a 3d render of a {} on a blue background",
@@ -72,16 +73,18 @@ def main() -> None:
     photos = dino.images(list(read_folder(args.subject).images.values()))
 
     rows: dict[str, list] = {}
-    results: dict[str, Any] = {}
+    runs: dict[str, list[dict[str, Any]]] = {}
+    given = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in ("output", "docs")}
+    results: dict[str, Any] = {"settings": given, "runs": runs}
     trials = {"without": {}} | {
         f"weight {w:g}": {"class_count": args.class_count, "prior_loss_weight": w} for w in args.weights
     }
     for training_seed, (name, options) in itertools.product(args.training_seeds, trials.items()):
-        given = {"images": args.subject, "class_noun": noun, "method": args.method, "steps": args.steps,
+        flags = {"images": args.subject, "class_noun": noun, "method": args.method, "steps": args.steps,
                  "batch_size": args.batch_size, "seed": training_seed, "device": "cpu", "tensorboard": False,
                  **others, **options}  # fmt: skip
         run = RunFolder.create(args.output / f"{name}, seed {training_seed}", overwrite=True)
-        base = run_training(run, settings.build(settings.merge({}, given), checks=(check_subject,)))
+        base = run_training(run, settings.build(settings.merge({}, flags), checks=(check_subject,)))
         if "base" not in rows:
             with Disabled(base):
                 rows["base"] = sample(base, class_prompts, seeds)
@@ -92,7 +95,7 @@ def main() -> None:
         rows.setdefault(f"{name} subject", of_subject)
         moved = dino.images(of_class)
         likeness = (dino.images(of_subject) @ photos.T).mean(1).tolist()
-        results.setdefault(name, []).append({
+        runs.setdefault(name, []).append({
             "training_seed": training_seed,
             "drift": drift(base_embedded, moved),
             "class_to_photos": dino_score(moved, photos),
@@ -101,13 +104,10 @@ def main() -> None:
             "seconds_per_step": run.read_summary()["seconds_per_step"],
             "drift_of_each": (1 - paired_cosines(base_embedded, moved)).tolist(),
         })  # fmt: skip
-        written = {k: v for k, v in vars(args).items() if k not in ("output", "docs")}
-        results["settings"] = {k: str(v) if isinstance(v, Path) else v for k, v in written.items()}
         write_json(args.output / "results.json", results)
     shown = slice(0, None, args.seeds)
-    picture = args.output / "prior_preservation.webp"
     save_grid(
-        picture,
+        args.output / PICTURE,
         [rows[name][shown] for name in ("base", *trials)] + [rows[f"{name} subject"][shown] for name in trials],
         row_labels=["the base", *map(label, trials)]
         + [f"{label(name)}: sks {noun}, held-out prompts" for name in trials],
@@ -156,11 +156,9 @@ HEAD = "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|\n"
 
 
 def table(results: dict[str, Any]) -> str:
-    alone = [run["subject_dino"] for run in results["without"]]
+    alone = [run["subject_dino"] for run in results["runs"]["without"]]
     lines = [f"| the base | 0 | {results['base']['class_to_photos']:.3f} | | | |"]
-    for name, runs in results.items():
-        if name in ("base", "settings"):
-            continue
+    for name, runs in results["runs"].items():
         change = over([run["subject_dino"] - old for run, old in zip(runs, alone, strict=True)], sign="+")
         cells = [label(name), over([run["drift"] for run in runs]), over([run["class_to_photos"] for run in runs]),
                  over([run["subject_dino"] for run in runs]), "" if name == "without" else change,
@@ -174,12 +172,12 @@ def write_page(docs: Path, results: dict[str, Any], args: argparse.Namespace) ->
     page = PAGE.format(
         noun=asked.class_noun, photos=len(find_images(args.subject)), method=args.method, steps=args.steps,
         batch=args.batch_size, runs=len(args.training_seeds), count=args.class_count,
-        pictures=len(results["without"][0]["drift_of_each"]), table=table(results),
+        pictures=len(results["runs"]["without"][0]["drift_of_each"]), table=table(results),
         command=shlex.join(["python", *sys.argv]),
     )  # fmt: skip
     (docs / "img").mkdir(parents=True, exist_ok=True)
     (docs / "prior_preservation.md").write_text(page, encoding="utf-8")
-    shutil.copy(args.output / "prior_preservation.webp", docs / "img" / "prior_preservation.webp")
+    shutil.copy(args.output / PICTURE, docs / "img" / PICTURE)
 
 
 if __name__ == "__main__":

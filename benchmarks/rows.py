@@ -27,7 +27,7 @@ from symdream.training.devices import auto_dtype
 class Setting:
     """Where and on what to measure. quick: few rounds and steps, for a look whether everything runs.
 
-    deadline: reading of time.perf_counter() after which a row in progress begins no further round.
+    deadline: reading of time.perf_counter() after which no row is begun, and no further round of one in progress.
     """
 
     device: torch.device
@@ -165,17 +165,17 @@ def describe(setting: Setting) -> dict:
     }
 
 
-def run_rows(rows: Sequence[Row], setting: Setting, budget: float, output: Path | None) -> dict:
-    """Measure the rows that fit into `budget` seconds, in their order; write and print after each.
+def run_rows(rows: Sequence[Row], setting: Setting, output: Path | None) -> dict:
+    """Measure the rows that fit before the setting's deadline, in their order; write and print after each.
 
     Before a row, its guess is compared with what is left; guesses are corrected by how the rows before it went.
     A row that fails tells its error, and the next one runs. output: a .json file; a .md file with the table beside it.
     """
     begun, slower = time.perf_counter(), 1.0
-    report: dict = {"machine": describe(setting), "budget_seconds": budget, "rows": []}
+    report: dict = {"machine": describe(setting), "budget_seconds": setting.deadline - begun, "rows": []}
     for row in rows:
         start = time.perf_counter()
-        left = budget - (start - begun)
+        left = setting.deadline - start
         result: dict = {"bench": row.bench, "name": row.name}
         if row.seconds * slower > left:
             result["skipped"] = f"needs about {row.seconds * slower:.0f} s, {left:.0f} s are left"
@@ -255,6 +255,6 @@ def main(doc: str, rows_of: Callable[[Setting], list[Row]]) -> None:
     setting = Setting.here(args.shape, args.budget)
     if args.quick:
         setting = replace(setting, quick=True)
-    report = run_rows(rows_of(setting), setting, args.budget, args.output)
+    report = run_rows(rows_of(setting), setting, args.output)
     if any("failed" in row for row in report["rows"]):
         sys.exit(1)

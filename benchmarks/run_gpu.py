@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="JSON file; a table (.md) beside it")
     args = parser.parse_args()
     setting = Setting.here(budget=args.budget)
-    report = run_rows(in_order_of_worth(setting), setting, args.budget, args.output)
+    report = run_rows(in_order_of_worth(setting), setting, args.output)
     print(f"\n{args.output} and {args.output.with_suffix('.md')}: {report['seconds']:.0f} s")
     if any("failed" in row for row in report["rows"]):
         sys.exit(1)

@@ -48,8 +48,8 @@ class Comparison:
         together: int | None = None,
     ):
         """together: how many cells are trained in one loop at most (None: symdream.bench.together decides)."""
-        self.together = together
-        self.grid, self.folder, self.shard, self.processes = grid, Path(folder), shard, processes
+        self.grid, self.folder, self.shard = grid, Path(folder), shard
+        self.processes, self.together = processes, together
         self.workshop = Workshop(grid, self.folder)
         self.subjects = self.workshop.subjects
         self.names = grids.compared_subjects(grid, self.subjects)
@@ -209,21 +209,22 @@ class Comparison:
             say(f"{title}: {before} of {len(cells)} are finished already.")
         began = time.monotonic()
         groups = grouped(left, how_many(self.together, self.workshop.base.device.type))
-        count = 0
+        for count, (cell, result) in enumerate(self._results(groups), 1):
+            found[cell.id] = result
+            remaining = (time.monotonic() - began) / count * (len(left) - count)
+            say(f"{title} {before + count}/{len(cells)}  {_told(cell.id, result['cell'])}  {_left(remaining)}")
+            if title == "cells":
+                self._write()
+        return found
+
+    def _results(self, groups: Sequence[tuple[Cell, ...]]) -> Iterator[tuple[Cell, dict[str, Any]]]:
+        """Run the groups; their cells, each with its result, as they end."""
         for number, results in self._timed(self.do([("run_cells", (group,), {}) for group in groups])):
             group = groups[number]
             if isinstance(results, Exception):
                 told = results.what if isinstance(results, SymdreamError) else str(results)
                 results = [{"cell": failed_entry(cell, "failed", told), "rows": []} for cell in group]
-            for cell, result in zip(group, results, strict=True):
-                found[cell.id] = result
-                count += 1
-                remaining = (time.monotonic() - began) / count * (len(left) - count)
-                done = f"{title} {before + count}/{len(cells)}"
-                say(f"{done}  {_told(cell.id, result['cell'])}  {_left(remaining)}")
-            if title == "cells":
-                self._write()
-        return found
+            yield from zip(group, results, strict=True)
 
     def _timed(self, results: Iterator[Done]) -> Iterator[tuple[int, Any]]:
         """Pass results on, adding up the seconds that they took."""

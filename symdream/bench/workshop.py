@@ -47,7 +47,6 @@ class Workshop:
         self.grid, self.folder = grid, Path(folder)
         self.subjects: dict[str, BenchSubject] = subjects_of(grid)
         self._judges: dict[str, SubjectJudge] = {}
-        self._trained_in: dict[str, float] = {}  # a cell's share of the seconds of a loop that it shared
 
     @cached_property
     def _device(self):
@@ -138,27 +137,28 @@ class Workshop:
 
     def run_cells(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Train, draw and score each of `cells` (see `run_cell`); those that can be are trained in one loop first."""
-        self._train_together(cells)
-        return [self.run_cell(cell) for cell in cells]
+        shared = self._train_together(cells)
+        return [self.run_cell(cell, shared.get(cell.id, 0.0)) for cell in cells]
 
-    def _train_together(self, cells: Sequence[Cell]) -> None:
+    def _train_together(self, cells: Sequence[Cell]) -> dict[str, float]:
         """Train those that have not been begun in one loop, where their settings allow it; `run_cell` then finds them.
 
         What goes wrong is told, and costs time alone: `run_cell` trains what is not finished.
+        Returns the seconds that fall to each cell that is.
         """
         fresh = [cell for cell in cells if not (self.folder / "cells" / cell.id).exists()]
         if len(fresh) < 2:
-            return
-        detach(self.base)
-        configs = [resolve(self.config_of(cell), self.base) for cell in fresh]
-        if problems := what_differs(configs):
-            say(f"  {len(fresh)} cells are trained one by one: {problems[0]}")
-            return
+            return {}
         began = time.monotonic()
         runs: list[RunFolder] = []
-        self.base.to(self.base.device)
         try:
-            runs += [RunFolder.create(self.folder / "cells" / cell.id) for cell in fresh]
+            configs = [resolve(self.config_of(cell), self.base) for cell in fresh]
+            if problems := what_differs(configs):
+                say(f"  {len(fresh)} cells are trained one by one: {problems[0]}")
+                return {}
+            for cell in fresh:
+                runs.append(RunFolder.create(self.folder / "cells" / cell.id))
+            self.base.to(self.base.device)  # the last run may have parked parts of it
             with only_in_the_log():
                 train_together(runs, configs, self.base, keep=fresh[0].points)
         except Exception as error:  # noqa: BLE001 - whatever goes wrong together may go well alone
@@ -167,14 +167,13 @@ class Workshop:
             for run in runs:
                 if run.read_state().get("status") != "finished":
                     shutil.rmtree(run.path)
-            detach(self.base)
-            self.base.to(self.base.device)
-        for run in runs:
-            self._trained_in[run.path.name] = (time.monotonic() - began) / len(runs)
+        seconds = (time.monotonic() - began) / len(fresh)
+        return {run.path.name: seconds for run in runs if run.path.exists()}
 
-    def run_cell(self, cell: Cell) -> dict[str, Any]:
+    def run_cell(self, cell: Cell, spent: float = 0.0) -> dict[str, Any]:
         """Train, draw and score `cell`, unless it is done; returns {cell, rows} as cells/ID/cell.json holds them.
 
+        spent: seconds that its training has taken already.
         A cell that fails is returned with its error and not written, so that the next start tries it again.
         Raises: Stopped, KeyboardInterrupt after the run's state is saved.
         """
@@ -195,8 +194,7 @@ class Workshop:
             return {"cell": failed_entry(cell, "failed", told), "rows": []}
         finally:
             detach(self.base)
-        shared = self._trained_in.pop(cell.id, 0.0)
-        seconds = {"seconds": time.monotonic() - began + shared, "seconds_trained": trained + shared}
+        seconds = {"seconds": time.monotonic() - began + spent, "seconds_trained": trained + spent}
         write_done(place, {**entry, **seconds}, rows)
         # The optimizer's state is the larger part of a cell, and no longer needed.
         shutil.rmtree(place / "checkpoints", ignore_errors=True)

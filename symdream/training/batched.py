@@ -240,9 +240,7 @@ def make_stacked_optimizer(stacks: dict[str, AdapterStack], trainees: Sequence[T
     return StackedAdamW(list(stacks.values()), rates, decay, norms)
 
 
-def loop(
-    base: Base, stacks: dict[str, AdapterStack], trainees: Sequence[Trainee], keep: Collection[int] = ()
-) -> None:
+def loop(base: Base, stacks: dict[str, AdapterStack], trainees: Sequence[Trainee], keep: Collection[int]) -> None:
     """All steps of all runs, and what they are after the steps in `keep`."""
     steps, batch_size = trainees[0].config.training.steps, trainees[0].config.training.batch_size
     optimizer = make_stacked_optimizer(stacks, trainees)
@@ -323,10 +321,9 @@ def finish(base: Base, stacks: dict[str, AdapterStack], row: int, trainee: Train
         run.write_state("failed", step=0, steps=steps, error=trainee.error)
         return False
     with fresh_adapter(base, config, list(stacks)) as trainable:
-        for component, named in trainable.items():
-            values = stacks[component].read(row, list(named))
-            for name, parameter in named.items():
-                parameter.data.copy_(values[name])
+        for component, values in state_of(stacks, row, trainee).items():
+            for name, value in values.items():
+                trainable[component][name].data.copy_(value)
             if METHODS[config.adapter.method].has_ramp:
                 for one in find_ramps(base.components()[component]):
                     one.set(ramp(steps - 1, steps, config.adapter.ramp))

@@ -4,12 +4,12 @@
         adapter-unet.safetensors, adapter-text_encoder.safetensors    trainable parameters by name
         optimizer.safetensors                                        tensors of the optimizer's state
         state.json                                                   step, the optimizer's numbers
-  (of runs trained together the adapters alone, from which none can be resumed)
         SHA256SUMS                                                   of the files above; written last
     checkpoints/best                                                 a file with the name of the best, step-N
 
 A checkpoint is made in a hidden folder and renamed when all is on disk. One whose checksums do not hold is
-named and skipped, and the one before it is used.
+named and skipped, and the one before it is used. Runs trained together (symdream.training.batched) keep no optimizer in
+theirs, and cannot be resumed from them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def save_checkpoint(
     temporary = folder / f".step-{step}.{os.getpid()}.tmp"
     if final.exists() and damage(final) is None:
         return final  # the step after it failed before it changed anything
-    tensors, numbers = flatten_optimizer(optimizer) if optimizer else ({}, None)
+    tensors, numbers = flatten_optimizer(optimizer) if optimizer is not None else ({}, None)
     try:
         temporary.mkdir(parents=True)
         for component, parameters in adapters.items():
@@ -61,7 +61,7 @@ def save_checkpoint(
                 {k: v.detach().cpu().contiguous() for k, v in parameters.items()},
                 temporary / f"adapter-{component}.safetensors",
             )
-        if optimizer:
+        if optimizer is not None:
             save_file(tensors, temporary / "optimizer.safetensors")
         state = {"step": step, "optimizer": numbers, "components": list(adapters), **extra}
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")

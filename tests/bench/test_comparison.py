@@ -279,3 +279,12 @@ def test_what_cannot_share_a_loop_is_told_and_trained_alone(tiny_sd1, data, tmp_
     assert Comparison(grid, tmp_path, together=2).run()["complete"]
     told = capsys.readouterr().err
     assert "2 cells are trained one by one: " in told and "training.accumulation = 2" in told
+
+
+def test_settings_that_no_cell_can_have_are_each_cells_failure(tiny_sd1, data, tmp_path, monkeypatch):
+    def refuses(config, base):
+        raise RequestError("This base cannot have that.")
+
+    monkeypatch.setattr("symdream.bench.workshop.resolve", refuses)
+    found = Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path, together=8).run()
+    assert {(c["status"], c["error"]) for c in found["cells"]} == {("failed", "This base cannot have that.")}

@@ -38,7 +38,7 @@ def test_a_row_that_does_not_fit_or_fails_costs_no_other_row(tmp_path):
         Row("step", "broken", 1, fails),
         Row("step", "last", 1, lambda: measured([4.0])),
     ]
-    run_rows(plan, HERE, 100, tmp_path / "all.json")
+    run_rows(plan, replace(HERE, deadline=time.perf_counter() + 100), tmp_path / "all.json")
     first, skipped, failed, last = json.loads((tmp_path / "all.json").read_text())["rows"]
     assert first["times"]["ours"]["median_ms"] == 2.0 and first["times"]["ours"]["quartiles_ms"] == [1.5, 5.5]
     assert " s are left" in skipped["skipped"] and failed["failed"] == "RuntimeError: out of memory"
@@ -56,7 +56,7 @@ def test_what_was_measured_is_on_the_disk_after_every_row(tmp_path):
         seen.append(None)
         return measured([1.0])
 
-    run_rows([Row("step", str(i), 0, look) for i in range(3)], HERE, 100, tmp_path / "all.json")
+    run_rows([Row("step", str(i), 0, look) for i in range(3)], HERE, tmp_path / "all.json")
     assert seen[::2] == [0, 1, 2]
 
 
@@ -74,7 +74,7 @@ def test_after_the_deadline_no_round_and_no_contestant_is_begun(tmp_path):
     late = [rows.Contestant(name, lambda name=name: order.append(name), 1) for name in "ab"]
     assert [len(t["all_ms"]) for t in rows.alternate(late, over).values()] == [1, 1] and order == ["a", "b"]
     plan = [Row("step", "late", 0, lambda: rows.enter("ours", lambda: pytest.fail("was built"), 1, over, 0))]
-    [row] = run_rows(plan, over, 100, tmp_path / "all.json")["rows"]
+    [row] = run_rows(plan, HERE, tmp_path / "all.json")["rows"]
     assert row["skipped"] == "the budget was over before ours was built"
 
 
