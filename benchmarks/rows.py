@@ -22,12 +22,15 @@ import torch
 
 from symdream.training.devices import auto_dtype
 
+ROUNDS = 15
+
 
 @dataclass(frozen=True)
 class Setting:
     """Where and on what to measure. quick: few rounds and steps, for a look whether everything runs.
 
-    deadline: reading of time.perf_counter() after which no row is begun, and no further round of one in progress.
+    rounds: at most so many in a row. deadline: reading of time.perf_counter() after which no row is begun, and no
+    further round of one in progress.
     """
 
     device: torch.device
@@ -35,6 +38,7 @@ class Setting:
     shape: str
     quick: bool
     deadline: float = math.inf
+    rounds: int = ROUNDS
 
     @staticmethod
     def here(shape: str | None = None, budget: float = math.inf) -> Setting:
@@ -53,6 +57,10 @@ class Row:
     name: str
     seconds: float
     measure: Callable[[], dict]
+
+    @property
+    def title(self) -> str:
+        return f"{self.bench} {self.name}"
 
 
 class OutOfTime(Exception):
@@ -106,11 +114,13 @@ def enter(
     return Contestant(name, step, samples, setup, memory)
 
 
-def alternate(contestants: Sequence[Contestant], setting: Setting, *, steps: int = 5, rounds: int = 15) -> dict:
-    """Milliseconds a step of each: `rounds` rounds in which each takes `steps` steps, in an order that changes.
+def alternate(contestants: Sequence[Contestant], setting: Setting, *, steps: int = 5, rounds: int = ROUNDS) -> dict:
+    """Milliseconds a step of each: `rounds` rounds in which each takes `steps` steps, in an order that changes (fewer
+    rounds where the setting has fewer).
 
     After the deadline no round but the first is begun; "all_ms" tells how many there were.
     """
+    rounds = min(rounds, setting.rounds)
     if setting.quick:
         steps, rounds = 1, 3
     milliseconds: dict[str, list[float]] = {c.name: [] for c in contestants}
@@ -250,9 +260,12 @@ def main(doc: str, rows_of: Callable[[Setting], list[Row]]) -> None:
     parser.add_argument("--shape", help="sprite, sd15 or sdxl (default: sd15 on a GPU, sprite on a CPU)")
     parser.add_argument("--quick", action="store_true", help="few rounds: shows that it runs, measures little")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"at most so many in a row (default {ROUNDS})")
     parser.add_argument("--output", type=Path, help="write a JSON file, and a table beside it")
     args = parser.parse_args()
-    setting = Setting.here(args.shape, args.budget)
+    if args.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    setting = replace(Setting.here(args.shape, args.budget), rounds=args.rounds)
     if args.quick:
         setting = replace(setting, quick=True)
     report = run_rows(rows_of(setting), setting, args.output)

@@ -1,6 +1,6 @@
 """Every GPU benchmark, in order of worth, within a budget of time.
 
-    PYTHONPATH=. python benchmarks/run_gpu.py --budget SECONDS [--output gpu.json]
+    PYTHONPATH=. python benchmarks/run_gpu.py --budget SECONDS [--output gpu.json] [--rounds N] [--only TEXT ...]
 
 Before each row and each of its rounds the budget is checked; after each row a JSON file and a Markdown table beside it
 are written, so that a run that is cut off leaves what it found. No installation is needed beyond torch, diffusers,
@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks.*, from any working folder
 
 from benchmarks import batched, memory, sampling, step_gpu, time_to_adapter  # noqa: E402
-from benchmarks.rows import Row, Setting, run_rows  # noqa: E402
+from benchmarks.rows import ROUNDS, Row, Setting, run_rows  # noqa: E402
 
 
 def in_order_of_worth(setting: Setting) -> list[Row]:
@@ -41,10 +41,20 @@ def in_order_of_worth(setting: Setting) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--budget", type=float, required=True, help="seconds")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"at most so many in a row (default {ROUNDS})")
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help='rows with one of these in their title: "batch 4"')
     parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="JSON file; a table (.md) beside it")
     args = parser.parse_args()
-    setting = Setting.here(budget=args.budget)
-    report = run_rows(in_order_of_worth(setting), setting, args.output)
+    if args.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    setting = replace(Setting.here(budget=args.budget), rounds=args.rounds)
+    rows = in_order_of_worth(setting)
+    if args.only:
+        rows = [row for row in rows if any(text in row.title for text in args.only)]
+        if not rows:
+            titles = "; ".join(row.title for row in in_order_of_worth(setting))
+            parser.error(f"no row has {' or '.join(args.only)}; there are: {titles}")
+    report = run_rows(rows, setting, args.output)
     print(f"\n{args.output} and {args.output.with_suffix('.md')}: {report['seconds']:.0f} s")
     if any("failed" in row for row in report["rows"]):
         sys.exit(1)

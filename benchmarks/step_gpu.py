@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmark
 
 from benchmarks.ours import OurStep, inputs  # noqa: E402
 from benchmarks.peers import Floor, ScriptStep  # noqa: E402
-from benchmarks.rows import Row, Setting, alternate, enter, main  # noqa: E402
+from benchmarks.rows import ROUNDS, Row, Setting, alternate, enter, main  # noqa: E402
 from benchmarks.sampling import base_of  # noqa: E402
 from benchmarks.shapes import shared_base, weight_bytes  # noqa: E402
 from symdream.tuners import METHODS  # noqa: E402
@@ -70,7 +70,8 @@ def compare(setting: Setting, batch: int, names: tuple[str, ...]) -> dict:
 
 def rows(setting: Setting) -> list[Row]:
     """The headline at batch 1 and 4; then everything at batch 1, 4 and 8."""
-    cost = {"sd15": 9, "sdxl": 30, "sprite": 1.5}[setting.shape]  # seconds a contestant
+    whole = {"sd15": 9, "sdxl": 30, "sprite": 1.5}[setting.shape]  # seconds a contestant with all rounds
+    cost = whole * (0.25 + 0.75 * setting.rounds / ROUNDS)
     if setting.quick:
         plan = [(1, HEADLINE), (1, ("floor, eager", "script, DoRA", "symlora, graph", "singlora, eager"))]
     else:

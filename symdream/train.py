@@ -180,7 +180,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
                 startup.first_step()
 
             done = step + 1
-            progress.update(done, f"loss {recorder.smooth_loss:.4f}")
+            progress.update(done, recorder.in_words())
             last = done == training.steps
             if leader and due(config.output.sample_every, done, last):
                 recorder.show_picture(done, outputs.write_samples(run, config, base, done))

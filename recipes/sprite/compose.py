@@ -118,15 +118,13 @@ class Composer:
 
     def render(self, scene: Scene) -> Tensor:
         """The pictures, (B, 3, 128, 128) fp32 from -1 to 1."""
-        # Under autocast the sampling grid would be bf16, and things would lie half a pixel off.
-        with torch.autocast(self.device.type, enabled=False):
-            picture = self._ground(scene)
-            second = scene.things[:, 1] >= 0
-            for which in range(2):
-                shown = torch.ones_like(second) if which == 0 else second
-                layer = self._layer(scene, which, level=second.long()) * shown.view(-1, 1, 1, 1)
-                picture = picture * (1 - layer[:, 3:]) + layer[:, :3]
-            return picture * 2 - 1
+        picture = self._ground(scene)
+        second = scene.things[:, 1] >= 0
+        for which in range(2):
+            shown = torch.ones_like(second) if which == 0 else second
+            layer = self._layer(scene, which, level=second.long()) * shown.view(-1, 1, 1, 1)
+            picture = picture * (1 - layer[:, 3:]) + layer[:, :3]
+        return picture * 2 - 1
 
     def token_ids(self, scene: Scene) -> Tensor:
         """The captions as the text tower reads them, (B, 77)."""

@@ -2,6 +2,9 @@
 
 A step draws its pictures, runs forward and backward, clips, moves the weights and their average. All of it reads and
 writes fixed tensors on the device, so that on CUDA it is recorded once and replayed: the host only sets the rate.
+
+On CUDA the model that computes is a bf16 copy of the one that is updated. Autocast would run every normalisation in
+fp32 and cast around it, and these narrow models wait for memory more than for arithmetic.
 """
 
 from __future__ import annotations
@@ -42,6 +45,11 @@ def rate_at(step: int, progress: float, warmup: int) -> float:
     return min(rising, falling)
 
 
+def computing_dtype(device: torch.device) -> torch.dtype:
+    """What models compute in, the frozen ones too."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 class Averaged:
     """The exponential moving average of a module's parameters: a copy that `update` moves, never waiting.
 
@@ -64,28 +72,33 @@ class Averaged:
 
 
 class Loop:
-    """Trains `module` on `loss(average)`, which draws its own batch on the device; `average` is the module's own EMA.
+    """Trains `module` on `loss(model, average)`, which draws its own batch on the device.
 
+    model: the module itself, or the copy of it in `dtype` that computes in its place (default: bf16 on CUDA, fp32
+    elsewhere); the optimizer moves the module's own weights, in fp32. average: the module's EMA, in fp32.
     eager: launch every kernel by itself on CUDA too (should a graph not be recordable).
     """
 
     def __init__(
         self,
         module: nn.Module,
-        loss: Callable[[nn.Module], Tensor],
+        loss: Callable[[nn.Module, nn.Module], Tensor],
         *,
         lr: float,
         ema: float,
         warmup: int,
         device: torch.device,
         eager: bool = False,
+        dtype: torch.dtype | None = None,
         weight_decay: float = 0.01,
     ):
         self.module, self.lr, self.warmup, self.device = module.train(), lr, warmup, device
         self.average = Averaged(module, ema)
         self._rate = torch.zeros((), device=device)
         self._mean = torch.zeros((), device=device)
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        dtype = dtype or computing_dtype(device)
+        self.model = module if dtype == torch.float32 else nn.Module.to(copy.deepcopy(module), dtype)
+        self.parameters, computing = ([p for p in one.parameters() if p.requires_grad] for one in (module, self.model))
         cuda = device.type == "cuda"
         self._optimizer = torch.optim.AdamW(
             self.parameters, lr=self._rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True, capturable=cuda
@@ -93,13 +106,17 @@ class Loop:
 
         def step() -> None:
             # None, not zero: the backward of a recording then writes the gradients instead of adding to them.
-            self._optimizer.zero_grad(set_to_none=True)
-            # Without the cache of casts: it would outlive a recording. On the CPU everything stays fp32.
-            with torch.autocast(device.type, torch.bfloat16, enabled=cuda, cache_enabled=False):
-                value = loss(self.average.module)
+            self.model.zero_grad(set_to_none=True)
+            value = loss(self.model, self.average.module)
             value.backward()
+            if self.model is not module:
+                for parameter, copied in zip(self.parameters, computing, strict=True):
+                    parameter.grad = None if copied.grad is None else copied.grad.float()
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
             self._optimizer.step()
+            if self.model is not module:
+                with torch.no_grad():
+                    torch._foreach_copy_(computing, self.parameters)
             self.average.update()
             # The mean of the first steps, then of about the last twenty.
             self._mean += (value.detach().float() - self._mean) * (1 / self.average.count).clamp(min=0.05)

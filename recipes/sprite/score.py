@@ -57,6 +57,7 @@ ROWS = (
 
 def score(args: argparse.Namespace, device: torch.device) -> dict:
     """The parts asked for; args.out/scores.json grows with every one, and keeps what it had of the same weights."""
+    args.out.mkdir(parents=True, exist_ok=True)
     root, judge = args.base, args.judge
     weights = weights_hash(root, root.glob("sprite-*/**/*.safetensors"))
     tokenizer = load_tokenizer()

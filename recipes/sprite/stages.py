@@ -1,6 +1,7 @@
 """The four trainings: what each model is asked, on pictures that are composed as they are needed.
 
-Every loss takes no batch: it draws one on the device, so that the loop can record it as part of a step.
+Every loss takes the model and its average, but no batch: it draws one on the device, so that the loop can record it as
+part of a step. Pictures and losses are fp32, whatever the models compute in.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ CENTRE_MOMENTUM = 0.9
 MIN_SNR_GAMMA = 5.0
 EMPTY = 0.1  # of the captions the UNet sees none: what guidance needs
 
-Loss = Callable[[nn.Module], Tensor]
+Loss = Callable[[nn.Module, nn.Module], Tensor]
 
 
-def vae_loss(vae: nn.Module, composer: Composer, batch: int, perceptual: nn.Module) -> Loss:
+def vae_loss(composer: Composer, batch: int, perceptual: nn.Module) -> Loss:
     """L1 of pixels + L1 of their gradients + light KL + distance of DINO's patch features; pictures from -1 to 1.
 
     perceptual: a frozen DINO. Its patches lie on a grid of 16 pixels; both pictures are shifted alike by a random part
@@ -40,14 +41,16 @@ def vae_loss(vae: nn.Module, composer: Composer, batch: int, perceptual: nn.Modu
     """
 
     def features(pictures: Tensor, rows: Tensor, columns: Tensor) -> list[Tensor]:
-        states = perceptual(pictures[:, :, rows][..., columns], output_hidden_states=True).hidden_states
+        shifted = pictures[:, :, rows][..., columns].to(perceptual.dtype)
+        states = perceptual(shifted, output_hidden_states=True).hidden_states
         return [F.normalize(states[i][:, 1:].float(), dim=-1) for i in PERCEPTUAL_LAYERS]
 
-    def loss(_: nn.Module) -> Tensor:
+    def loss(vae: nn.Module, _: nn.Module) -> Tensor:
         pictures = composer.render(composer.draw(batch))
-        latents = vae.encode(pictures).latent_dist
+        latents = vae.encode(pictures.to(vae.dtype)).latent_dist
         mean, logvar = latents.mean.float(), latents.logvar.float()
-        again = vae.decode(mean + (0.5 * logvar).exp() * torch.randn_like(mean)).sample.float()
+        drawn = mean + (0.5 * logvar).exp() * torch.randn_like(mean)
+        again = vae.decode(drawn.to(vae.dtype)).sample.float()
         edges = sum((again.diff(dim=d) - pictures.diff(dim=d)).abs().mean() for d in (-1, -2))
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / batch
         steps = torch.arange(pictures.shape[-1], device=pictures.device)
@@ -62,19 +65,20 @@ def vae_loss(vae: nn.Module, composer: Composer, batch: int, perceptual: nn.Modu
     return loss
 
 
-def clip_loss(clip: nn.Module, composer: Composer, batch: int) -> Loss:
+def clip_loss(composer: Composer, batch: int) -> Loss:
     """CLIP's symmetric contrastive loss (arXiv:2103.00020, figure 3). Other pairs with the very same caption, which a
     caption that leaves things out makes likely, are no negatives."""
     words = torch.randint(1, 2**31, (composer.tables.length,), generator=torch.Generator().manual_seed(0))
     words = words.to(composer.device)
 
-    def loss(_: nn.Module) -> Tensor:
+    def loss(clip: nn.Module, _: nn.Module) -> Tensor:
         scene = composer.draw(batch)
         ids = composer.token_ids(scene)
-        images = clip.visual_projection(clip.vision_model(pixel_values=composer.render(scene)).pooler_output)
+        pictures = composer.render(scene).to(clip.dtype)
+        images = clip.visual_projection(clip.vision_model(pixel_values=pictures).pooler_output)
         texts = clip.text_projection(clip.text_model(input_ids=ids).pooler_output)
         images, texts = (F.normalize(x.float(), dim=-1) for x in (images, texts))
-        logits = clip.logit_scale.clamp(max=math.log(100)).exp() * products(images, texts)
+        logits = clip.logit_scale.float().clamp(max=math.log(100)).exp() * (images @ texts.T)
         key = (ids * words).sum(1)  # one number a caption, to compare them all
         itself = torch.eye(batch, dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill((key[:, None] == key[None]) & ~itself, -1e4)
@@ -99,15 +103,15 @@ class SelfDistilled(nn.Module):
 
 
 def class_token(vit: nn.Module, pictures: Tensor) -> Tensor:
-    return vit(pictures).last_hidden_state[:, 0]
+    return vit(pictures.to(vit.dtype)).last_hidden_state[:, 0]
 
 
-def distillation_loss(student: SelfDistilled, composer: Composer, batch: int) -> Loss:
+def distillation_loss(composer: Composer, batch: int) -> Loss:
     """DINO's self-distillation (arXiv:2104.14294, algorithm 1) with two views: one scene of the same things on two
     backgrounds, one of them blurred. The teacher is the student's average; its scores are centred and sharpened."""
     centre = torch.zeros(PROTOTYPES, device=composer.device)
 
-    def loss(teacher: nn.Module) -> Tensor:
+    def loss(student: nn.Module, teacher: nn.Module) -> Tensor:
         first = composer.draw(batch)
         second = replace(composer.draw(batch), things=first.things, style=first.style)
         # One or two things on both; what is drawn for a pair does for a single thing as well.
@@ -123,7 +127,7 @@ def distillation_loss(student: SelfDistilled, composer: Composer, batch: int) ->
     return loss
 
 
-def instance_loss(vit: nn.Module, composer: Composer, batch: int, vae: nn.Module) -> Loss:
+def instance_loss(composer: Composer, batch: int, vae: nn.Module) -> Loss:
     """Which of the others is the same sprite? InfoNCE between two pictures of each of `batch` sprites.
 
     The batch holds every thing it shows in two styles, the hardest of the negatives. First pictures are blurred a
@@ -132,7 +136,7 @@ def instance_loss(vit: nn.Module, composer: Composer, batch: int, vae: nn.Module
     half = batch // 2
     device = composer.device
 
-    def loss(_: nn.Module) -> Tensor:
+    def loss(vit: nn.Module, _: nn.Module) -> Tensor:
         scenes = [composer.draw(2 * half, two=0) for _ in range(2)]
         # Without repeats while there are things enough, so that no negative is the very same sprite.
         order = torch.rand(len(composer.things), device=device).argsort()
@@ -143,11 +147,12 @@ def instance_loss(vit: nn.Module, composer: Composer, batch: int, vae: nn.Module
         first, second = (composer.render(replace(scene, **shown)) for scene in scenes)
         with torch.no_grad():
             # Every other one: of both styles.
-            again = vae.decode(vae.encode(second[::2]).latent_dist.mode()).sample.float().clamp(-1, 1)
+            latents = vae.encode(second[::2].to(vae.dtype)).latent_dist.mode()
+            again = vae.decode(latents).sample.float().clamp(-1, 1)
             second = torch.stack([again, second[1::2]], 1).flatten(0, 1)
         a = F.normalize(class_token(vit, blurred(first)).float(), dim=-1)
         b = F.normalize(class_token(vit, second).float(), dim=-1)
-        cosines = products(a, b)
+        cosines = a @ b.T
         code = shown["things"][:, 0] * len(STYLES) + shown["style"]
         itself = torch.eye(len(code), dtype=torch.bool, device=device)
         logits = (cosines / TEMPERATURE).masked_fill((code[:, None] == code[None]) & ~itself, -1e4)
@@ -165,12 +170,6 @@ def blurred(pictures: Tensor) -> Tensor:
     return torch.lerp(pictures, soft, amount)
 
 
-def products(a: Tensor, b: Tensor) -> Tensor:
-    """a (N, D), b (M, D) -> (N, M) in fp32, under autocast too: the temperature magnifies what bf16 rounds away."""
-    with torch.autocast(a.device.type, enabled=False):
-        return a.float() @ b.float().T
-
-
 class LatentPool:
     """Latents and captions of `size` compositions, a few of which `refill` replaces at a time, oldest first."""
 
@@ -186,8 +185,7 @@ class LatentPool:
         @torch.no_grad()
         def fill() -> None:
             scene = composer.draw(refill)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
-                latents = vae.encode(composer.render(scene)).latent_dist.mode() * scale
+            latents = vae.encode(composer.render(scene).to(vae.dtype)).latent_dist.mode() * scale
             self.latents.index_copy_(0, cursor, latents.to(precise))
             self.ids.index_copy_(0, cursor, composer.token_ids(scene).int())
             cursor.add_(refill).remainder_(size)
@@ -200,7 +198,7 @@ class LatentPool:
         return self.latents[rows].float(), self.ids[rows].long()
 
 
-def unet_loss(unet: nn.Module, text_encoder: nn.Module, pool: LatentPool, tables, alphas: Tensor, batch: int) -> Loss:
+def unet_loss(text_encoder: nn.Module, pool: LatentPool, tables, alphas: Tensor, batch: int) -> Loss:
     """The squared error of the noise, weighted by min-SNR-γ; a tenth of the pictures come without their caption.
 
     tables: the composer's TokenTables; alphas: cumulated, of the base's schedule, (T,).
@@ -209,7 +207,7 @@ def unet_loss(unet: nn.Module, text_encoder: nn.Module, pool: LatentPool, tables
     empty = torch.full((1, tables.length), tables.end, device=device)
     empty[0, 0] = tables.start
 
-    def loss(_: nn.Module) -> Tensor:
+    def loss(unet: nn.Module, _: nn.Module) -> Tensor:
         latents, ids = pool.draw(batch)
         ids = torch.where(torch.rand(batch, 1, device=device) < EMPTY, empty, ids)
         with torch.no_grad():
@@ -217,7 +215,7 @@ def unet_loss(unet: nn.Module, text_encoder: nn.Module, pool: LatentPool, tables
         noise = torch.randn_like(latents)
         timesteps = (torch.rand(batch, device=device) * len(alphas)).long().clamp(max=len(alphas) - 1)
         noisy = add_noise(latents, noise, alphas, timesteps)
-        prediction = unet(noisy, timesteps, hidden).sample
+        prediction = unet(noisy.to(unet.dtype), timesteps, hidden.to(unet.dtype)).sample
         weights = min_snr_weights(alphas, timesteps, MIN_SNR_GAMMA, "epsilon")
         return sample_losses(prediction, noise, weights).mean()
 

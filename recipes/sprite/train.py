@@ -26,7 +26,7 @@ from torch import nn  # noqa: E402
 from recipes.sprite import stages, storage  # noqa: E402
 from recipes.sprite.art import read_art  # noqa: E402
 from recipes.sprite.compose import Composer  # noqa: E402
-from recipes.sprite.loop import Budget, Loop  # noqa: E402
+from recipes.sprite.loop import Budget, Loop, computing_dtype  # noqa: E402
 from recipes.sprite.parts import has, load_part, load_tokenizer  # noqa: E402
 from recipes.sprite.sizes import SIZES, config_of, new_model  # noqa: E402
 from symdream.diffusion.captured import Captured  # noqa: E402
@@ -83,7 +83,7 @@ class Workshop:
         roots = [root for root in (self.out, self.source, sprite_folder()) if root is not None]
         model, _, root = storage.find_part(part, roots)
         say(f"the {part} is that of {'the embedded base' if root == sprite_folder() else root}")
-        return model.to(self.device)
+        return nn.Module.to(model, self.device, computing_dtype(self.device))
 
     def loop(self, stage: str, module: nn.Module, loss: stages.Loss) -> Loop:
         size = self.size
@@ -100,14 +100,12 @@ class Workshop:
 
 def train_vae(shop: Workshop, budget: Budget) -> None:
     vae, step = shop.start("vae")
-    if shop.device.type == "cuda":
-        vae = vae.to(memory_format=torch.channels_last)
     from transformers import ViTModel
 
     # Always the embedded one: it is at hand everywhere, and its own training never saw a held-out subject.
     perceptual = load_transformers_part(ViTModel, sprite_folder("sprite-dino"), add_pooling_layer=False)
-    perceptual = perceptual.to(shop.device).requires_grad_(False)
-    loss = stages.vae_loss(vae, shop.composer, shop.batch("vae"), perceptual)
+    perceptual = perceptual.to(shop.device, computing_dtype(shop.device)).requires_grad_(False)
+    loss = stages.vae_loss(shop.composer, shop.batch("vae"), perceptual)
     loop = shop.loop("vae", vae, loss)
     step = loop.run("vae", budget, save=shop.save("vae"), first=step)
     shop.save("vae")(loop.average.module, step)
@@ -124,7 +122,7 @@ def latent_scale(vae: nn.Module, composer: Composer) -> float:
 
 def train_clip(shop: Workshop, budget: Budget) -> None:
     clip, step = shop.start("clip")
-    loop = shop.loop("clip", clip, stages.clip_loss(clip, shop.composer, shop.batch("clip")))
+    loop = shop.loop("clip", clip, stages.clip_loss(shop.composer, shop.batch("clip")))
     step = loop.run("clip", budget, save=shop.save("clip"), first=step)
     shop.save("clip")(loop.average.module, step)
     shop.export("clip", loop.average.module, config_of("clip", shop.size_name))
@@ -143,14 +141,14 @@ def train_dino(shop: Workshop, budget: Budget) -> None:
     fresh = step == 0 and not (shop.source is not None and has(shop.source, "dino"))
     if fresh:
         student = stages.SelfDistilled(vit).to(shop.device)
-        loss = stages.distillation_loss(student, shop.composer, batch)
+        loss = stages.distillation_loss(shop.composer, batch)
         part = shop.size.distilled
         first = Budget(part * budget.seconds, budget.steps and max(1, round(part * budget.steps)))
         loop = shop.loop("dino", student, loss)
         step = loop.run("dino (self-distillation)", first, first=step)
         vit = loop.average.module.vit.requires_grad_(True)
         budget = Budget((1 - part) * budget.seconds, budget.steps and max(1, budget.steps - first.steps))
-    loop = shop.loop("dino", vit, stages.instance_loss(vit, shop.composer, batch, vae))
+    loop = shop.loop("dino", vit, stages.instance_loss(shop.composer, batch, vae))
     step = loop.run("dino (instances)", budget, save=shop.save("dino"), first=step)
     shop.save("dino")(loop.average.module, step)
     shop.export("dino", loop.average.module, config_of("dino", shop.size_name))
@@ -161,8 +159,6 @@ def train_unet(shop: Workshop, budget: Budget) -> None:
 
     started = time.perf_counter()
     unet, step = shop.start("unet")
-    if shop.device.type == "cuda":
-        unet = unet.to(memory_format=torch.channels_last)
     size = shop.size
     pool = stages.LatentPool(shop.other("vae"), shop.composer, size.pool, size.refill)
     refill = pool.fill if shop.eager else Captured(pool.fill, shop.device)
@@ -171,7 +167,7 @@ def train_unet(shop: Workshop, budget: Budget) -> None:
     scheduler = DDIMScheduler.from_pretrained(sprite_folder("sprite-diffusion") / "scheduler", local_files_only=True)
     alphas = scheduler.alphas_cumprod.to(shop.device)
     encoder = shop.other("text_encoder")
-    loss = stages.unet_loss(unet, encoder, pool, shop.composer.tables, alphas, shop.batch("unet"))
+    loss = stages.unet_loss(encoder, pool, shop.composer.tables, alphas, shop.batch("unet"))
     loop = shop.loop("unet", unet, loss)
 
     def between(done: int) -> None:

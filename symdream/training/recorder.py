@@ -88,6 +88,10 @@ class Recorder:
         if not self.on_device or step % READ_EVERY == 0:
             self._read()
 
+    def in_words(self) -> str:
+        """What a progress line tells: the smoothed loss as of the last look at the device; "" before the first."""
+        return "" if math.isnan(self.smooth_loss) else f"loss {self.smooth_loss:.4f}"
+
     def _read(self) -> None:
         if not self.waiting:
             return

@@ -120,6 +120,9 @@ class AdapterStack:
         return found
 
     def refresh(self) -> None:
+        # Before the new ones are made: alive, the old ones would keep the stream on which autograd adds to `values`,
+        # and a CUDA graph can be recorded on its own stream only.
+        self.parts.clear()
         parts = self.values.to(self.dtype).split(self.sizes, dim=1)
         self.parts = {
             key: part.view(self.count, *shape) for (key, shape), part in zip(self.shapes.items(), parts, strict=True)

@@ -129,12 +129,12 @@ def test_the_average_follows_its_formula():
     assert not average.module.weight.requires_grad
 
 
-def fit(steps, loss=None):
+def fit(steps, loss=None, dtype=None):
     torch.manual_seed(0)
     module, inputs = nn.Linear(4, 1), torch.randn(64, 4)
     target = inputs @ torch.tensor([[1.0], [-2.0], [0.5], [0.0]])
-    loss = loss or (lambda _: (module(inputs) - target).square().mean())
-    loop = Loop(module, loss, lr=0.05, ema=0.9, warmup=5, device=CPU)
+    loss = loss or (lambda model, _: (model(inputs.to(model.weight.dtype)) - target).float().square().mean())
+    loop = Loop(module, loss, lr=0.05, ema=0.9, warmup=5, device=CPU, dtype=dtype)
     reached = loop.run("fit", Budget(1e6, steps), first=7)
     return loop, reached, target - loop.average.module(inputs)
 
@@ -146,13 +146,24 @@ def test_a_loop_learns_stops_at_its_steps_and_counts_on():
     assert not loop.average.module.training
 
 
+def test_a_model_that_computes_in_bf16_moves_weights_in_fp32():
+    loop, _, error = fit(300, dtype=torch.bfloat16)
+    assert error.square().mean() < 1e-3
+    assert loop.model.weight.dtype == torch.bfloat16
+    assert loop.module.weight.dtype == loop.average.module.weight.dtype == torch.float32
+    assert torch.equal(loop.model.weight, loop.module.weight.bfloat16())
+    assert not torch.equal(loop.model.weight.float(), loop.module.weight)
+
+
 def test_a_loss_that_is_no_number_ends_the_training():
     with pytest.raises(ValueError, match="not a number"):
-        fit(40, loss=lambda _: torch.full((), math.nan, requires_grad=True))
+        fit(40, loss=lambda *_: torch.full((), math.nan, requires_grad=True))
 
 
 class Echo(nn.Module):
     """Stands for the VAE: latents are every eighth pixel's first four channels (RGB and a one)."""
+
+    dtype = torch.float32
 
     class Latents:
         def __init__(self, value):
@@ -194,7 +205,7 @@ def test_captions_that_are_equal_are_no_negatives_of_each_other(composer):
     one_thing = Composer(read_art(TOY).where(held_out=True), load_tokenizer())
     scene = one_thing.draw(1)
     one_thing.draw = lambda count: scene[torch.zeros(count, dtype=torch.long)]
-    assert stages.clip_loss(clip, one_thing, 6)(clip).item() == pytest.approx(0, abs=1e-6)
+    assert stages.clip_loss(one_thing, 6)(clip, clip).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_a_unet_that_names_the_noise_has_no_loss(composer, monkeypatch):
@@ -208,12 +219,13 @@ def test_a_unet_that_names_the_noise_has_no_loss(composer, monkeypatch):
         heard.append(hidden)
         return type("Prediction", (), {"sample": noise})()
 
+    unet.dtype = torch.float32
     encoder = lambda input_ids: type("Text", (), {"last_hidden_state": input_ids})()
     alphas = torch.linspace(0.99, 0.01, 1000)
-    loss = stages.unet_loss(unet, encoder, pool, composer.tables, alphas, 5)
-    assert loss(None) == 0
+    loss = stages.unet_loss(encoder, pool, composer.tables, alphas, 5)
+    assert loss(unet, None) == 0
     for _ in range(60):
-        loss(None)
+        loss(unet, None)
     silent = torch.cat(heard)[:, 1] == composer.tables.end
     assert 0.03 < silent.float().mean() < 0.2  # a tenth without a caption
 

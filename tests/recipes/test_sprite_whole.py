@@ -47,8 +47,8 @@ def instance_error(root: Path, others: Path) -> float:
     torch.manual_seed(1)
     composer = Composer(read_art(TOY).where(held_out=False), load_tokenizer())
     vit = load_part(root, "dino")
-    loss = stages.instance_loss(vit, composer, 16, load_part(others, "vae"))
-    return sum(loss(vit).item() for _ in range(8)) / 8
+    loss = stages.instance_loss(composer, 16, load_part(others, "vae"))
+    return sum(loss(vit, vit).item() for _ in range(8)) / 8
 
 
 @torch.no_grad()
@@ -60,8 +60,9 @@ def noise_error(unet: Path, others: Path) -> float:
     pool.fill()
     alphas = DDIMScheduler.from_pretrained(sprite_folder("sprite-diffusion") / "scheduler").alphas_cumprod
     text_encoder = load_part(others, "text_encoder")
-    loss = stages.unet_loss(load_part(unet, "unet"), text_encoder, pool, composer.tables, alphas, 32)
-    return loss(text_encoder).item()
+    model = load_part(unet, "unet")
+    loss = stages.unet_loss(text_encoder, pool, composer.tables, alphas, 32)
+    return loss(model, model).item()
 
 
 @pytest.mark.slow

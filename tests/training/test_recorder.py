@@ -39,6 +39,14 @@ def test_the_state_before_the_first_bad_step_is_saved_at_the_next_look(tmp_path,
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2]
 
 
+def test_a_progress_line_tells_no_loss_before_the_first_look(tmp_path, tiny_sd1, photos):
+    with Recorder(RunFolder.create(tmp_path / "run"), tiny_config(tiny_sd1, photos), 0, OnAGpu()) as recorder:
+        for step in range(1, READ_EVERY + 1):
+            assert recorder.in_words() == ""
+            recorder.add(step, torch.tensor(0.5), torch.tensor(1.0), OPTIMIZER, 1.0, on_bad_loss=None)
+        assert recorder.in_words() == "loss 0.5000"
+
+
 def test_a_bad_step_is_found_before_a_checkpoint_would_hide_it(tmp_path, tiny_sd1, photos):
     saved = []
     run = RunFolder.create(tmp_path / "run")

@@ -158,3 +158,20 @@ def test_the_optimizer_is_clipping_and_adamw_for_each_alone(net):
 def by_name(stack, adapter):
     where = dict(stack.columns())
     return [(name, where[place(name)]) for name in adapter.parameters]
+
+
+def accumulating(stack):
+    """Autograd's node that adds to the stack's values, as of the last refresh."""
+    node = next(iter(stack.parts.values())).grad_fn
+    while node.name() != "torch::autograd::AccumulateGrad":
+        node = node.next_functions[0][0]
+    return node
+
+
+def test_a_refresh_lets_go_of_the_graph_before_it(net):
+    """A CUDA graph cannot be recorded while a node lives that was made on another stream."""
+    stack = AdapterStack([solo(net, "lora", seed)[1] for seed in (0, 1)], torch.device("cpu"), torch.float32)
+    accumulating(stack).metadata["of"] = "the first"
+    assert accumulating(stack).metadata == {"of": "the first"}
+    stack.refresh()
+    assert accumulating(stack).metadata == {}
