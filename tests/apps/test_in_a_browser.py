@@ -79,7 +79,7 @@ def test_a_picture_is_made_saved_restored_and_remembered(page, server, tmp_path)
     generate(page)
     used = seed(page)
     file = download(page, tmp_path)
-    settings = read_settings(file)
+    settings, pixels = read_settings(file), Image.open(file).tobytes()
     assert settings["prompt"] == "a 3d render of a sks bird on a red background"
     assert settings["adapters"] == [{"name": "owl two", "weight": 0.35}] and str(settings["seed"]) == used
 
@@ -95,7 +95,8 @@ def test_a_picture_is_made_saved_restored_and_remembered(page, server, tmp_path)
     page.wait_for_function("document.querySelector('.adapter-weight input[type=number]').value == '0.35'")
     generate(page)
     again = download(page, tmp_path)
-    assert Image.open(again).tobytes() == Image.open(file).tobytes()
+    assert read_settings(again) == settings
+    assert Image.open(again).tobytes() == pixels
 
     # And the page remembers both, without giving them to another browser.
     page.locator("#history-box .label-wrap").click()
