@@ -10,7 +10,7 @@ from typing import Any
 from symdream.errors import RequestError
 from symdream.interop.grouping import adapter_files
 from symdream.interop.header import read_adapter_header
-from symdream.interop.metadata import OURS, subject_words
+from symdream.interop.metadata import OURS, recommended_weight, subject_words
 from symdream.training.run_folder import is_run
 from symdream_apps.context import Context
 
@@ -70,7 +70,6 @@ def read_card(context: Context, path: Path | str) -> AdapterCard:
         context.check_path(file)  # a link inside a folder may lead out of it
     header = read_adapter_header(next(iter(adapter_files(path))))
     told = header.json(OURS)
-    weight = told.get("recommended_weight")
     return AdapterCard(
         path=path,
         name=context.name_of(path),
@@ -79,7 +78,7 @@ def read_card(context: Context, path: Path | str) -> AdapterCard:
         class_noun=str(told.get("class_noun") or ""),
         method=str(told.get("method") or ""),
         base=_identity(told),
-        weight=float(weight) if isinstance(weight, int | float) and 0 < weight < 10 else 1.0,
+        weight=recommended_weight(told),
     )
 
 

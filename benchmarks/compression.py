@@ -29,7 +29,7 @@ from symdream.diffusion.adapters import Disabled
 from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.sampling import sample
 from symdream.interop.open import base_of, load_adapter, open_adapter
-from symdream.interop.sensitivity import guided, visited
+from symdream.interop.sensitivity import Look, guided, looks_at
 from symdream.metrics.encoders import load_dino
 from symdream.metrics.prompts import read_prompts
 
@@ -37,8 +37,8 @@ SEED = 0
 
 
 @torch.no_grad()
-def answers(base: Base, looks: list[tuple[str, Tensor, Tensor]]) -> Tensor:
-    return torch.cat([guided(base, prompt, x_t, t) for prompt, x_t, t in looks])
+def answers(base: Base, looks: list[Look]) -> Tensor:
+    return torch.cat([guided(base, *look) for look in looks])
 
 
 def likeness(base: Base, prompts: list[str], seeds: int, photos: Path) -> list[float]:
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     asked = read_prompts(args.prompts)
     prompts = [fill(p.text, trigger=metadata["trigger"], class_noun=metadata["class_noun"])
                for p in asked.prompts if p.held_out]  # fmt: skip
-    looks = [(prompt, x_t, t) for prompt in prompts for x_t, t in visited(base, prompt, SEED)]
+    looks = looks_at(base, prompts, [SEED])
     whole = answers(base, looks)
     with Disabled(base):
         effect = (whole - answers(base, looks)).norm()

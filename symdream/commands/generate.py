@@ -78,11 +78,12 @@ def check(args: Args) -> None:
 def run(args: Args) -> int:
     check(args)
     from symdream.data.captions import fill
-    from symdream.diffusion.adapters import recommended_weight, set_weight
+    from symdream.diffusion.adapters import set_weight
     from symdream.diffusion.grid import save_grid
     from symdream.diffusion.png import save_png
     from symdream.diffusion.prompts import cut_off
     from symdream.diffusion.sampling import sample
+    from symdream.interop.metadata import recommended_weight
     from symdream.interop.open import open_adapter
     from symdream.training.devices import open_accelerator
     from symdream.training.progress import Progress

@@ -82,12 +82,6 @@ def adapter_layers(module: torch.nn.Module) -> list[BaseTunerLayer]:
     return [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
 
 
-def recommended_weight(metadata: Mapping[str, Any]) -> float:
-    """The weight that training found best for an adapter (symdream.training.selection), 1 where none was looked for."""
-    weight = metadata.get("recommended_weight")
-    return float(weight) if isinstance(weight, int | float) and 0 < weight < 10 else 1.0
-
-
 def train_adapters(base: Base, components: Iterable[str]) -> None:
     """Put the adapters of `components` into train mode, for their dropout.
 

@@ -12,6 +12,7 @@ import torch
 from symdream.errors import RequestError
 from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, PlainLayer
+from symdream.interop.metadata import RECOMMENDED
 from symdream.interop.spectrum import core_svd
 
 if TYPE_CHECKING:
@@ -19,16 +20,23 @@ if TYPE_CHECKING:
 
 
 def scale(adapter: Adapter, weight: float) -> Adapter:
-    """The adapter whose weight 1 is `weight` of this one. A DoRA cannot be scaled: its update is not linear."""
+    """The adapter whose weight 1 is `weight` of this one. A DoRA cannot be scaled: its update is not linear.
+
+    The weight that training recommended becomes the one that gives the same update as before.
+    """
     _refuse_dora(adapter, "scaled")
     plain = adapter.plain()
-    return replace(plain, layers={p: replace(x, scale=x.scale * weight) for p, x in plain.layers.items()})
+    metadata = dict(plain.metadata)
+    if (recommended := metadata.pop(RECOMMENDED, None)) and weight > 0:
+        metadata[RECOMMENDED] = recommended / weight
+    layers = {p: replace(x, scale=x.scale * weight) for p, x in plain.layers.items()}
+    return replace(plain, layers=layers, metadata=metadata)
 
 
 def add(adapters: list[Adapter], weights: list[float]) -> Adapter:
     """sum_i w_i dW_i, exactly: [w_1 B_1, w_2 B_2, ...] [A_1; A_2; ...], so ranks add up where layers meet.
 
-    The metadata are the first adapter's, with what they were added from.
+    The metadata are the first adapter's, but for the weight that its training recommended: of the sum nobody knows it.
     Raises: RequestError for DoRA, or a layer of different shapes.
     """
     for adapter in adapters:
@@ -38,7 +46,9 @@ def add(adapters: list[Adapter], weights: list[float]) -> Adapter:
         for place, layer in adapter.plain().layers.items():
             folded = replace(layer, scale=layer.scale * weight).folded()
             parts.setdefault(place, []).append(folded)
-    return replace(adapters[0].plain(), layers={place: _concatenate(place, layers) for place, layers in parts.items()})
+    metadata = {key: value for key, value in adapters[0].metadata.items() if key != RECOMMENDED}
+    layers = {place: _concatenate(place, layers) for place, layers in parts.items()}
+    return replace(adapters[0].plain(), layers=layers, metadata=metadata)
 
 
 def _concatenate(place: Place, layers: list[PlainLayer]) -> PlainLayer:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from symdream.data.captions import fill
-from symdream.interop.metadata import subject_words
+from symdream.interop.metadata import recommended_weight, subject_words
 from symdream.training.run_folder import write_atomically, write_text
 
-WEIGHT = 1
 # Sprite knows only this language; the others are usual for photographs.
 SPRITE_PROMPTS = (
     "a 3d render of a {subject} on a striped blue background",
@@ -42,13 +41,15 @@ def usage(name: str, metadata: Mapping[str, Any], *, lora: bool = True) -> str:
     subject = subject_words(metadata)
     prompts = example_prompts(metadata)
     base = (metadata.get("base") or {}).get("identity", "unknown")
+    weight = recommended_weight(metadata)
     lines = [
         f"{name}: a LoRA for {base}" if lora else f"{name}: {base} with its adapter merged in",
         "",
         f"trigger  {subject or 'unknown (the file does not tell)'}",
     ]
     if lora:
-        lines += [f"weight   {WEIGHT} (as trained)", f"in A1111 and its kin, write  <lora:{name}:{WEIGHT}>"]
+        why = "as trained" if weight == 1 else "found best by its training"
+        lines += [f"weight   {weight:g} ({why})", f"in A1111 and its kin, write  <lora:{name}:{weight:g}>"]
     if prompts:
         lines += ["", "prompts", *(f"  {prompt}" for prompt in prompts)]
     return "\n".join(lines) + "\n"

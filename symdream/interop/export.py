@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from symdream.interop.companions import example_prompts, write_companions
 from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, SymmetricLayer
 from symdream.interop.lora_file import Report, file_bytes, write_lora
+from symdream.interop.metadata import recommended_weight
 from symdream.interop.open import base_of, open_adapter, tell
 from symdream.interop.read import read_adapter
 from symdream.interop.spectrum import relative_error
@@ -85,15 +87,16 @@ def export(
     dtype: torch.dtype = torch.float32,
     compress: str | None = None,
     calibrate: bool = False,
-    weight: float = 1.0,
+    weight: float | None = None,
     added: Sequence[tuple[Path, float]] = (),
     base: str | None = None,
     overwrite: bool = False,
 ) -> Result:
     """Write the adapter at `source` to `output` as "diffusers", "kohya", "peft" or "merged".
 
-    `weight` scales it and `added` are other adapters (path, weight) to add, both exactly; `compress` is a rank or a
-    size of the file, and `calibrate` judges what to keep of it by the answers of the base instead of by the weights.
+    `weight` scales it (None: 1, and for merged the weight that its training found best) and `added` are other adapters
+    (path, weight) to add, both exactly. `compress` is a rank or a size of the file, and `calibrate` judges what to keep
+    of it by the answers of the base instead of by the weights, and teaches what is kept the answers of the whole.
     `base` names the base where the adapter does not.
     Raises: RequestError, WorkError; `output` is then as it was.
     """
@@ -101,7 +104,7 @@ def export(
     refuse_existing(output, overwrite)
     if to == "merged":
         return _merged(source, output, dtype=dtype, weight=weight, base=base, overwrite=overwrite)
-    adapter = whole_adapter(source, base)
+    adapter, weight = whole_adapter(source, base), 1.0 if weight is None else weight
     if added:
         others = [whole_adapter(path, None) for path, _ in added]
         adapter = arithmetic.add([adapter, *others], [weight, *(w for _, w in added)])
@@ -110,8 +113,8 @@ def export(
         adapter = arithmetic.scale(adapter, weight)
     kept, error = adapter, 0.0
     if compress is not None:
-        moments = _moments(adapter, source, base) if calibrate else None
-        kept = _compressed(adapter, compress, to, output, dtype, moments)
+        cut = partial(_compressed, adapter, compress, to, output, dtype)
+        kept = _calibrated(adapter, source, base, cut) if calibrate else cut(None)
         left = {place: kept.layers.get(place) or _nothing(layer) for place, layer in adapter.layers.items()}
         error = relative_error(adapter.layers, left)
         kept = _with_error(kept, error)
@@ -129,10 +132,14 @@ def _nothing(layer):
     return replace(layer, A=torch.zeros_like(layer.A[:1]), B=torch.zeros_like(layer.B[:, :1]))
 
 
-def _moments(adapter: Adapter, source: Path, base: str | None) -> dict[Place, Moments]:
-    """What its base's answers owe to each layer, found while it draws the adapter's own prompts."""
+def _calibrated(
+    adapter: Adapter, source: Path, base: str | None, cut: Callable[[dict[Place, Moments]], Adapter]
+) -> Adapter:
+    """Compressed by what the base's answers owe to each layer while it draws the adapter's own prompts, and then taught
+    the answers of the whole."""
     from symdream.diffusion.base import load_base
-    from symdream.interop.sensitivity import measure
+    from symdream.interop.distil import distil
+    from symdream.interop.sensitivity import looks_at, measure
 
     prompts = example_prompts(adapter.metadata)
     if not prompts:
@@ -144,7 +151,15 @@ def _moments(adapter: Adapter, source: Path, base: str | None) -> dict[Place, Mo
     match = attach_adapter(loaded.components(), adapter)
     tell(match, source)
     say(f"drawing {len(prompts)} prompts with {loaded.name} to see what its answers owe to each layer")
-    return measure(loaded, adapter, prompts)
+    looks = looks_at(loaded, prompts)
+    small = cut(measure(loaded, adapter, looks))
+    say("teaching the smaller adapter the answers of the whole one")
+    result = distil(loaded, prompts, looks, small)
+    say(
+        f"its answers are {result.after:.1%} of the adapter's effect away from the whole one's "
+        f"({result.before:.1%} before they were taught)"
+    )
+    return result.adapter
 
 
 def _compressed(
@@ -165,12 +180,14 @@ def _compressed(
 
 
 def _merged(
-    source: Path, output: Path, *, dtype: torch.dtype, weight: float, base: str | None, overwrite: bool
+    source: Path, output: Path, *, dtype: torch.dtype, weight: float | None, base: str | None, overwrite: bool
 ) -> Result:
     from symdream.diffusion.adapters import set_weight
     from symdream.interop.merge import write_merged
 
     loaded, metadata = open_adapter(source, base=base)
+    if weight is None and (weight := recommended_weight(metadata)) != 1:
+        say(f"merged at weight {weight:g}, which its training found best; --weight sets another")
     set_weight(loaded, weight)
     size = write_merged(loaded, output, metadata, dtype=dtype, overwrite=overwrite)
     companions = write_companions(output, source, metadata, lora=False) if output.suffix == ".safetensors" else []

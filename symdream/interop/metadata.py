@@ -11,6 +11,7 @@ from typing import Any
 from symdream.interop.keys import Place, without_text_model
 
 OURS = "symdream"
+RECOMMENDED = "recommended_weight"
 PEFT_METADATA = "lora_adapter_metadata"  # diffusers' name for it
 
 # sd-scripts' words for the families.
@@ -32,6 +33,12 @@ def family_of(layers: Mapping[Place, Any], metadata: Mapping[str, Any]) -> str:
         if place.module.endswith(("attn2.to_k", "attn2.to_v")) or place.component == "text_encoder"
     }
     return "sd2" if text_inputs == {1024} else "sd1"
+
+
+def recommended_weight(metadata: Mapping[str, Any]) -> float:
+    """The weight that training found best for an adapter (symdream.training.selection), 1 where none was looked for."""
+    weight = metadata.get(RECOMMENDED)
+    return float(weight) if isinstance(weight, int | float) and 0 < weight < 10 else 1.0
 
 
 def architecture(family: str, prediction_type: str) -> str:

@@ -29,6 +29,8 @@ from symdream.interop.layers import Adapter, PlainLayer
 LOOKS = 12  # timesteps of each picture at which gradients are taken
 SEEDS = (8_800_001, 8_800_002)  # of no report, and of no selection (symdream.training.judge)
 
+Look = tuple[str, Tensor, Tensor]  # prompt, x_t and t
+
 
 @dataclass
 class Moments:
@@ -38,22 +40,24 @@ class Moments:
     B: Tensor
 
 
-def measure(base: Base, adapter: Adapter, prompts: Sequence[str]) -> dict[Place, Moments]:
-    """The moments of every layer of `adapter`, which is attached to `base` as LoRA, while it draws `prompts`.
+def measure(base: Base, adapter: Adapter, looks: Sequence[Look]) -> dict[Place, Moments]:
+    """The moments of every layer of `adapter`, which is attached to `base` as LoRA, over `looks`.
 
-    For each prompt and each of SEEDS one picture is drawn, without its decoding; at LOOKS of its steps the gradient
-    is taken. They are estimates: another v gives slightly others.
+    They are estimates: another v gives slightly others.
     """
     found: dict[Place, Moments] = {}
-    for number, (prompt, seed) in enumerate((p, s) for p in prompts for s in SEEDS):
-        looks = visited(base, prompt, seed)
-        generator = torch.Generator().manual_seed(number)
-        with watched(base, adapter, found):
-            for x_t, t in looks:
-                prediction = guided(base, prompt, x_t, t)
-                v = torch.randn(prediction.shape, generator=generator).to(prediction)
-                (prediction * v).sum().backward()
+    generator = torch.Generator().manual_seed(0)
+    with watched(base, adapter, found):
+        for look in looks:
+            prediction = guided(base, *look)
+            v = torch.randn(prediction.shape, generator=generator).to(prediction)
+            (prediction * v).sum().backward()
     return found
+
+
+def looks_at(base: Base, prompts: Sequence[str], seeds: Sequence[int] = SEEDS) -> list[Look]:
+    """What the UNet sees at LOOKS steps of drawing each prompt from each seed, with what is attached to the base."""
+    return [(prompt, x_t, t) for prompt in prompts for seed in seeds for x_t, t in visited(base, prompt, seed)]
 
 
 @torch.no_grad()

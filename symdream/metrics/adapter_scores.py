@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from symdream.config import Subject
-from symdream.diffusion.adapters import recommended_weight
 from symdream.errors import Problem, Problems
+from symdream.interop.metadata import recommended_weight
 from symdream.interop.open import open_adapter
 from symdream.metrics.cache import EmbeddingCache
 from symdream.metrics.prompts import read_prompts

@@ -20,7 +20,6 @@ from symdream.diffusion.adapters import (
     Disabled,
     attach_saved,
     read_metadata,
-    recommended_weight,
     set_weight,
 )
 from symdream.diffusion.base import Base, load_base
@@ -28,6 +27,7 @@ from symdream.diffusion.grid import save_grid
 from symdream.diffusion.png import save_png
 from symdream.diffusion.sampling import sample
 from symdream.errors import Problem, Problems, RequestError, typed
+from symdream.interop.metadata import recommended_weight
 from symdream.metrics.bleeding import bleeding
 from symdream.metrics.cache import EmbeddingCache
 from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, ClipEncoder, DinoEncoder, load_clip, load_dino

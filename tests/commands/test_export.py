@@ -143,6 +143,39 @@ def test_merging_needs_its_base_and_takes_a_weight(run, tmp_path, capsys):
     assert distance(base_answers(load_base(str(tmp_path / "m"))), wanted) < 1e-5
 
 
+def test_the_weight_that_training_found_best_goes_along(run, tmp_path, capsys):
+    folder, _ = run
+    for file in (folder / "adapter").glob("*/*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            metadata = json.loads(opened.metadata()["symdream"]) | {"recommended_weight": 0.8}
+        save_file(load_file(file), file, {"symdream": json.dumps(metadata)})
+    base = str(write_base(tiny_base("sd1"), tmp_path / "base"))
+
+    def told(name: str, *flags: str) -> tuple[float | None, str]:
+        path = tmp_path / f"{name}.safetensors"
+        assert run_command("export", [str(folder), "--to", "kohya", *flags, "-o", str(path)]) == 0
+        return read_adapter(path).metadata.get("recommended_weight"), path.with_suffix(".txt").read_text()
+
+    weight, text = told("plain")
+    assert weight == 0.8 and "<lora:plain:0.8>" in text and "found best" in text
+    # Half of it needs twice the weight for the same pictures; of a sum nobody knows the best.
+    weight, text = told("half", "--weight", "0.5")
+    assert weight == pytest.approx(1.6) and "<lora:half:1.6>" in text
+    weight, text = told("sum", "--add", str(folder))
+    assert weight is None and "<lora:sum:1>" in text
+
+    from symdream.diffusion.base import load_base
+
+    merged = {}
+    for name, flags in (("found", []), ("same", ["--weight", "0.8"]), ("whole", ["--weight", "1"])):
+        out = str(tmp_path / name)
+        assert run_command("export", [str(folder), "--to", "merged", "-o", out, "--base", base, *flags]) == 0
+        assert ("weight 0.8, which its training found best" in capsys.readouterr().err) is (name == "found")
+        merged[name] = base_answers(load_base(out))
+    assert distance(merged["found"], merged["same"]) < 1e-6
+    assert distance(merged["found"], merged["whole"]) > 1e-4
+
+
 def test_an_adapter_that_tells_no_shapes_is_exported_by_way_of_its_base(run, tmp_path, capsys):
     folder, wanted = run
     for file in (folder / "adapter").glob("*/*.safetensors"):

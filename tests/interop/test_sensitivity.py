@@ -16,7 +16,7 @@ from symdream.interop.attach import attach_adapter
 from symdream.interop.collect import collect
 from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, PlainLayer
-from symdream.interop.sensitivity import LOOKS, SEEDS, Moments, guided, measure, visited
+from symdream.interop.sensitivity import LOOKS, SEEDS, Moments, guided, looks_at, measure, visited
 
 P = Place("unet", "down_blocks.0.a")
 PROMPT = "a photo of a sks toy"
@@ -86,7 +86,7 @@ def plain():
     with torch.no_grad():
         transformer.proj_out.weight.zero_()
     attach_adapter(base.components(), adapter)
-    return base, adapter, deaf, measure(base, adapter, [PROMPT])
+    return base, adapter, deaf, measure(base, adapter, looks_at(base, [PROMPT]))
 
 
 def test_a_large_update_that_no_answer_owes_anything_to_goes_first(plain):
@@ -119,8 +119,8 @@ def test_the_moments_are_those_of_inputs_and_gradients(plain):
     wanted = {p: [0, 0] for p in places}
     for module in modules:
         module.lora_A["default"].weight.requires_grad_(True)
-    for number, seed in enumerate(SEEDS):
-        generator = torch.Generator().manual_seed(number)
+    generator = torch.Generator().manual_seed(0)
+    for seed in SEEDS:
         for x_t, t in visited(base, PROMPT, seed):
             seen = []
 
