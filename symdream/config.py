@@ -352,11 +352,17 @@ def build(
         problems = [_problem(e) for e in error.errors()]
         # What is right is checked further, so that the user hears of everything at once.
         config = TrainConfig.model_validate(_without(settings, error))
+    told = {_key(problem) for problem in problems}
     for check in (conflicts, *checks):
-        problems += check(config)
+        # A wrong value was taken out above: that it is missing now is no news.
+        problems += [problem for problem in check(config) if _key(problem) not in told]
     if problems:
         raise Problems(where, problems)
     return config
+
+
+def _key(problem: Problem) -> str:
+    return problem.key.partition(" = ")[0]
 
 
 def _without(settings: Mapping[str, Any], error: ValidationError) -> dict[str, Any]:

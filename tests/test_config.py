@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from symdream import config as settings
 from symdream.config import TrainConfig, build, merge, read_toml, to_toml
-from symdream.errors import Problems, RequestError
+from symdream.errors import Problem, Problems, RequestError
 
 
 def problems_of(nested, **kwargs):
@@ -33,6 +33,13 @@ def test_all_problems_are_told_at_once():
         "trainng",
         "subject.trigger = ",
     }
+
+
+def test_a_wrong_value_is_told_once_though_checks_find_it_missing():
+    checks = (lambda config: [Problem("subject.class_noun", "is needed"), Problem("subject.images", "is needed")],)
+    with pytest.raises(Problems) as caught:
+        build({"subject": {"class_noun": ""}}, checks=checks)
+    assert [p.key for p in caught.value.problems] == ["subject.class_noun = ", "subject.images"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Seeds S, S+1, … are used for every prompt, so that columns can be compared.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,8 @@ def check(args: Args) -> None:
             problems.append(Problem(f"--{name.replace('_', '-')} {getattr(args, name)}", f"must be at least {least}"))
     for name, message in wrong_settings(args.steps, args.guidance, args.width, args.height).items():
         problems.append(Problem(f"--{name} {getattr(args, name)}", message))
+    if args.weight is not None and not math.isfinite(args.weight):
+        problems.append(Problem(f"--weight {args.weight}", "must be a number"))
     problems += [Problem("--prompt", "is empty") for p in args.prompt if not p.strip()]
     if not args.adapter.exists():
         problems.append(Problem(f"--adapter {args.adapter}", "does not exist"))

@@ -64,11 +64,18 @@ def test_a_prompt_without_the_trigger_or_too_long_is_told(tmp_path, run, capsys)
 
 def test_all_problems_are_told_at_once(tmp_path):
     args = generate.Args(
-        adapter=tmp_path / "nowhere", prompt=["", "x"], count=0, seed=-1, steps=0, width=63, output=tmp_path / "o"
+        adapter=tmp_path / "nowhere",
+        prompt=["", "x"],
+        count=0,
+        seed=-1,
+        steps=0,
+        width=63,
+        weight=float("nan"),
+        output=tmp_path / "o",
     )
     with pytest.raises(Problems) as caught:
         generate.run(args)
-    assert len(caught.value.problems) == 6
+    assert len(caught.value.problems) == 7
     assert not (tmp_path / "o").exists()
 
 
