@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from symdream.data.images import HEIF, heif_is_readable
 from symdream.data.images import MAX_PIXELS as READABLE_PIXELS
 from symdream.errors import RequestError
 from symdream.interop.header import read_adapter_header
@@ -14,8 +15,11 @@ from symdream.interop.header import read_adapter_header
 MAX_FILE_BYTES = 2 * 10**9  # of any upload (gradio ends the transfer there): an SDXL LoRA of rank 256 has 1.7 GB
 MAX_IMAGE_BYTES = 50 * 10**6
 MAX_PIXELS = min(64_000_000, READABLE_PIXELS)
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+
+
+# What a browser may choose: not every one knows that HEIC is an image.
+PHOTOS = ["image", *sorted(HEIF)]
 
 
 def check_image(path: Path, name: str | None = None) -> Path:
@@ -33,7 +37,8 @@ def check_image(path: Path, name: str | None = None) -> Path:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit comes below
-            with Image.open(path, formats=IMAGE_FORMATS) as image:
+            formats = (*IMAGE_FORMATS, "HEIF") if heif_is_readable() else IMAGE_FORMATS
+            with Image.open(path, formats=formats) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise _too_many_pixels(name, width, height)
@@ -44,7 +49,8 @@ def check_image(path: Path, name: str | None = None) -> Path:
         ) from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         kind = "is not an image" if isinstance(error, UnidentifiedImageError) else "is a damaged image"
-        raise RequestError(f"{name} {kind}, whatever its name says.", fix="give a PNG, JPEG or WebP file") from None
+        fix = "give a PNG, JPEG, WebP or HEIC file"
+        raise RequestError(f"{name} {kind}, whatever its name says.", fix=fix) from None
     return path
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from symdream.errors import RequestError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+HEIF = {".heic", ".heif"}  # what phones store
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"} | HEIF
 MIN_SIDE = 32  # below this there is nothing to learn from: sprite's smallest latent is 4 pixels wide
 MAX_PIXELS = 100_000_000  # a decompression bomb, or a scan that would not fit into memory several times over
 MASK_SUFFIX = "_mask"
@@ -42,6 +44,17 @@ def find_images(folder: Path) -> list[Path]:
     return images
 
 
+@cache
+def heif_is_readable() -> bool:
+    """Teach Pillow HEIC, which it does not know by itself; False where pi-heif is not installed."""
+    try:
+        from pi_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
 def read_image(path: Path) -> Image.Image:
     """Read one image as RGB: EXIF-rotated upright, alpha on white, 16 bits scaled to 8, first frame of many.
 
@@ -57,6 +70,7 @@ def read_with_alpha(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             # Our own limit comes below, with our own words.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            heif = heif_is_readable()
             image = Image.open(path)
         if image.width * image.height > MAX_PIXELS:
             raise RequestError(
@@ -68,9 +82,10 @@ def read_with_alpha(path: Path) -> Image.Image:
     except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise RequestError(f"No file {path}.") from error
-        raise RequestError(
-            f"{path} cannot be read as an image: {error}.", fix="open and save it again as PNG or JPEG, or remove it"
-        ) from error
+        fix = "open and save it again as PNG or JPEG, or remove it"
+        if path.suffix.lower() in HEIF and not heif:
+            fix = f"pip install pi-heif; or {fix}"
+        raise RequestError(f"{path} cannot be read as an image: {error}.", fix=fix) from error
     if min(image.size) < MIN_SIDE:
         raise RequestError(
             f"{path} is {image.width} × {image.height} pixels; each side must have at least {MIN_SIDE}.",

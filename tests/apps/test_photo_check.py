@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image, ImageFilter
 
@@ -38,6 +39,15 @@ def test_small_photos_duplicates_and_a_set_too_small_are_told(tmp_path):
     assert report.photos[1].notes[0] == "small: scaled up 2.0 times to 128 pixels"
     assert any("almost the same picture as 00.png" in note for note in report.photos[1].notes)
     assert report.photos[0].notes == [] and "fewer than 3" in report.notes[0]
+
+
+def test_a_phones_photo_is_shown_and_copied(tmp_path):
+    path = tmp_path / "IMG_1.HEIC"
+    shown = Image.open(OWL / "00.png").convert("RGB")
+    pillow_heif.from_pillow(shown).save(path, format="HEIF", quality=95)
+    report = check([path], "sprite")
+    assert not report.refused and [p.name for p in report.photos] == ["IMG_1.HEIC"]
+    assert np.abs(np.asarray(report.photos[0].crop).astype(int) - np.asarray(shown.resize((128, 128)))).mean() < 4
 
 
 def test_what_is_no_image_is_left_out_with_its_reason_and_the_rest_is_kept(tmp_path):

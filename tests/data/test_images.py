@@ -1,9 +1,11 @@
 import io
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
+from symdream.data import images
 from symdream.data.images import find_images, read_folder, read_image
 from symdream.errors import RequestError
 
@@ -48,6 +50,37 @@ def test_exif_rotation_is_applied(tmp_path):
     read = read_image(tmp_path / "a.jpg")
     assert read.size == (48, 64)
     assert read.getpixel((20, 0))[0] < 20 and read.getpixel((20, 63))[0] > 235
+
+
+@pytest.mark.parametrize("suffix", ["heic", "HEIF", "avif", "jpg"])
+def test_photos_as_phones_store_them_are_read_whatever_their_names(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "avif":
+        gradient().save(path, quality=95)
+    else:
+        # Another library writes what ours reads.
+        pillow_heif.from_pillow(gradient()).save(path, format="HEIF", quality=95)
+    assert find_images(tmp_path) == [path]
+    read = np.asarray(read_image(path)).astype(int)
+    assert np.abs(read - np.asarray(gradient().convert("RGB"))).mean() < 3
+
+
+def test_a_phones_photo_lies_as_it_was_held(tmp_path):
+    image = gradient()
+    exif = image.getexif()
+    exif[0x0112] = 6
+    pillow_heif.register_heif_opener()
+    image.convert("RGB").save(tmp_path / "a.heic", format="HEIF", exif=exif.tobytes(), quality=95)
+    read = read_image(tmp_path / "a.heic")
+    assert read.size == (48, 64) and read.getpixel((20, 0))[0] < 20 and read.getpixel((20, 63))[0] > 235
+
+
+def test_without_the_reader_a_heic_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "heif_is_readable", lambda: False)
+    (tmp_path / "a.heic").write_bytes(b"no image")
+    with pytest.raises(RequestError) as caught:
+        read_image(tmp_path / "a.heic")
+    assert "pip install pi-heif" in caught.value.fix
 
 
 def test_an_animation_gives_its_first_frame(tmp_path):
