@@ -74,6 +74,7 @@ def run(args: Args) -> int:
     folder = RunFolder.create(path, overwrite=args.overwrite)
 
     # Only now, since torch and diffusers take seconds to import and a wrong request should not wait for them.
+    from symdream.interop.companions import write_companions
     from symdream.interop.lora_file import write_diffusers_lora
     from symdream.metrics.run_scores import evaluate_run
     from symdream.train import run_training
@@ -86,6 +87,7 @@ def run(args: Args) -> int:
     lora = folder.path / f"{folder.path.name}-lora.safetensors"
     metadata = read_adapter_metadata(folder)
     write_diffusers_lora(base, lora, metadata)
+    write_companions(lora, folder.path, metadata)
     folder.update_summary(seconds_total=seconds_since_start())
     print_table(folder)
     subject = f"{metadata['trigger']} {metadata['class_noun']}"

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from helpers.runs import make_photos, symdream
+from PIL import Image
 
 from symdream.commands.demo import sample_data
 from symdream.training.run_folder import RunFolder
@@ -37,6 +38,8 @@ def test_the_lora_file_loaded_by_diffusers_draws_what_the_adapter_draws(run):
 
     folder, _ = run
     (file,) = folder.path.glob("*-lora.safetensors")
+    assert "trigger  sks bird" in file.with_suffix(".txt").read_text()
+    assert Image.open(file.with_suffix(".png")).size == (128, 128)
     ours, theirs = load_base("sprite"), load_base("sprite")
     attach_saved(ours, folder.adapter)
     theirs.pipeline().load_lora_weights(str(file))
