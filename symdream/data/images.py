@@ -13,6 +13,9 @@ from symdream.errors import RequestError
 
 HEIF = {".heic", ".heif"}  # what phones store
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"} | HEIF
+# Pictures and films that a camera may leave among the photos, and that are not read.
+UNREAD = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".jxl", ".jp2", ".psd", ".svg"}
+UNREAD |= {".mov", ".mp4"}
 MIN_SIDE = 32  # below this there is nothing to learn from: sprite's smallest latent is 4 pixels wide
 MAX_PIXELS = 100_000_000  # a decompression bomb, or a scan that would not fit into memory several times over
 MASK_SUFFIX = "_mask"
@@ -42,6 +45,11 @@ def find_images(folder: Path) -> list[Path]:
             fix=f"--images takes {LAYOUT} ({', '.join(sorted(SUFFIXES))})",
         )
     return images
+
+
+def unread_pictures(folder: Path) -> list[Path]:
+    """Files of `folder` that look like pictures but are of kinds that are not read; they are left out."""
+    return sorted(p for p in Path(folder).iterdir() if p.is_file() and p.suffix.lower() in UNREAD)
 
 
 @cache

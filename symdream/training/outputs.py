@@ -21,6 +21,7 @@ from symdream import __version__
 from symdream.config import TrainConfig, to_toml
 from symdream.data.captions import fill
 from symdream.data.class_images import from_base
+from symdream.data.images import unread_pictures
 from symdream.data.store import cache_folder
 from symdream.diffusion.adapters import adapter_layers, save_adapters
 from symdream.diffusion.base import Base
@@ -94,6 +95,9 @@ def describe(
         count = sum(photo.subject == place for photo in photos.photos)
         if not 3 <= count <= 30:
             say(f"  note: 3 to 6 photos are usual; of {subject.trigger} {subject.class_noun} there are {count}.")
+        if unread := unread_pictures(subject.images):
+            names = ", ".join(path.name for path in unread[:3]) + (", …" if len(unread) > 3 else "")
+            say(f"  note: left out of {subject.images}: {names}; such files are not read, save them as PNG or JPEG.")
         warn_about_trigger(base, subject.trigger)
     if base.identity == "sprite":
         from symdream.diffusion.photographs import photo_warning
