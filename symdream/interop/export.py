@@ -104,7 +104,8 @@ def export(
     refuse_existing(output, overwrite)
     if to == "merged":
         return _merged(source, output, dtype=dtype, weight=weight, base=base, overwrite=overwrite)
-    adapter, weight = whole_adapter(source, base), 1.0 if weight is None else weight
+    weight = 1.0 if weight is None else weight
+    adapter = whole_adapter(source, base)
     if added:
         others = [whole_adapter(path, None) for path, _ in added]
         adapter = arithmetic.add([adapter, *others], [weight, *(w for _, w in added)])
