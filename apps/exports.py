@@ -23,11 +23,12 @@ FOLDER = "exports"  # in the run
 
 
 def export_for_others(
-    context: Context, path: Path | str, to: str, *, dtype: str = "fp32", weight: float = 1.0
+    context: Context, path: Path | str, to: str, *, dtype: str = "fp32", weight: float | None = None
 ) -> list[Path]:
     """Write the adapter at `path` as one of FORMATS; returns the file and what tells about it (.txt, .png), as copies
     that the browser may have. A run keeps the originals in its folder exports/, where a new export replaces the old.
 
+    weight: as `symdream.interop.export.export` takes it.
     Raises: RequestError (no such format; the adapter cannot be used), WorkError (a full disk).
     """
     if to not in FORMATS:

@@ -75,14 +75,16 @@ def build(context: Context, runs: Runs) -> None:
         runs.start_next()
         return known(context, runs, runs.status(run))
 
-    def export(adapter: str, to: str = "kohya", dtype: str = "fp32", weight: float = 1.0) -> dict:
+    def export(adapter: str, to: str = "kohya", dtype: str = "fp32", weight: float | None = None) -> dict:
         """Write a run's or file's adapter for other tools: to kohya, diffusers, peft (zipped) or merged.
+
+        weight: its new weight 1 is this weight of now (null: 1; merged takes what its training found best).
 
         Returns {"files": [the file, and a .txt and .png that tell about it]}.
         """
-        if not isinstance(weight, int | float) or not math.isfinite(weight):
+        if weight is not None and not (isinstance(weight, int | float) and math.isfinite(weight)):
             raise Problems("the request", [Problem(f"weight {weight}", "must be a number")])
-        files = export_for_others(context, named(context, adapter), to, dtype=dtype, weight=float(weight))
+        files = export_for_others(context, named(context, adapter), to, dtype=dtype, weight=weight)
         return {"files": [gr.FileData(path=str(file), orig_name=file.name).model_dump() for file in files]}
 
     def inspect(adapter: str) -> dict:
