@@ -12,7 +12,7 @@ import torch
 from symdream.errors import RequestError
 from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, PlainLayer
-from symdream.interop.metadata import RECOMMENDED
+from symdream.interop.metadata import RECOMMENDED, recommended_weight
 from symdream.interop.spectrum import core_svd
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def scale(adapter: Adapter, weight: float) -> Adapter:
     _refuse_dora(adapter, "scaled")
     plain = adapter.plain()
     metadata = dict(plain.metadata)
-    if (recommended := metadata.pop(RECOMMENDED, None)) and weight > 0:
-        metadata[RECOMMENDED] = recommended / weight
+    if metadata.pop(RECOMMENDED, None) is not None and weight > 0:
+        metadata[RECOMMENDED] = recommended_weight(plain.metadata) / weight
     layers = {p: replace(x, scale=x.scale * weight) for p, x in plain.layers.items()}
     return replace(plain, layers=layers, metadata=metadata)
 
