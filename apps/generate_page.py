@@ -81,7 +81,7 @@ class GeneratePage:
             )
             with gr.Row():
                 self.width = gr.Slider(64, 256, value=128, step=8, label="Width", min_width=150, elem_id="width")
-                self.height = gr.Slider(64, 256, value=128, step=8, label="Height", min_width=150)
+                self.height = gr.Slider(64, 256, value=128, step=8, label="Height", min_width=150, elem_id="height")
         examples.build(self.context, self.prompt, self.rows.chosen)
 
     def _show(self) -> None:
@@ -132,7 +132,8 @@ class GeneratePage:
         self.use.click(tell(self.restore), self.picked, restored, **PRIVATE)
         self.dropped.upload(tell(self.take_dropped), self.dropped, [*restored, self.dropped], **PRIVATE)
         self.compare.click(tell(self.to_compare), self.picked, shared.receivers, **PRIVATE)
-        self.base.change(sizes_of, self.base, [self.steps, self.guidance, self.width, self.height], **PRIVATE)
+        # A choice of the user's, not a restored picture, which brings sizes of its own.
+        self.base.input(sizes_of, self.base, [self.steps, self.guidance, self.width, self.height], **PRIVATE)
         shared.handed.change(tell(self.take), [shared.handed, self.rows.chosen], self.rows.chosen, **PRIVATE)
 
     def answer_generate(

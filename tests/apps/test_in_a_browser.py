@@ -8,7 +8,7 @@ from helpers import browser as browsers
 from helpers.browser import choose_adapter, heard, open_page, select_tab, set_number
 from PIL import Image
 
-from symdream.diffusion.png import read_settings
+from symdream.diffusion.png import read_settings, save_png
 
 pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason=browsers.WHY_NOT)
 pytest.importorskip("playwright")
@@ -108,6 +108,28 @@ def test_a_picture_is_made_saved_restored_and_remembered(page, server, tmp_path)
     assert stranger.locator("#history img").count() == 0
     stranger.context.close()
     assert not page.complaints
+
+
+def test_a_picture_of_another_base_brings_its_own_sizes_back(page, tmp_path):
+    made = {
+        "prompt": "a photo of a sks dog", "negative_prompt": "blur", "seed": 7, "steps": 41, "guidance": 6.5,
+        "sampler": "base", "width": 768, "height": 448, "base": "sd15", "adapter": None,
+    }  # fmt: skip
+    file = tmp_path / "made elsewhere.png"
+    save_png(Image.new("RGB", (768, 448)), file, made)
+    page.get_by_text("Restore the settings of a picture").click()
+    page.set_input_files("#dropped input[type=file]", file)
+    page.wait_for_function("document.querySelector('#prompt textarea').value.includes('sks dog')")
+    page.wait_for_timeout(2000)  # whatever the change of base would set off is done
+    page.click("#more .label-wrap")
+    shown = {name: page.input_value(f"#{name} input[type=number]") for name in ("steps", "width", "height")}
+    assert shown == {"steps": "41", "width": "768", "height": "448"} and "sd15" in page.input_value("#base input")
+
+    # A base that the user chooses brings the sizes that suit it.
+    page.click("#base input")
+    page.locator("[role=option]", has_text="sprite").click()
+    page.wait_for_function("document.querySelector('#width input[type=number]').value == '128'")
+    assert page.input_value("#steps input[type=number]") == "25"
 
 
 def test_the_weight_changes_the_picture_and_off_is_the_base_alone(page, tmp_path):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from helpers import browser as browsers
-from helpers.browser import open_page, select_tab
+from helpers.browser import open_page, select_tab, type_in
 from helpers.runs import make_photos
 from PIL import Image
 
@@ -90,10 +90,10 @@ def test_the_library_opens_renames_and_deletes_a_file(page, server):
     say(page, "#card-title", "mine.safetensors")
     say(page, "#facts", "sks bird")
     open_box(page, "#change")
-    page.get_by_label("New name").fill("../outside")
+    type_in(page.get_by_label("New name"), "../outside")
     page.get_by_role("button", name="Rename", exact=True).click()
     assert "is no name" in alert(page)
-    page.get_by_label("New name").fill("ours")
+    type_in(page.get_by_label("New name"), "ours")
     page.get_by_role("button", name="Rename", exact=True).click()
     say(page, "#card-title", "ours.safetensors")
     assert sorted(p.name for p in server.runs.glob("ours.*")) == ["ours.safetensors", "ours.txt"]

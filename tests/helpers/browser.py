@@ -64,6 +64,22 @@ def heard(page, value):
 
 
 def set_number(page, selector: str, value) -> None:
-    """The number box of a slider."""
-    page.fill(f"{selector} input[type=number]", str(value))
-    page.keyboard.press("Tab")
+    """The number box of a slider; its knob follows once the page has taken the value in."""
+    box, knob = (page.locator(f"{selector} input[type={kind}]") for kind in ("number", "range"))
+    for _ in range(100):
+        box.fill(str(value))
+        page.keyboard.press("Tab")
+        page.wait_for_timeout(50)
+        if float(box.input_value()) == float(knob.input_value()) == float(value):
+            return
+    raise AssertionError(f"{selector} does not take {value}: {box.input_value()}, {knob.input_value()}")
+
+
+def type_in(field, text: str) -> None:
+    """Fill a text field, again if an answer of the app that was still on its way overwrote it."""
+    for _ in range(100):
+        field.fill(text)
+        field.page.wait_for_timeout(300)
+        if field.input_value() == text:
+            return
+    raise AssertionError(f"the field does not keep {text!r}: {field.input_value()!r}")
