@@ -233,11 +233,11 @@ class GeneratePage:
         if missing:
             gr.Warning(f"Not in the runs folder any more: {', '.join(missing)}.")
         gr.Info("The settings of the picture are back.")
-        width, height = int(settings["width"]), int(settings["height"])
         values = [
             settings["prompt"], settings["base"], dropdown, strengths, settings["negative_prompt"], settings["sampler"],
-            int(settings["steps"]), float(settings["guidance"]), gr.Slider(value=width, maximum=max(256, width)),
-            gr.Slider(value=height, maximum=max(256, height)), int(settings["seed"]), 1,
+            int(settings["steps"]), float(settings["guidance"]),
+            *(side_slider(settings["base"], int(settings[name])) for name in ("width", "height")),
+            int(settings["seed"]), 1,
         ]  # fmt: skip
         return (*values, False, random.random())
 
@@ -261,12 +261,21 @@ class GeneratePage:
         return adapter_rows.accept(self.context, None, list(dict.fromkeys([*chosen, *handed["paths"]])))[1]
 
 
+def known_as(base: str) -> str:
+    """The known base whose sizes suit `base`: Stable Diffusion 1.5's for one that is not known."""
+    return base if base in KNOWN else "sd15"
+
+
 def sizes_of(base: str) -> tuple:
-    """Steps, guidance, width and height as they suit a base; of an unknown one, those of Stable Diffusion 1.5."""
-    known = base if base in KNOWN else "sd15"
-    side = KNOWN[known].resolution
-    steps, guidance = SIZES[known]
-    return steps, guidance, *(gr.Slider(minimum=max(64, side // 4), maximum=2 * side, value=side) for _ in range(2))
+    """Steps, guidance, width and height as they suit a base."""
+    known = known_as(base)
+    return *SIZES[known], *(side_slider(base, KNOWN[known].resolution) for _ in range(2))
+
+
+def side_slider(base: str, value: int) -> gr.Slider:
+    """A width or height: from a quarter of the base's own to twice as much, and `value` in any case."""
+    side = KNOWN[known_as(base)].resolution
+    return gr.Slider(minimum=min(value, max(64, side // 4)), maximum=max(value, 2 * side), value=value)
 
 
 def columns_for(count: int) -> int:

@@ -124,6 +124,7 @@ def test_a_picture_of_another_base_brings_its_own_sizes_back(page, tmp_path):
     page.click("#more .label-wrap")
     shown = {name: page.input_value(f"#{name} input[type=number]") for name in ("steps", "width", "height")}
     assert shown == {"steps": "41", "width": "768", "height": "448"} and "sd15" in page.input_value("#base input")
+    assert page.get_attribute("#width input[type=range]", "max") == "1024"  # this base's, not this picture's
 
     # A base that the user chooses brings the sizes that suit it.
     page.click("#base input")
