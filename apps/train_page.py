@@ -96,8 +96,8 @@ def _setup(context: Context, runs: Runs) -> gr.State:
     @tell
     def look(files: list[str] | None, chosen: str, base: str, before: list[list[str]] | None):
         found, listed = _report(context, files, chosen, base)
-        kept = {row[0]: row[1] for row in before or [] if row and row[1]}
-        rows = [[photo.name, kept.get(photo.name, photo.caption)] for photo in found.photos]
+        kept = train_request.captions_by_photo([photo.path for photo in found.photos], before or [])
+        rows = [[photo.name, kept[str(photo.path)] or photo.caption] for photo in found.photos]
         side = found.photos[0].crop.width if found.photos else 0
         return {
             shown_as: gr.Markdown(f"What is trained on: the middle, {side} × {side} pixels", visible=bool(side)),
@@ -127,7 +127,7 @@ def _setup(context: Context, runs: Runs) -> gr.State:
 
     @tell
     def begin(files, chosen, rows, listed, noun, trigger, base, method, preset, name, *given):
-        texts = dict(zip(listed, (row[1] for row in rows), strict=False)) if not chosen else {}
+        texts = train_request.captions_by_photo([Path(path) for path in listed], rows) if not chosen else {}
         started = train_request.start(
             context, runs,
             photos=[Path(file) for file in files or []] if not chosen else [],

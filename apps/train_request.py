@@ -124,6 +124,22 @@ def start(
     return runs.add(name, flags, preset, lambda folder: copy_photos([p.path for p in report.photos], texts, folder))
 
 
+def captions_by_photo(photos: Sequence[Path], rows: Sequence[Sequence[str]]) -> dict[str, str]:
+    """The captions of the page's table, by the photo's path; "" where the table says nothing.
+
+    The table's menu can move, add and delete rows and columns, so a row belongs to the photo that it names; of photos
+    of one name, the first row to the first.
+    """
+    left = [(str(row[0]), str(row[1] or "")) for row in rows if len(row) > 1]
+    found = {}
+    for photo in photos:
+        row = next((row for row in left if row[0] == photo.name), None)
+        if row is not None:
+            left.remove(row)
+        found[str(photo)] = row[1] if row else ""
+    return found
+
+
 def scenes(base: str) -> list[str]:
     """The prompts of the pictures on the way."""
     known = SPRITE_SCENES if base == EMBEDDED else PHOTO_SCENES

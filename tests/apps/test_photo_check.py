@@ -9,6 +9,7 @@ from symdream.data.buckets import cuts
 from symdream.data.images import find_images, read_image
 from symdream.training.request import check_subject
 from symdream_apps.photo_check import alike, check, copy_photos, edge_width, is_blurred, perceptual_hash
+from symdream_apps.train_request import captions_by_photo
 
 OWL = Path(__file__).parents[2] / "sample_data" / "owl"
 
@@ -114,3 +115,9 @@ def test_copied_photos_keep_their_captions_and_train(tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == ["00-my-photo---co.png", "00-my-photo---co.txt", "01-01.png"]
     config = build({"subject": {"images": folder, "class_noun": "bird"}}, checks=(check_subject,))
     assert len(find_images(config.subject.images)) == 2
+
+
+def test_captions_follow_the_photo_that_their_row_names():
+    photos = [Path("1/a.png"), Path("2/a.png"), Path("b.png"), Path("c.png")]
+    rows = [["b.png", "B"], ["", ""], ["a.png", "first"], ["a.png", "second"], ["gone.png", "?"], ["c.png"]]
+    assert captions_by_photo(photos, rows) == {"1/a.png": "first", "2/a.png": "second", "b.png": "B", "c.png": ""}
