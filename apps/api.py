@@ -11,6 +11,7 @@ import gradio as gr
 from symdream.errors import Problem, Problems
 from symdream_apps import comparison, references
 from symdream_apps.adapters import named, read_card
+from symdream_apps.arguments import checked
 from symdream_apps.context import Context
 from symdream_apps.errors import told
 from symdream_apps.generation import PictureRequest, check, make
@@ -26,7 +27,7 @@ def build(context: Context, shared: Shared) -> None:
 
     def generate(
         prompt: str,
-        adapters: list[dict] | None = None,
+        adapters: list[dict | str] | None = None,
         base: str = "sprite",
         negative_prompt: str = "",
         sampler: str = "base",
@@ -39,8 +40,9 @@ def build(context: Context, shared: Shared) -> None:
     ) -> dict:
         """Pictures of one prompt, from seeds seed, seed + 1, …
 
-        adapters: [{"name": "owl", "weight": 0.8}, …]; a name is a run folder or file in the runs folder, and without
-        a weight an adapter has the one that its training found best. None stands for what suits the base.
+        adapters: [{"name": "owl", "weight": 0.8}, …], or names alone; a name is a run folder or file in the runs
+        folder, and without a weight an adapter has the one that its training found best. None stands for what suits
+        the base.
         Returns {"images": [PNG files], "settings": [of each], "notes": [what to know]}.
         """
         worn = [wear(context, entry) for entry in adapters or []]
@@ -81,7 +83,7 @@ def build(context: Context, shared: Shared) -> None:
             variants = comparison.of_weights(cards[0], weights)
         else:
             variants = comparison.of_adapters(cards, base_too=base_too)
-        rows = comparison.check_comparison(variants, prompts, [int(seed) for seed in seeds])
+        rows = comparison.check_comparison(variants, prompts, seeds)
         known, why_none = references.find(context, photos, [card.path for card in cards], None)
         settings = PictureRequest("", base, (), negative_prompt, sampler, steps, guidance)
         result = waited(
@@ -89,8 +91,8 @@ def build(context: Context, shared: Shared) -> None:
         )  # fmt: skip
         return answer(context, shared, result, [why_none] if why_none else [])
 
-    gr.api(tell(generate), api_name="generate", **ON_DEVICE)
-    gr.api(tell(compare), api_name="compare", **ON_DEVICE)
+    gr.api(tell(checked(generate)), api_name="generate", **ON_DEVICE)
+    gr.api(tell(checked(compare)), api_name="compare", **ON_DEVICE)
 
 
 def wear(context: Context, entry: dict[str, Any] | str) -> Worn:

@@ -136,12 +136,13 @@ def compare(
     all_cards = list(dict.fromkeys(card for cards in everyone for card in cards))
     columns: list[list[Cell]] = []
     notes: list[str] = []
-    for place, (variant, cards) in enumerate(zip(variants, everyone, strict=True)):
-        # The base alone is asked for the same subject as the adapters: the same words, without what they mean.
-        prompts = [words_for(row.prompt, cards or all_cards) for row in rows]
-        asked = replace(request, adapters=variant.adapters)
+    # The base alone is asked for the same subject as the adapters: the same words, without what they mean.
+    told = [[words_for(row.prompt, cards or all_cards) for row in rows] for cards in everyone]
+    for variant, prompts in zip(variants, told, strict=True):
         for row, prompt in zip(rows, prompts, strict=True):
-            check(replace(asked, prompt=prompt, seed=row.seed, count=1))
+            check(replace(request, adapters=variant.adapters, prompt=prompt, seed=row.seed, count=1))
+    for place, (variant, cards, prompts) in enumerate(zip(variants, everyone, told, strict=True)):
+        asked = replace(request, adapters=variant.adapters)
         base, found = studio.wear(request.base, variant.adapters, line.say)
         for prompt in dict.fromkeys(prompts):
             found = found + prompt_notes(base, prompt, cards)
@@ -175,19 +176,18 @@ def score(studio: Studio, comparison: Comparison, cards: Sequence[AdapterCard], 
     Raises: RequestError, WorkError if photos or encoders cannot be had.
     """
     from symdream.diffusion.photographs import photo_warning
-    from symdream.metrics.evaluate import score_images
+    from symdream.metrics.evaluate import score_images, without_trigger
 
     photos = read(comparison.references)
     dino, clip = studio.encoders(line.say)
     if dino.is_sprite and photo_warning(photos):
         comparison.notes.append("These are photographs, of which sprite's encoders know nothing: DINO says little.")
     line.say("Scoring …")
-    trigger = next((card.trigger for card in cards if card.trigger), None)
     flat = [cell for row in comparison.cells for cell in row]
-    result = score_images(
-        [cell.made.image for cell in flat], [cell.made.settings["prompt"] for cell in flat], photos,
-        dino=dino, clip=clip, trigger=trigger,
-    )  # fmt: skip
+    texts = [cell.made.settings["prompt"] for cell in flat]
+    for trigger in dict.fromkeys(card.trigger for card in cards if card.trigger):
+        texts = [without_trigger(text, trigger) for text in texts]
+    result = score_images([cell.made.image for cell in flat], texts, photos, dino=dino, clip=clip)
     for cell, scores in zip(flat, result["images"], strict=True):
         cell.dino, cell.clip_t = scores["dino"], scores["clip_t"]
 

@@ -52,8 +52,8 @@ class History:
         """Write the pictures, newest last. Raises: WorkError on a full disk; then a picture is there whole or not."""
         folder, stamp = self.context.images / owner, time.strftime("%Y%m%d-%H%M%S")
         paths = []
-        for made in pictures:
-            path = folder / f"{stamp}-{secrets.token_hex(2)}-seed-{made.settings['seed']}.png"
+        for number, made in enumerate(pictures):
+            path = folder / f"{stamp}-{number:02d}-{secrets.token_hex(2)}-seed-{made.settings['seed']}.png"
             write_atomically(path, lambda temporary, made=made: save_png(made.image, temporary, made.settings))
             paths.append(path)
         return paths

@@ -12,6 +12,7 @@ import gradio as gr
 from symdream.errors import Problem, Problems
 from symdream_apps import train_request, watching
 from symdream_apps.adapters import named
+from symdream_apps.arguments import checked
 from symdream_apps.context import Context
 from symdream_apps.errors import told
 from symdream_apps.exports import export_for_others
@@ -98,7 +99,7 @@ def build(context: Context, runs: Runs) -> None:
         return {"name": context.name_of(path), **facts}
 
     for endpoint in (train_start, train_status, train_stop, train_resume, export, inspect):
-        gr.api(tell(endpoint), api_name=endpoint.__name__)
+        gr.api(tell(checked(endpoint)), api_name=endpoint.__name__)
 
 
 def uploaded(context: Context, photo: Any) -> Path:

@@ -1,5 +1,6 @@
 """The endpoints through gradio_client against a real server in a process of its own."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from symdream.commands.demo import sample_data
 from symdream.diffusion.png import read_settings
 
 PROMPT = "a 3d render of a bird on a red background"
@@ -110,6 +112,23 @@ def test_compare_scores_every_cell_against_the_runs_photos(client):
     assert close(single["images"][0], result["cells"][5]["image"])
 
 
+def test_each_adapters_own_trigger_is_left_out_of_clip_t(client, server):
+    """Beside an adapter of another trigger, an adapter has the scores that it has alone."""
+    from helpers import app_server
+
+    other = app_server.write_run(server.runs / "other word", photos=sample_data().resolve() / "owl", trigger="zwx")
+    try:
+        asked = {"prompts": ["a 3d render of a {subject} on a red background"], "seeds": [0], **QUICK}
+        alone, both = (
+            client.predict(**asked, adapters=adapters, api_name="/compare")["cells"][-1]
+            for adapters in (["other word"], ["owl", "other word"])
+        )
+    finally:
+        shutil.rmtree(other)
+    assert both["prompt"] == alone["prompt"] == "a 3d render of a zwx bird on a red background"
+    assert both["clip_t"] == pytest.approx(alone["clip_t"], abs=1e-4)
+
+
 def test_compare_across_weights_and_without_photos(client):
     result = client.predict(
         prompts=[PROMPT], adapters=["owl"], seeds=[0], weights=[1.5, 0], photos="none", **QUICK, api_name="/compare"
@@ -146,10 +165,18 @@ def test_a_long_prompt_says_what_is_cut(client):
         ({"prompt": "a", "adapters": [{"name": "nobody"}]}, "no \"nobody\""),
         ({"prompt": "a", "adapters": [{"name": "owl", "wieght": 1}]}, "weight"),
         ({"prompt": "a {subject}"}, "No adapter here says"),
+        ({"prompt": "a", "steps": "many"}, "steps"),
+        ({"prompt": "a", "adapters": ["owl", 3]}, "adapters[1]"),
+        ({"prompt": None, "seed": [1]}, "2 problems"),
     ],
 )  # fmt: skip
 def test_a_wrong_request_gets_a_plain_message_and_the_app_lives_on(client, arguments, expected):
     assert expected in refused(client, "/generate", **arguments)
+
+
+def test_a_comparison_of_something_else_than_lists_is_refused(client):
+    message = refused(client, "/compare", prompts="a bird", adapters=["owl"], seeds=["one"])
+    assert "prompts" in message and "seeds[0]" in message and "3d" not in message
 
 
 def test_several_mistakes_are_told_together(client):

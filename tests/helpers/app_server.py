@@ -65,7 +65,9 @@ def stop(server: Server) -> int:
     return server.process.returncode
 
 
-def write_adapter(path: Path, *, seed: int = 0, noun: str = "bird", strength: float = 1.0, width: int = 0) -> Path:
+def write_adapter(
+    path: Path, *, seed: int = 0, noun: str = "bird", trigger: str = "sks", strength: float = 1.0, width: int = 0
+) -> Path:
     """A native LoRA of rank 2 for sprite's attention, random, strong enough to be seen, as a run folder at `path`.
 
     width: another width than sprite's layers have, for an adapter of another architecture.
@@ -88,7 +90,7 @@ def write_adapter(path: Path, *, seed: int = 0, noun: str = "bird", strength: fl
         tensors[f"{stem}.lora_A.weight"] = torch.randn(2, channels, generator=generator) * strength / channels**0.5
         tensors[f"{stem}.lora_B.weight"] = torch.randn(channels, 2, generator=generator) * strength / 2**0.5
     told = {
-        "format": 1, "method": "lora", "rank": 2, "alpha": 2, "trigger": "sks", "class_noun": noun,
+        "format": 1, "method": "lora", "rank": 2, "alpha": 2, "trigger": trigger, "class_noun": noun,
         "base": {"identity": "sprite"},
     }  # fmt: skip
     folder = path / "adapter" / "unet"
@@ -102,8 +104,8 @@ def write_adapter(path: Path, *, seed: int = 0, noun: str = "bird", strength: fl
 def write_run(path: Path, *, photos: Path, **options) -> Path:
     """`write_adapter`, with the config.toml of a run that learned from `photos`."""
     write_adapter(path, **options)
-    noun = options.get("noun", "bird")
+    noun, trigger = options.get("noun", "bird"), options.get("trigger", "sks")
     (path / "config.toml").write_text(
-        f'[subject]\nimages = "{photos}"\nclass_noun = "{noun}"\ntrigger = "sks"\n\n[model]\nbase = "sprite"\n'
+        f'[subject]\nimages = "{photos}"\nclass_noun = "{noun}"\ntrigger = "{trigger}"\n\n[model]\nbase = "sprite"\n'
     )
     return path
