@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -25,6 +26,11 @@ COMMANDS = {
     "base": "List, fetch, check or export base models.",
     "doctor": "Show what this machine can do, and about how long a run would take.",
 }
+
+
+REFUSALS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR,
+}  # fmt: skip
 
 
 def usage() -> str:
@@ -78,6 +84,13 @@ def run_command(name: str, argv: list[str]) -> int:
         # The reader of our output is gone (`symdream … | head`): nothing is wrong with us.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        # What the machine refuses, and nobody foresaw; any other is a mistake of ours, whose trace is wanted.
+        if error.errno not in REFUSALS:
+            raise
+        place = f"\n  where: {error.filename}" if error.filename else ""
+        print(f"\nCould not go on: {error.strerror}.{place}", file=sys.stderr)
+        return 1
 
 
 def parse(module, name: str, argv: list[str]):

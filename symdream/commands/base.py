@@ -8,6 +8,9 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from symdream.errors import Problems
+from symdream.writable import not_writable
+
 
 @dataclass
 class List:
@@ -102,6 +105,8 @@ def export(args: Export) -> int:
     from symdream.ui import say
 
     refuse_existing(args.folder, args.overwrite)
+    if wrong := not_writable(args.folder, "folder"):
+        raise Problems("the request", [wrong])
     export_base(load_base(args.name), args.folder, overwrite=args.overwrite)
     say(f"Written: {args.folder} (StableDiffusionPipeline.from_pretrained loads it)")
     print(args.folder)

@@ -16,6 +16,7 @@ from tyro.conf import Positional
 
 from symdream.arguments import optional_arguments
 from symdream.errors import Problem, Problems, RequestError
+from symdream.writable import not_writable
 
 
 @dataclass
@@ -166,6 +167,8 @@ def run_grid(args: Run) -> int:
     if wrong := [Problem(f"{flag} {count}", "must be at least 1") for flag, count in counts.items() if count < 1]:
         raise Problems("the request", wrong)
     folder = args.output or Path("runs") / f"compare-{grid.name}"
+    if wrong := not_writable(folder):
+        raise Problems("the request", [wrong])
     from symdream.bench.results import read_results
     from symdream.bench.runner import Comparison
     from symdream.ui import say
@@ -198,6 +201,8 @@ def run_grid(args: Run) -> int:
 def merge(args: Merge) -> int:
     from symdream.bench.merge import merge_folders
 
+    if wrong := not_writable(args.output):
+        raise Problems("the request", [wrong])
     merge_folders(args.folders, args.output)
     return write(args.output)
 

@@ -17,6 +17,7 @@ import tyro
 
 from symdream.errors import Problem, Problems
 from symdream.ui import say
+from symdream.writable import not_writable
 
 ROWS = {"before": "the base alone", "after": "with the adapter", "ceiling": "ideal pictures"}
 
@@ -86,6 +87,9 @@ def check(args: Args) -> None:
                 problems.append(Problem(f"--{name}", "does not go with --images: they are made already"))
         if args.overwrite and args.output is None:
             problems.append(Problem("--overwrite", "goes only with --output, --run or --adapter"))
+    place = args.output or (adapter_output(args) if given == ["adapter"] else args.run)
+    if place is not None and (wrong := not_writable(place)):
+        problems.append(wrong)
     for name, least in (("count", 1), ("seed", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
@@ -101,6 +105,10 @@ def run(args: Args) -> int:
     if args.json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     return 0
+
+
+def adapter_output(args: Args) -> Path:
+    return Path(f"{args.adapter.stem}-evaluation")
 
 
 def evaluate_the_run(args: Args) -> dict[str, Any]:
@@ -142,7 +150,7 @@ def evaluate_the_adapter(args: Args) -> dict[str, Any]:
     from symdream.metrics.cache import EmbeddingCache
     from symdream.metrics.run_scores import COUNT
 
-    output = args.output or Path(f"{args.adapter.stem}-evaluation")
+    output = args.output or adapter_output(args)
     result = evaluate_adapter(
         args.adapter,
         args.reference,

@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import Positional
 
 from symdream.errors import Problem, Problems
+from symdream.writable import not_writable
 
 
 @dataclass
@@ -54,6 +55,8 @@ def check(args: Args) -> list[tuple[Path, float]]:
         problems.append(Problem(f"--output {args.output}", "must be a folder: --to peft has one for each component"))
     if args.output.exists() and not args.overwrite:
         problems.append(Problem(f"--output {args.output}", "exists already; choose another, or add --overwrite"))
+    elif wrong := not_writable(args.output):
+        problems.append(wrong)
     if args.to == "merged":
         for name in ("compress", "calibrate", "add"):
             if getattr(args, name):

@@ -17,6 +17,7 @@ import tyro
 from symdream.diffusion.limits import wrong_settings
 from symdream.errors import Problem, Problems, RequestError
 from symdream.ui import say
+from symdream.writable import not_writable
 
 
 @dataclass
@@ -74,6 +75,8 @@ def check(args: Args) -> None:
         problems.append(Problem(f"--output {args.output}", "is a file"))
     elif args.output.exists() and any(args.output.glob("*.png")) and not args.overwrite:
         problems.append(Problem(f"--output {args.output}", "holds images already; choose another, or add --overwrite"))
+    elif wrong := not_writable(args.output):
+        problems.append(wrong)
     if problems:
         raise Problems("the request", problems)
 

@@ -1,11 +1,13 @@
 """symdream generate, on a tiny run."""
 
 import json
+import resource
 
 import pytest
 from helpers.runs import symdream, train_tiny
 from PIL import Image
 
+from symdream.cli import main
 from symdream.commands import generate
 from symdream.diffusion.png import read_settings
 from symdream.errors import Problems, RequestError
@@ -48,6 +50,18 @@ def test_weight_0_is_the_base_alone(tmp_path, run, tiny_sd1):
     output = make(run, tmp_path, "a {subject}", weight=0.0, count=1, seed=3)
     (expected,) = sample(load_base(str(tiny_sd1)), ["a sks toy"], [3], steps=2)
     assert Image.open(output / "00-3.png").tobytes() == expected.tobytes()
+
+
+def test_a_disk_that_takes_no_picture_is_told_without_a_trace(tmp_path, run, capsys):
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, old[1]))  # writes fail as on a full disk (EFBIG for ENOSPC)
+    try:
+        request = ["--adapter", str(run.path), "--prompt", "a {subject}", "--steps", "1"]
+        code = main(["generate", *request, "-o", str(tmp_path / "images")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    told = capsys.readouterr().err
+    assert code == 1 and "Could not go on: File too large." in told and "Traceback" not in told
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++"])

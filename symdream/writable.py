@@ -1,0 +1,27 @@
+"""Whether a file or folder can be made somewhere, asked before the work whose fruit it shall hold."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from symdream.errors import Problem
+
+
+def not_writable(path: Path, option: str = "--output") -> Problem | None:
+    """Why neither file nor folder `path` can be written, or None if it can.
+
+    Tried and not guessed (permissions, read-only disks, files where folders should be): an empty folder is made, for
+    a moment, in `path` where that is a folder, else in the nearest one above it that exists.
+    """
+    place = path.absolute()
+    if not place.is_dir():
+        place = next(parent for parent in place.parents if os.path.lexists(parent))
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".symdream-", dir=place))
+    except NotADirectoryError:
+        return Problem(f"{option} {path}", f"cannot be made: {place} is a file")
+    except OSError as error:
+        return Problem(f"{option} {path}", f"cannot be written: {place}: {error.strerror or error}")
+    return None
