@@ -88,18 +88,24 @@ def named_layers(model: nn.Module) -> dict[str, Here]:
 def check_shape(place: Place, layer: Layer, here: Here) -> None:
     """Raises: RequestError if the update cannot belong to this layer."""
     if isinstance(layer, PlainLayer):
-        fits = (layer.B.shape[0], *layer.A.shape[1:]) == here.shape
-        shape = f"{layer.A.shape[1]} -> {layer.B.shape[0]}"
+        shape = (layer.B.shape[0], *layer.A.shape[1:])
+        fits, words = shape == here.shape, in_words(shape)
     else:
         fits = len(here.shape) == 2 and layer.A.shape[1] == max(here.shape) and layer.rank <= min(here.shape)
         fits = fits and (layer.shape is None or layer.shape == here.shape)
-        shape = f"{layer.A.shape[1]} wide"
+        words = f"{layer.A.shape[1]} wide"
     if not fits:
         raise RequestError(
             "This adapter was made for another architecture.",
-            where=f"{place} is {shape} in the file and {here.shape[1]} -> {here.shape[0]} in this model",
+            where=f"{place} is {words} in the file and {in_words(here.shape)} in this model",
             fix="name the base it was trained on with --base",
         )
+
+
+def in_words(shape: tuple[int, ...]) -> str:
+    """A weight's shape as its layer sees it: (32, 48) -> "48 -> 32"; a convolution with its kernel."""
+    kernel = f" (a convolution, {' × '.join(map(str, shape[2:]))})" if len(shape) > 2 else ""
+    return f"{shape[1]} -> {shape[0]}{kernel}"
 
 
 def config_for(layers: Mapping[str, Layer]) -> LoraConfig | SingLoraConfig | SymLoraConfig:

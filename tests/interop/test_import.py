@@ -284,3 +284,12 @@ class TestWarmStart:
         with pytest.raises(RequestError, match=message):
             warm_start(base, tmp_path)
         assert all(torch.equal(p, before[name]) for name, p in base.unet.named_parameters())
+
+
+def test_a_linear_layer_on_a_convolution_of_the_same_size_is_told_apart(tmp_path):
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+    tensors = {f"{name}.lora_down.weight": torch.ones(2, 64), f"{name}.lora_up.weight": torch.ones(64, 2)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(RequestError, match="another architecture") as error:
+        attach_adapter(tiny_base("sd1").components(), read_adapter(tmp_path / "x.safetensors"))
+    assert "64 -> 64 in the file and 64 -> 64 (a convolution, 1 × 1) in this model" in str(error.value)
