@@ -72,7 +72,7 @@ def build(context: Context, shared: Shared) -> None:
     ) -> dict:
         """The same prompts and seeds by the base alone and each adapter or, with `weights`, by one adapter at each.
 
-        photos: "run" (those that the adapter learned from), "none" (no scores), or a sample subject such as "owl".
+        photos: "run" (those that each adapter learned from), "none" (no scores), or a sample subject such as "owl".
         Returns {"grid": PNG file, "cells": [{variant, prompt, seed, dino, clip_t, image}], "means": [{variant, dino,
         clip_t}], "notes": [what to know]}; dino and clip_t are null where there are no photos to compare with.
         """
@@ -84,12 +84,13 @@ def build(context: Context, shared: Shared) -> None:
         else:
             variants = comparison.of_adapters(cards, base_too=base_too)
         rows = comparison.check_comparison(variants, prompts, seeds)
-        known, why_none = references.find(context, photos, [card.path for card in cards], None)
+        paths = [[worn.path for worn in variant.adapters] for variant in variants]
+        known, about_photos = references.find(context, photos, paths, None)
         settings = PictureRequest("", base, (), negative_prompt, sampler, steps, guidance)
         result = waited(
             shared, lambda line: comparison.compare(shared.studio, settings, variants, rows, known, line)
         )  # fmt: skip
-        return answer(context, shared, result, [why_none] if why_none else [])
+        return answer(context, shared, result, [about_photos] if about_photos else [])
 
     gr.api(tell(checked(generate)), api_name="generate", **ON_DEVICE)
     gr.api(tell(checked(compare)), api_name="compare", **ON_DEVICE)

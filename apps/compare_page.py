@@ -144,7 +144,8 @@ class ComparePage:
             else:
                 variants = comparison.of_adapters(cards, base_too=base_too)
             rows = comparison.check_comparison(variants, (prompts or "").splitlines(), comparison.parse_seeds(seeds))
-            known, why_none = references.find(self.context, photos, [card.path for card in cards], uploaded)
+            paths = [[worn.path for worn in variant.adapters] for variant in variants]
+            known, about_photos = references.find(self.context, photos, paths, uploaded)
             settings = PictureRequest(
                 prompt="", base=base or "", negative_prompt=negative or "", steps=int(steps), guidance=float(guidance)
             )
@@ -170,7 +171,7 @@ class ComparePage:
         except Exception as error:  # noqa: BLE001 - told in the page, where it stays
             yield inline(self.context, error), gr.skip(), gr.skip(), gr.skip(), off
             return
-        notes = result.notes + ([why_none] if why_none else [])
+        notes = result.notes + ([about_photos] if about_photos else [])
         try:
             kept = self.keep(owner, result)
         except (SymdreamError, OSError) as error:  # a full disk

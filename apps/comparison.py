@@ -49,13 +49,18 @@ class Cell:
 
 @dataclass
 class Comparison:
-    """`cells[row][column]`; `references` are the photos that DINO compared with, none where there are no scores."""
+    """`cells[row][column]`; `compared_with[column]` are the photos of DINO's scores, none where there are no scores."""
 
     variants: list[Variant]
     rows: list[Row]
     cells: list[list[Cell]]
-    references: list[Path] = field(default_factory=list)
+    compared_with: list[list[Path]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def references(self) -> list[Path]:
+        """All photos that DINO compared with."""
+        return list(dict.fromkeys(photo for photos in self.compared_with for photo in photos))
 
     @property
     def scored(self) -> bool:
@@ -121,10 +126,11 @@ def compare(
     request: PictureRequest,
     variants: Sequence[Variant],
     rows: Sequence[Row],
-    references: Sequence[Path],
+    compared_with: Sequence[Sequence[Path]],
     line: Line,
 ) -> Comparison:
-    """Draw every row by every variant, with the settings of `request`, and score it; runs on the studio's worker.
+    """Draw every row by every variant, with the settings of `request`, and score it against its variant's photos; runs
+    on the studio's worker.
 
     Pictures are told as they come, by their place row · columns + column. Where the scores cannot be had, a note says
     why, and the pictures are there all the same.
@@ -160,13 +166,13 @@ def compare(
             ]
         )
     cells = [list(row) for row in zip(*columns, strict=True)]
-    result = Comparison(list(variants), list(rows), cells, list(references), notes)
-    if references:
+    result = Comparison(list(variants), list(rows), cells, [list(photos) for photos in compared_with], notes)
+    if result.references:
         try:
             score(studio, result, all_cards, line)
         except SymdreamError as error:
             result.notes.append(f"No scores: {error.what}" + (f" ({error.fix})" if error.fix else ""))
-            result.references = []
+            result.compared_with = []
     return result
 
 
@@ -178,17 +184,23 @@ def score(studio: Studio, comparison: Comparison, cards: Sequence[AdapterCard], 
     from symdream.diffusion.photographs import photo_warning
     from symdream.metrics.evaluate import score_images, without_trigger
 
-    photos = read(comparison.references)
     dino, clip = studio.encoders(line.say)
-    if dino.is_sprite and photo_warning(photos):
-        comparison.notes.append("These are photographs, of which sprite's encoders know nothing: DINO says little.")
     line.say("Scoring …")
-    flat = [cell for row in comparison.cells for cell in row]
-    texts = [cell.made.settings["prompt"] for cell in flat]
-    for trigger in dict.fromkeys(card.trigger for card in cards if card.trigger):
-        texts = [without_trigger(text, trigger) for text in texts]
-    result = score_images([cell.made.image for cell in flat], texts, photos, dino=dino, clip=clip)
-    for cell, scores in zip(flat, result["images"], strict=True):
+    sets: dict[tuple[Path, ...], list[Cell]] = {}
+    for photos, column in zip(comparison.compared_with, zip(*comparison.cells, strict=True), strict=True):
+        sets.setdefault(tuple(photos), []).extend(column)
+    found = []
+    for files, cells in sets.items():
+        photos = read(files)
+        if dino.is_sprite and photo_warning(photos):
+            note = "These are photographs, of which sprite's encoders know nothing: DINO says little."
+            comparison.notes += [] if note in comparison.notes else [note]
+        texts = [cell.made.settings["prompt"] for cell in cells]
+        for trigger in dict.fromkeys(card.trigger for card in cards if card.trigger):
+            texts = [without_trigger(text, trigger) for text in texts]
+        images = [cell.made.image for cell in cells]
+        found += zip(cells, score_images(images, texts, photos, dino=dino, clip=clip)["images"], strict=True)
+    for cell, scores in found:  # all of them, or none
         cell.dino, cell.clip_t = scores["dino"], scores["clip_t"]
 
 

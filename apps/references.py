@@ -19,28 +19,39 @@ NONE = "none"
 def choices(context: Context) -> list[tuple[str, str]]:
     """(label, value) for a dropdown: the run's own photos, none, every sample subject."""
     samples = sorted(path.name for path in context.samples.iterdir() if (path / "prompts.toml").is_file())
-    fixed = [("those that the adapter learned from", OF_THE_RUN), ("none: no scores", NONE)]
+    fixed = [("those that each adapter learned from", OF_THE_RUN), ("none: no scores", NONE)]
     return fixed + [(f"sample: {name.replace('_', ' ')}", name) for name in samples]
 
 
 def find(
-    context: Context, choice: str, adapters: Sequence[Path], uploaded: Sequence[str] | None
-) -> tuple[list[Path], str]:
-    """The photos, and what to say where there are none. Uploaded ones win over the choice.
+    context: Context, choice: str, variants: Sequence[Sequence[Path]], uploaded: Sequence[str] | None
+) -> tuple[list[list[Path]], str]:
+    """The photos that each variant (the paths of its adapters; none: the base alone) is compared with, and what to say
+    of them. Uploaded ones win over the choice. OF_THE_RUN: each run's own, for the base alone those of all.
 
     Raises: RequestError if an uploaded photo is none, or there is no such subject.
     """
     if uploaded:
-        return [check_image(context.check_path(file)) for file in uploaded], ""
+        return [[check_image(context.check_path(file)) for file in uploaded]] * len(variants), ""
     if choice == NONE:
-        return [], ""
+        return [[] for _ in variants], ""
     if choice != OF_THE_RUN:
         folder = context.samples / Path(choice).name
-        return find_images(context.check_path(folder)), ""
-    for adapter in adapters:
-        if is_run(adapter):
-            return _of_run(context, adapter)
-    return [], "No scores: of these adapters no photos are known. Choose a sample subject or drop photos."
+        return [find_images(context.check_path(folder))] * len(variants), ""
+    runs = [path for path in dict.fromkeys(path for paths in variants for path in paths) if is_run(path)]
+    looked = {path: _of_run(context, path) for path in runs}
+    own = {path: photos for path, (photos, _) in looked.items() if photos}
+    if not own:
+        unknown = "No scores: of these adapters no photos are known. Choose a sample subject or drop photos."
+        return [[] for _ in variants], next((why for _, why in looked.values()), unknown)
+    (first, its), everything = next(iter(own.items())), list(dict.fromkeys(sum(own.values(), [])))
+    sets = [next((own[path] for path in paths if path in own), its if paths else everything) for paths in variants]
+    if len({tuple(photos) for photos in own.values()}) == 1:
+        return sets, ""
+    note = "These adapters learned from different photos: DINO compares each with its own, the base alone with all."
+    if any(paths and not any(path in own for path in paths) for paths in variants):
+        note += f" Where photos are not known, those of {first.name} stand in."
+    return sets, note
 
 
 def _of_run(context: Context, run: Path) -> tuple[list[Path], str]:

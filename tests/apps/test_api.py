@@ -112,21 +112,23 @@ def test_compare_scores_every_cell_against_the_runs_photos(client):
     assert close(single["images"][0], result["cells"][5]["image"])
 
 
-def test_each_adapters_own_trigger_is_left_out_of_clip_t(client, server):
-    """Beside an adapter of another trigger, an adapter has the scores that it has alone."""
+def test_beside_an_adapter_of_another_subject_an_adapter_has_the_scores_that_it_has_alone(client, server):
+    """Each is compared with its own photos, and its own trigger is left out of CLIP-T's texts."""
     from helpers import app_server
 
-    other = app_server.write_run(server.runs / "other word", photos=sample_data().resolve() / "owl", trigger="zwx")
+    other = app_server.write_run(server.runs / "other word", photos=sample_data().resolve() / "fox", trigger="zwx")
     try:
         asked = {"prompts": ["a 3d render of a {subject} on a red background"], "seeds": [0], **QUICK}
-        alone, both = (
-            client.predict(**asked, adapters=adapters, api_name="/compare")["cells"][-1]
+        results = [
+            client.predict(**asked, adapters=adapters, api_name="/compare")
             for adapters in (["other word"], ["owl", "other word"])
-        )
+        ]
     finally:
         shutil.rmtree(other)
+    alone, both = (result["cells"][-1] for result in results)
     assert both["prompt"] == alone["prompt"] == "a 3d render of a zwx bird on a red background"
-    assert both["clip_t"] == pytest.approx(alone["clip_t"], abs=1e-4)
+    assert (both["dino"], both["clip_t"]) == pytest.approx((alone["dino"], alone["clip_t"]), abs=1e-4)
+    assert any("each with its own" in note for note in results[1]["notes"])
 
 
 def test_compare_across_weights_and_without_photos(client):

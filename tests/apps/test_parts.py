@@ -1,6 +1,7 @@
 """The parts of the Generate and Compare pages that need neither browser nor model."""
 
 import random
+import shutil
 import threading
 
 import pytest
@@ -137,16 +138,27 @@ def test_a_comparison_tells_all_that_is_wrong_at_once(owl):
 
 def test_references_are_the_runs_the_samples_or_uploaded_ones(context, owl, tmp_path):
     photos = sorted((sample_data().resolve() / "owl").glob("*.png"))
-    assert references.find(context, references.OF_THE_RUN, [owl.path], None) == (photos, "")
-    assert references.find(context, "owl", [], None) == (photos, "")
-    assert references.find(context, references.NONE, [owl.path], None) == ([], "")
+    assert references.find(context, references.OF_THE_RUN, [[], [owl.path]], None) == ([photos, photos], "")
+    assert references.find(context, "owl", [[]], None) == ([photos], "")
+    assert references.find(context, references.NONE, [[owl.path]], None) == ([[]], "")
     Image.new("RGB", (64, 64)).save(context.uploads / "x.png")
-    assert references.find(context, "owl", [], [str(context.uploads / "x.png")])[0] == [context.uploads / "x.png"]
+    assert references.find(context, "owl", [[]], [str(context.uploads / "x.png")])[0] == [[context.uploads / "x.png"]]
     (tmp_path / "private").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "private" / "x.png")
     write_run(context.runs / "mine", photos=tmp_path / "private")
-    found, why = references.find(context, references.OF_THE_RUN, [context.runs / "mine"], None)
-    assert found == [] and "not in this app's folders" in why and "private" not in why
+    found, why = references.find(context, references.OF_THE_RUN, [[context.runs / "mine"]], None)
+    assert found == [[]] and "not in this app's folders" in why and "private" not in why
+
+
+def test_adapters_of_different_subjects_are_each_compared_with_their_own_photos(context, owl):
+    of_owl, of_fox = (sorted((sample_data().resolve() / name).glob("*.png")) for name in ("owl", "fox"))
+    fox = write_run(context.runs / "a fox", photos=sample_data().resolve() / "fox")
+    unknown = write_adapter(context.runs / "unknown")
+    sets, note = references.find(context, references.OF_THE_RUN, [[], [owl.path], [fox], [unknown]], None)
+    assert sets == [of_owl + of_fox, of_owl, of_fox, of_owl]
+    assert "each with its own" in note and f"those of {owl.path.name} stand in" in note
+    shutil.rmtree(fox)
+    shutil.rmtree(unknown)
 
 
 def vote(choice, dino_a=0.5, dino_b=0.2):
