@@ -38,8 +38,8 @@ def find(
     if choice != OF_THE_RUN:
         folder = context.samples / Path(choice).name
         return [find_images(context.check_path(folder))] * len(variants), ""
-    runs = [path for path in dict.fromkeys(path for paths in variants for path in paths) if is_run(path)]
-    looked = {path: _of_run(context, path) for path in runs}
+    runs = {path: _run_of(path) for paths in variants for path in paths}
+    looked = {path: _of_run(context, run) for path, run in runs.items() if run}
     own = {path: photos for path, (photos, _) in looked.items() if photos}
     if not own:
         unknown = "No scores: of these adapters no photos are known. Choose a sample subject or drop photos."
@@ -52,6 +52,11 @@ def find(
     if any(paths and not any(path in own for path in paths) for paths in variants):
         note += f" Where photos are not known, those of {first.name} stand in."
     return sets, note
+
+
+def _run_of(adapter: Path) -> Path | None:
+    """The run that made an adapter: itself, or the one in whose folder the file lies."""
+    return next((place for place in (adapter, adapter.parent) if is_run(place)), None)
 
 
 def _of_run(context: Context, run: Path) -> tuple[list[Path], str]:

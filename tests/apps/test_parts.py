@@ -154,8 +154,10 @@ def test_adapters_of_different_subjects_are_each_compared_with_their_own_photos(
     of_owl, of_fox = (sorted((sample_data().resolve() / name).glob("*.png")) for name in ("owl", "fox"))
     fox = write_run(context.runs / "a fox", photos=sample_data().resolve() / "fox")
     unknown = write_adapter(context.runs / "unknown")
-    sets, note = references.find(context, references.OF_THE_RUN, [[], [owl.path], [fox], [unknown]], None)
-    assert sets == [of_owl + of_fox, of_owl, of_fox, of_owl]
+    exported = fox / "a fox.safetensors"  # beside its run
+    asked = [[], [owl.path], [fox], [unknown], [exported]]
+    sets, note = references.find(context, references.OF_THE_RUN, asked, None)
+    assert sets == [of_owl + of_fox, of_owl, of_fox, of_owl, of_fox]
     assert "each with its own" in note and f"those of {owl.path.name} stand in" in note
     shutil.rmtree(fox)
     shutil.rmtree(unknown)
