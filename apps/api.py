@@ -99,7 +99,7 @@ def build(context: Context, shared: Shared) -> None:
 def wear(context: Context, entry: dict[str, Any] | str) -> Worn:
     """An adapter as a call names it. Raises: RequestError, Problems."""
     entry = {"name": entry} if isinstance(entry, str) else entry
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or entry.keys() - {"name", "weight"}:
+    if not isinstance(entry.get("name"), str) or entry.keys() - {"name", "weight"}:
         raise Problems("the request", [Problem("adapters", 'each must be {"name": …, "weight": …}')])
     card = read_card(context, named(context, entry["name"]))
     weight = entry.get("weight")

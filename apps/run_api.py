@@ -83,7 +83,7 @@ def build(context: Context, runs: Runs) -> None:
 
         Returns {"files": [the file, and a .txt and .png that tell about it]}.
         """
-        if weight is not None and not (isinstance(weight, int | float) and math.isfinite(weight)):
+        if weight is not None and not math.isfinite(weight):
             raise Problems("the request", [Problem(f"weight {weight}", "must be a number")])
         files = export_for_others(context, named(context, adapter), to, dtype=dtype, weight=weight)
         return {"files": [gr.FileData(path=str(file), orig_name=file.name).model_dump() for file in files]}

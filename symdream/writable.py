@@ -16,7 +16,7 @@ def not_writable(path: Path, option: str = "--output") -> Problem | None:
     a moment, in `path` where that is a folder, else in the nearest one above it that exists.
     """
     place = path.absolute()
-    if not place.is_dir():
+    if not os.path.isdir(place):  # and not Path.is_dir, which raises where a folder may not be entered
         place = next(parent for parent in place.parents if os.path.lexists(parent))
     try:
         os.rmdir(tempfile.mkdtemp(prefix=".symdream-", dir=place))

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,23 @@ def test_a_file_where_a_folder_should_be(tmp_path):
     assert wrong.key == f"--output {below}" and f"{tmp_path / 'file'} is a file" in wrong.message
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(tmp_path):
-    tmp_path.chmod(0o555)
-    assert "Permission denied" in not_writable(tmp_path / "new").message
+@pytest.fixture
+def nobody():
+    """Not root, who may write everywhere."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(before)
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o000])
+def test_a_folder_without_permission(nobody, mode):
+    folder = Path(tempfile.mkdtemp())  # not below tmp_path, which only its owner may enter
+    folder.chmod(mode)
+    below = [not_writable(folder / name) for name in ("new", "a/b/c")]
+    folder.rmdir()
+    assert all("Permission denied" in wrong.message for wrong in below)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")

@@ -164,11 +164,11 @@ def read_shard(text: str | None) -> tuple[int, int]:
 def run_grid(args: Run) -> int:
     grid, shard = read_grid(args), read_shard(args.shard)
     counts = {"--processes": args.processes, "--together": 1 if args.together is None else args.together}
-    if wrong := [Problem(f"{flag} {count}", "must be at least 1") for flag, count in counts.items() if count < 1]:
-        raise Problems("the request", wrong)
+    wrong = [Problem(f"{flag} {count}", "must be at least 1") for flag, count in counts.items() if count < 1]
     folder = args.output or Path("runs") / f"compare-{grid.name}"
-    if wrong := not_writable(folder):
-        raise Problems("the request", [wrong])
+    wrong += filter(None, [not_writable(folder)])
+    if wrong:
+        raise Problems("the request", wrong)
     from symdream.bench.results import read_results
     from symdream.bench.runner import Comparison
     from symdream.ui import say

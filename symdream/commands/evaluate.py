@@ -87,9 +87,7 @@ def check(args: Args) -> None:
                 problems.append(Problem(f"--{name}", "does not go with --images: they are made already"))
         if args.overwrite and args.output is None:
             problems.append(Problem("--overwrite", "goes only with --output, --run or --adapter"))
-    place = args.output or (adapter_output(args) if given == ["adapter"] else args.run)
-    if place is not None and (wrong := not_writable(place)):
-        problems.append(wrong)
+    problems += filter(None, [output_problem(args)])
     for name, least in (("count", 1), ("seed", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
@@ -105,6 +103,15 @@ def run(args: Args) -> int:
     if args.json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     return 0
+
+
+def output_problem(args: Args) -> Problem | None:
+    """Why the scores cannot be written where they would be."""
+    if args.output is not None:
+        return not_writable(args.output)
+    if args.run is not None:
+        return not_writable(args.run, "--run")
+    return not_writable(adapter_output(args)) if args.adapter is not None else None
 
 
 def adapter_output(args: Args) -> Path:

@@ -6,6 +6,7 @@ import struct
 import zlib
 
 import pytest
+from helpers.disk import file_size_limit
 from PIL import Image
 
 from symdream.errors import Problem, Problems, RequestError
@@ -137,23 +138,14 @@ def test_traces_are_in_the_log_and_not_in_what_is_raised(context, caplog):
 
 def test_a_full_disk_is_told_plainly(context):
     # A picture of noise has more bytes than the files of this process may have from now on.
-    import resource
-    import signal
-
     from symdream_apps.generation import Made
     from symdream_apps.history import History, new_owner
 
     noise = Image.frombytes("RGB", (256, 256), os.urandom(3 * 256 * 256))
     settings = {"prompt": "a", "seed": 0, "steps": 1, "sampler": "base", "guidance": 1, "width": 256, "height": 256,
                 "base": "sprite", "adapters": []}  # fmt: skip
-    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     owner = new_owner()
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
-        with pytest.raises(Exception) as caught:
-            History(context).save(owner, [Made(noise, settings)])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
+    with file_size_limit(50_000), pytest.raises(Exception) as caught:
+        History(context).save(owner, [Made(noise, settings)])
     assert "make room" in plain(caught.value).message
     assert History(context).newest(owner) == [] and not list((context.images / owner).iterdir())

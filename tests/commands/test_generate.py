@@ -1,9 +1,9 @@
 """symdream generate, on a tiny run."""
 
 import json
-import resource
 
 import pytest
+from helpers.disk import file_size_limit
 from helpers.runs import symdream, train_tiny
 from PIL import Image
 
@@ -53,13 +53,9 @@ def test_weight_0_is_the_base_alone(tmp_path, run, tiny_sd1):
 
 
 def test_a_disk_that_takes_no_picture_is_told_without_a_trace(tmp_path, run, capsys):
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, old[1]))  # writes fail as on a full disk (EFBIG for ENOSPC)
-    try:
-        request = ["--adapter", str(run.path), "--prompt", "a {subject}", "--steps", "1"]
+    request = ["--adapter", str(run.path), "--prompt", "a {subject}", "--steps", "1"]
+    with file_size_limit(100):
         code = main(["generate", *request, "-o", str(tmp_path / "images")])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
     told = capsys.readouterr().err
     assert code == 1 and "Could not go on: File too large." in told and "Traceback" not in told
 

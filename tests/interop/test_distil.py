@@ -37,13 +37,14 @@ def predictions(adapter: Adapter, looks) -> torch.Tensor:
 
 
 def test_the_taught_adapter_is_nearer_to_the_whole_on_other_seeds(base, whole, few_denoising_steps, monkeypatch):
-    monkeypatch.setattr(distil, "PASSES", 20)  # these looks are few
+    monkeypatch.setattr(distil, "PASSES", 20)  # these looks are few,
+    monkeypatch.setattr(distil, "RATE", 3e-3)  # and a random base's answers turn little
     looks = looks_at(base, PROMPTS)
     others = looks_at(base, PROMPTS, [5])
     untouched = {name: p.clone() for name, p in tiny_base("sd1").unet.named_parameters()}
     small = compress_to_rank(whole, 2)
     result = distil.distil(base, PROMPTS, looks, small)
-    assert result.after < result.before  # else it would have been thrown away
+    assert result.after < 0.95 * result.before
     shapes = {place: [t.shape for t in layer.tensors()] for place, layer in small.layers.items()}
     assert {place: [t.shape for t in layer.tensors()] for place, layer in result.adapter.layers.items()} == shapes
     assert result.adapter.metadata == small.metadata

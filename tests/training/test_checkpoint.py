@@ -1,8 +1,7 @@
-import resource
-from contextlib import contextmanager
 
 import pytest
 import torch
+from helpers.disk import file_size_limit
 
 from symdream.errors import WorkError
 from symdream.training.checkpoint import (
@@ -113,17 +112,6 @@ def test_an_intact_checkpoint_of_the_same_step_is_never_taken_away(tmp_path):
     before = {file: (file.stat().st_ino, file.read_bytes()) for file in checkpoint.iterdir()}
     save_checkpoint(tmp_path, 1, {"unet": parameters}, optimizer, {}, keep=1)
     assert {file: (file.stat().st_ino, file.read_bytes()) for file in checkpoint.iterdir()} == before
-
-
-@contextmanager
-def file_size_limit(size):
-    """Files of this process cannot grow beyond `size` bytes: writes fail as on a full disk (EFBIG for ENOSPC)."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 @pytest.mark.parametrize("size", [0, 100, 300, 500])

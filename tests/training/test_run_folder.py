@@ -1,10 +1,10 @@
 import json
 import multiprocessing
-import resource
 import threading
 import time
 
 import pytest
+from helpers.disk import file_size_limit
 
 from symdream.errors import RequestError, WorkError
 from symdream.training.run_folder import RunFolder, new_run_path, write_json
@@ -77,13 +77,8 @@ def test_metrics_reach_the_disk_whole_or_not_at_all(tmp_path):
     run.flush()
     for step in range(2, 20):
         run.record(step=step, loss=0.5)
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200, old[1]))
-    try:
-        with pytest.raises(WorkError, match=r"metrics\.jsonl: File too large"):
-            run.flush()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    with file_size_limit(200), pytest.raises(WorkError, match=r"metrics\.jsonl: File too large"):
+        run.flush()
     assert len(run.metrics.read_text().splitlines()) == 1
     run.flush()
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == list(range(1, 20))
