@@ -12,11 +12,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 class AdaptedLinear(torch.autograd.Function):
-    """`apply(x, weight, bias, A, d, s)`; gradients for x, A and d, where they are asked for.
+    """`apply(x, weight, bias, A, d, s)`; gradients for x, A and d, where they are asked for, and gradients of those.
 
     Shapes: x (..., in); weight (out, in) and bias (out,) or None, frozen; A (r, n), n = max(in, out), of any precision;
     d () or (r,); s a number -> y (..., out) in x's dtype, which is weight's.
@@ -29,22 +28,27 @@ class AdaptedLinear(torch.autograd.Function):
         h = rows @ cast[:, :in_features].T
         hd = (h * d).to(x.dtype)
         y = F.linear(rows, weight, bias).addmm_(hd, cast[:, :out_features], alpha=s)
-        ctx.save_for_backward(rows, weight, cast, d, hd, h if ctx.needs_input_grad[4] else None)
-        ctx.s, ctx.shape, ctx.A_dtype = s, x.shape, A.dtype
+        ctx.save_for_backward(x, weight, A, cast, d, hd, h if ctx.needs_input_grad[4] else None)
+        ctx.s = s
         return y.view(*x.shape[:-1], out_features)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, A, d, hd, h = ctx.saved_tensors
-        out_features, in_features = weight.shape
+        x, weight, master, A, d, hd, h = ctx.saved_tensors
         wants_x, _, _, wants_A, wants_d, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # create_graph: PyTorch knows the chain's second derivatives
+            given = (x, None, None, master, d, None)
+            wanted = [tensor for tensor, wants in zip(given, ctx.needs_input_grad, strict=True) if wants]
+            found = iter(torch.autograd.grad(chain(x, weight, master, d, ctx.s), wanted, grad, create_graph=True))
+            return tuple(next(found) if wants else None for wants in ctx.needs_input_grad)
+        out_features, in_features = weight.shape
+        rows = x.reshape(-1, in_features)
         grad = grad.reshape(-1, out_features)
         grad_hd = grad @ A[:, :out_features].T
         grad_h = (grad_hd * d).to(grad.dtype)
         grad_x = grad_A = grad_d = None
         if wants_x:
-            grad_x = (grad @ weight).addmm_(grad_h, A[:, :in_features], alpha=ctx.s).view(ctx.shape)
+            grad_x = (grad @ weight).addmm_(grad_h, A[:, :in_features], alpha=ctx.s).view(x.shape)
         if wants_A:
             # Both products land in one matrix; the larger side fills it.
             if out_features >= in_features:
@@ -53,7 +57,7 @@ class AdaptedLinear(torch.autograd.Function):
             else:
                 grad_A = grad_h.T @ rows
                 grad_A[:, :out_features].addmm_(hd.T, grad)
-            grad_A = grad_A.to(ctx.A_dtype)
+            grad_A = grad_A.to(master.dtype)
             if ctx.s != 1:
                 grad_A = grad_A.mul_(ctx.s)
         if wants_d:
@@ -62,8 +66,21 @@ class AdaptedLinear(torch.autograd.Function):
         return grad_x, None, None, grad_A, grad_d, None
 
 
+def chain(x: Tensor, weight: Tensor, A: Tensor, d: Tensor, s: float) -> Tensor:
+    """The same y but for the bias, which no gradient depends on, in PyTorch's own operations."""
+    out_features, in_features = weight.shape
+    cast = A.to(x.dtype)
+    hd = (F.linear(x, cast[:, :in_features]) * d).to(x.dtype)
+    return F.linear(x, weight) + s * (hd @ cast[:, :out_features])
+
+
 def can_be_one(base: nn.Module, x: Tensor) -> bool:
-    """Whether `base(x)` is exactly W0 x + b with frozen W0 and b, in x's dtype, with nobody watching."""
+    """Whether `base(x)` is exactly W0 x + b with frozen W0 and b, in x's dtype, with nobody watching.
+
+    Nor under torch.func's transforms (per-sample gradients, Jacobians), which look into every operation.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return False
     if type(base) is not nn.Linear or torch.is_autocast_enabled(x.device.type) or x.dtype != base.weight.dtype:
         return False
     trained = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)

@@ -181,7 +181,9 @@ class SymmetricLinear(nn.Module, BaseTunerLayer):
             delta = self._delta(name, self._merged_scale.pop(name))
             weight.copy_((weight.to(delta.dtype) - delta).to(weight.dtype))
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
+        if adapter_names is not None:
+            return self._mixed_batch_forward(x, adapter_names, *args, **kwargs)
         if self._disable_adapters:
             if self.merged:
                 self.unmerge()
@@ -194,6 +196,16 @@ class SymmetricLinear(nn.Module, BaseTunerLayer):
         result = self.base_layer(x, *args, **kwargs)
         for name in names:
             result = self._add_update(result, x, name)
+        return result.to(x.dtype)
+
+    def _mixed_batch_forward(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Tensor:
+        """Row i of x through adapter_names[i] alone; through none where this layer has no such adapter."""
+        result = self.base_layer(x, *args, **kwargs)
+        for name in self.r:
+            if chosen := [i for i, other in enumerate(adapter_names) if other == name]:
+                rows = torch.tensor(chosen, device=x.device)
+                updated = self._add_update(result[rows], x[rows], name)
+                result = result.index_copy(0, rows, updated)
         return result.to(x.dtype)
 
     def _drops(self, name: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import torch
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -10,6 +12,7 @@ from torch import nn
 from symdream.errors import Problem, Problems
 from symdream.tuners.config import SymmetricConfig
 from symdream.tuners.layer import SingLoraLinear, SymLoraLinear, SymmetricLinear
+from symdream.tuners.mixed_batch import copies_in, each_row_its_own
 from symdream.tuners.ramp import Ramp
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -67,6 +70,15 @@ class SymmetricModel(BaseTuner):
         layer = self.tuner_layer_cls(target)
         self._update(layer, adapter_name, peft_config)
         self._replace_module(parent, target_name, layer, target)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args, adapter_names=None, **kwargs):
+        # PEFT calls this around forward and generate; without it adapter_names would be dropped in silence.
+        if adapter_names is None:
+            yield
+            return
+        with each_row_its_own(self, adapter_names, copies_in(kwargs, self.model)):
+            yield
 
     def _update(self, layer: SymmetricLinear, adapter_name: str, peft_config: SymmetricConfig) -> None:
         layer.update_layer(adapter_name, peft_config)

@@ -26,6 +26,8 @@ def test_gradcheck(in_features, out_features, vector, s):
     weight, bias = drawn(out_features, in_features, seed=4), drawn(out_features, seed=5)
     assert torch.autograd.gradcheck(lambda x, A, d: AdaptedLinear.apply(x, weight, bias, A, d, s), (x, A, d))
     assert torch.autograd.gradcheck(lambda A: AdaptedLinear.apply(x.detach(), weight, None, A, d.detach(), s), (A,))
+    assert torch.autograd.gradgradcheck(lambda x, A, d: AdaptedLinear.apply(x, weight, bias, A, d, s), (x, A, d))
+    assert torch.autograd.gradgradcheck(lambda A: AdaptedLinear.apply(x.detach(), weight, None, A, d.detach(), s), (A,))
 
 
 def make(kind, in_features, out_features, alpha):
@@ -66,6 +68,34 @@ def test_it_equals_the_chain_of_operations(kind, in_features, out_features, alph
         torch.testing.assert_close(ours, chain, rtol=1e-12, atol=1e-12)
     dense = x @ (layer.base_layer.weight + layer.get_delta_weight("default")).T + layer.base_layer.bias
     torch.testing.assert_close(found[0][0], dense)
+
+
+@pytest.mark.parametrize("kind", [SingLoraLinear, SymLoraLinear])
+def test_per_sample_gradients_and_curvature_by_torch_func(kind):
+    layer = make(kind, 5, 9, 2.0)
+    x = drawn(4, 3, 5, seed=1)
+    trained = {name: p.detach() for name, p in layer.named_parameters() if p.requires_grad}
+    frozen = {name: p.detach() for name, p in layer.named_parameters() if name not in trained}
+
+    def loss(trained, x):
+        return torch.func.functional_call(layer, trained | frozen, (x,)).sin().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(trained, x)
+    for i, sample in enumerate(x):
+        layer.zero_grad()
+        layer(sample).sin().sum().backward()
+        for name, parameter in layer.named_parameters():
+            if parameter.requires_grad:
+                torch.testing.assert_close(found[name][i], parameter.grad)
+
+    # H v forward over reverse, against reverse over reverse through the one function.
+    v = {name: drawn(*p.shape, seed=7) for name, p in trained.items()}
+    _, product = torch.func.jvp(lambda p: torch.func.grad(loss)(p, x), (trained,), (v,))
+    parameters = [layer.get_parameter(name) for name in trained]
+    gradient = torch.autograd.grad(layer(x).sin().sum(), parameters, create_graph=True)
+    along = sum((g * v[name]).sum() for g, name in zip(gradient, trained, strict=True))
+    for name, curved in zip(trained, torch.autograd.grad(along, parameters), strict=True):
+        torch.testing.assert_close(curved, product[name])
 
 
 def test_in_bf16_the_masters_gradient_is_fp32():
