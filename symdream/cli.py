@@ -70,6 +70,9 @@ def run_command(name: str, argv: list[str]) -> int:
     from symdream.threads import choose_waiting
 
     choose_waiting()
+    # A stream that lacks a letter (Λ in cp1252: a file on Windows) gets its number instead of ending the command.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     module = importlib.import_module(f"symdream.commands.{name}")
     try:
         args = module.parse(argv) if hasattr(module, "parse") else parse(module, name, argv)

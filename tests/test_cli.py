@@ -1,4 +1,5 @@
 import importlib
+import os
 import subprocess
 import sys
 
@@ -69,3 +70,14 @@ def test_no_top_module_shadows_a_library():
     ours = {p.stem for p in Path(symdream.__file__).parent.iterdir() if p.suffix in ("", ".py")} - {"__pycache__"}
     libraries = set(sys.stdlib_module_names) | set(packages_distributions()) | {"datasets", "evaluate"}
     assert not ours & (libraries - {"symdream"})
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_help_reaches_a_file_of_an_old_encoding(encoding):
+    # What Windows gives a command whose output goes into a file; the help has a Λ.
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    result = subprocess.run(
+        [sys.executable, "-m", "symdream.cli", "train", "--help"], env=environment, capture_output=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert r"SymLoRA: learning rate of \u039b" in result.stdout.decode(encoding)
