@@ -66,6 +66,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_command(name: str, argv: list[str]) -> int:
     """Parse `argv` for the command `name`, run it, and tell errors the way users can act on."""
+    if os.name == "nt":
+        # Run folders are locked with flock and replaced while others read them: Windows has neither.
+        print("symdream runs on Linux and macOS. On Windows, use it in WSL: wsl --install", file=sys.stderr)
+        return 1
     from symdream.errors import SymdreamError
     from symdream.threads import choose_waiting
 

@@ -81,3 +81,10 @@ def test_help_reaches_a_file_of_an_old_encoding(encoding):
     )
     assert result.returncode == 0, result.stderr
     assert r"SymLoRA: learning rate of \u039b" in result.stdout.decode(encoding)
+
+
+def test_windows_is_told_where_it_runs(monkeypatch, capsys):
+    monkeypatch.setattr(cli.os, "name", "nt")
+    code = cli.main(["train", "--help"])
+    monkeypatch.undo()
+    assert code == 1 and "WSL" in capsys.readouterr().err
