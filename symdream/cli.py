@@ -72,6 +72,7 @@ def run_command(name: str, argv: list[str]) -> int:
         return 1
     from symdream.errors import SymdreamError
     from symdream.threads import choose_waiting
+    from symdream.ui import say
 
     choose_waiting()
     # A stream that lacks a letter (Λ in cp1252: a file on Windows) gets its number instead of ending the command.
@@ -82,10 +83,10 @@ def run_command(name: str, argv: list[str]) -> int:
         args = module.parse(argv) if hasattr(module, "parse") else parse(module, name, argv)
         return module.run(args) or 0
     except SymdreamError as error:
-        print(f"\n{error}", file=sys.stderr)
+        say(f"\n{error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
+        say("\nStopped.")
         return 130
     except BrokenPipeError:
         # The reader of our output is gone (`symdream … | head`): nothing is wrong with us.
@@ -96,7 +97,7 @@ def run_command(name: str, argv: list[str]) -> int:
         if error.errno not in REFUSALS:
             raise
         place = f"\n  where: {error.filename}" if error.filename else ""
-        print(f"\nCould not go on: {error.strerror}.{place}", file=sys.stderr)
+        say(f"\nCould not go on: {error.strerror}.{place}")
         return 1
 
 

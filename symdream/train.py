@@ -242,7 +242,7 @@ def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False, b
     run.stop_file.unlink(missing_ok=True)  # an old one; whoever sees the lock may ask to stop from here on
 
     from symdream.training.defaults import with_absolute_paths
-    from symdream.training.interrupt import sigterm_like_ctrl_c
+    from symdream.training.interrupt import signals_like_ctrl_c
 
     steps = config.training.steps
     try:
@@ -251,7 +251,7 @@ def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False, b
             write_text(run.config, to_toml(with_absolute_paths(config)))
         log_to(run.log)
         run.write_state("running", step=run.read_state().get("step", 0), steps=steps)
-        with sigterm_like_ctrl_c():
+        with signals_like_ctrl_c():
             base = train(run, config, resume=resume, base=base)
         run.write_state("finished", step=run.read_state()["step"], steps=steps)
         return base

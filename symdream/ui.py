@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _log: Path | None = None
@@ -35,12 +35,15 @@ def log_to(path: Path | None) -> None:
 def say(text: str = "") -> None:
     """Print a message for the person at the terminal (stderr, so that results can be piped)."""
     if not _quiet:
-        print(text, file=sys.stderr, flush=True)
+        # Nobody may read it any more (a closed terminal, `2>&1 | head`): no reason to end hours of work.
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
     if _log is not None:
         try:
             with _log.open("a", encoding="utf-8") as file:
                 file.write(text + "\n")
         except OSError as error:
             # What is said on a full disk is said because it is full: the terminal still has it.
-            print(f"note: {_log} cannot be written ({error.strerror}).", file=sys.stderr, flush=True)
+            note = f"note: {_log} cannot be written ({error.strerror})."
             log_to(None)
+            say(note)

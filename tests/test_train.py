@@ -1,10 +1,14 @@
 """The trainer as a whole, on tiny models of the real shapes."""
 
+import fcntl
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 import tomllib
 from pathlib import Path
@@ -235,24 +239,76 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, tiny_sd1, photos
     assert [line["step"] for line in lines(RunFolder(tmp_path / "two"))] == [1, 2, 3]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_run_and_ends_with_130(tmp_path, tiny_sd1, photos, number):
+def endless(tmp_path, tiny_sd1, photos):
+    """The run and the command of a training that only a signal ends."""
     command = [sys.executable, "-m", "symdream.cli", "train", "--images", str(photos), "--class-noun", "toy", "--base",
                str(tiny_sd1), "--steps", "100000", "--checkpoint-every", "0", "-o", str(tmp_path / "run")]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    run = RunFolder(tmp_path / "run")
+    return RunFolder(tmp_path / "run"), command
+
+
+def wait_until_it_trains(run, meanwhile=lambda: time.sleep(0.2)):
     deadline = time.monotonic() + 120
     while not (run.samples.exists() and list(run.samples.iterdir())) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(2)
+        meanwhile()
+    for _ in range(10):
+        meanwhile()
+
+
+def assert_saved(run):
+    state = run.read_state()
+    assert state["status"] == "stopped" and state["step"] >= 1
+    assert (run.checkpoints / f"step-{state['step']}").is_dir() and (run.adapter / "unet").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_the_run_and_ends_with_130(tmp_path, tiny_sd1, photos, number):
+    run, command = endless(tmp_path, tiny_sd1, photos)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_until_it_trains(run)
     process.send_signal(number)
     _, messages = process.communicate(timeout=120)
     assert process.returncode == 130, messages
     assert f"--resume {run.path}" in messages
-    state = run.read_state()
-    assert state["status"] == "stopped" and state["step"] >= 1
-    assert (run.checkpoints / f"step-{state['step']}").is_dir() and (run.adapter / "unet").is_dir()
+    assert_saved(run)
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_saves_the_run(tmp_path, tiny_sd1, photos):
+    run, command = endless(tmp_path, tiny_sd1, photos)
+    terminal, theirs = pty.openpty()
+
+    def own_it():
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=own_it)
+    os.close(theirs)
+    shown = bytearray()
+
+    def read():
+        if select.select([terminal], [], [], 0.2)[0]:
+            shown.extend(os.read(terminal, 65536))
+
+    wait_until_it_trains(run, read)
+    os.close(terminal)
+    assert process.wait(timeout=120) == 130, shown.decode()
+    assert b"training" in shown  # the bar was there
+    assert_saved(run)
+
+
+@pytest.mark.slow
+def test_nohup_is_respected(tmp_path, tiny_sd1, photos):
+    run, command = endless(tmp_path, tiny_sd1, photos)
+    process = subprocess.Popen(["nohup", *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    wait_until_it_trains(run)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(2)
+    assert process.poll() is None
+    run.stop_file.touch()
+    assert process.wait(timeout=120) == 130
+    assert_saved(run)
 
 
 @pytest.mark.parametrize(

@@ -70,11 +70,11 @@ class Comparison:
 
         Raises: RequestError if the folder holds another grid, is in use, or an encoder cannot be had; Stopped.
         """
-        from symdream.training.interrupt import sigterm_like_ctrl_c
+        from symdream.training.interrupt import signals_like_ctrl_c
 
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with locked(self.folder), sigterm_like_ctrl_c():
+            with locked(self.folder), signals_like_ctrl_c():
                 return self._run(given, tuning_only)
         except (Stopped, KeyboardInterrupt):
             raise Stopped(

@@ -101,10 +101,10 @@ class Workers:
 def _work(connection: Connection, grid: Grid, folder: Path) -> None:
     """A worker's life: tasks until the pipe closes."""
     from symdream.bench.workshop import Workshop
-    from symdream.training.interrupt import sigterm_like_ctrl_c
+    from symdream.training.interrupt import signals_like_ctrl_c
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with sigterm_like_ctrl_c():
+    with signals_like_ctrl_c():
         try:
             workshop = Workshop(grid, folder)
             while True:

@@ -1,4 +1,4 @@
-"""Asking a run to stop: Ctrl-C, SIGTERM, or a file named `stop` in the run folder."""
+"""Asking a run to stop: Ctrl-C, SIGTERM, a closed terminal, or a file named `stop` in the run folder."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ import torch
 from accelerate import Accelerator
 
 
+def others() -> list[signal.Signals]:
+    """What ends a run beside Ctrl-C. SIGHUP says that the terminal was closed or lost; nohup ignores it, so do we."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGHUP]
+
+
 @contextmanager
-def sigterm_like_ctrl_c() -> Iterator[None]:
-    """While entered, SIGTERM raises KeyboardInterrupt: before the loop and after it, there is no step to end first."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def signals_like_ctrl_c() -> Iterator[None]:
+    """While entered, SIGTERM and SIGHUP raise KeyboardInterrupt: outside of the loop there is no step to end first."""
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in others()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class StopRequest:
-    """While entered, SIGINT and SIGTERM only set a flag, which the loop reads between two steps.
+    """While entered, SIGINT, SIGTERM and SIGHUP only set a flag, which the loop reads between two steps.
 
     A second Ctrl-C, a second or more after the first, ends the process at once (the last checkpoint remains);
     sooner it is the same one: the terminal sends it to all processes, and torchrun passes it on to its own.
@@ -37,7 +44,7 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *others()):
             self._previous[number] = signal.signal(number, self._note)
         return self
 

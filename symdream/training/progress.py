@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 
 from symdream.ui import is_quiet, say
 
@@ -37,7 +38,8 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._bar:
-            self._bar.stop()
+            with suppress(OSError):  # of a terminal that is gone
+                self._bar.stop()
 
     def update(self, done: int, note: str = "") -> None:
         if self.quiet:
