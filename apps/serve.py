@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -93,7 +94,7 @@ def free_port(host: str, first: int) -> int:
         except PermissionError:
             raise RequestError(f"Port {port} is not for you to use.", fix="take --port 7860") from None
         except OSError as error:
-            if error.errno == 99:  # not an address of this machine
+            if error.errno == errno.EADDRNOTAVAIL:
                 raise RequestError(f"{host} is no address of this machine.", fix="leave --host out") from None
             continue
         if port != first:
