@@ -112,11 +112,11 @@ def hook(layer: PlainLayer, place: Place, found: dict[Place, Moments]) -> Callab
     moments = found.setdefault(place, Moments(zero.clone(), zero.clone()))
 
     def forward(module, args, output: Tensor) -> None:
-        z = args[0].detach().double().flatten(0, -2).cpu() @ A.T
+        z = args[0].detach().cpu().double().flatten(0, -2) @ A.T
         moments.A += z.T @ z / len(z)
 
         def backward(gradient: Tensor) -> None:
-            g = gradient.detach().double().flatten(0, -2).cpu() @ B
+            g = gradient.detach().cpu().double().flatten(0, -2) @ B
             moments.B += g.T @ g
 
         output.register_hook(backward)

@@ -10,6 +10,7 @@ graph can hold it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -33,8 +34,7 @@ class StackedAdamW:
         self.decay, self.max_norm = decay, max_norm
         self.factors, self.norms = torch.ones_like(decay), torch.zeros_like(decay)
         self.moments = [(torch.zeros_like(s.values.data), torch.zeros_like(s.values.data)) for s in stacks]
-        # Double: in single precision 1 - β2^t is off by 5e-5 of itself at the first step.
-        self.steps = torch.zeros((), dtype=torch.float64, device=decay.device)
+        self.steps = torch.zeros((), device=decay.device)
         for stack in stacks:
             stack.values.grad = torch.zeros_like(stack.values)
 
@@ -52,8 +52,9 @@ class StackedAdamW:
         self.norms.copy_(squares.sum(0).sqrt())
         clip = (self.max_norm / (self.norms + 1e-6)).clamp(max=1)[:, None]
         self.steps += 1
-        bias1, bias2 = (1 - beta**self.steps for beta in BETAS)
-        size, root = (1 / bias1).float(), bias2.sqrt().float()
+        # 1 - β^t = -expm1(t ln β): in single precision 1 - β2^t itself would be off by 5e-5 at the first step.
+        bias1, bias2 = (-torch.expm1(self.steps * math.log(beta)) for beta in BETAS)
+        size, root = 1 / bias1, bias2.sqrt()
         for stack, rates, (m, v) in zip(self.stacks, self.rates, self.moments, strict=True):
             gradient = stack.values.grad * clip
             lr = rates * self.factors[:, None]

@@ -42,10 +42,11 @@ def validation_loss(base: Base, loss_of: BatchLoss, data: TrainingSet, batch_siz
     losses, sizes = [], []
     with evaluating(base):
         for batch in validation_batches(data, batch_size):
-            losses.append(loss_of(batch).double())
+            losses.append(loss_of(batch))
             sizes.append(float(len(batch.x0)))
-    weights = torch.tensor(sizes, dtype=torch.float64, device=losses[0].device)
-    return float((torch.stack(losses) * weights).sum() / weights.sum())
+    weights = torch.tensor(sizes, dtype=torch.float64)
+    # Apple's GPUs have no double precision: the mean is taken here.
+    return float((torch.stack(losses).cpu().double() * weights).sum() / weights.sum())
 
 
 def read_validation(run: RunFolder) -> dict[int, float]:
