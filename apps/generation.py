@@ -11,7 +11,7 @@ from PIL import Image
 
 from symdream.data.captions import PLACEHOLDER, fill
 from symdream.diffusion.limits import wrong_settings
-from symdream.errors import Problem, Problems, RequestError
+from symdream.errors import Problem, Problems, RequestError, Stopped
 from symdream_apps.adapters import AdapterCard, read_card
 from symdream_apps.context import Context
 from symdream_apps.studio import Studio, Worn
@@ -116,7 +116,9 @@ def prompt_notes(base: Any, prompt: str, cards: Sequence[AdapterCard]) -> list[s
 def make(studio: Studio, request: PictureRequest, line: Line) -> Result:
     """The pictures of `request`, seeds seed, seed + 1, …; runs on the studio's worker.
 
-    Raises: Problems, RequestError, WorkError; Stopped if `line.stop` was set.
+    Stopped by `line.stop`, it gives what was finished by then, and a note says so.
+
+    Raises: Problems, RequestError, WorkError; Stopped if nothing was finished.
     """
     check(request)
     cards = [read_card(studio.context, worn.path) for worn in request.adapters]
@@ -125,9 +127,15 @@ def make(studio: Studio, request: PictureRequest, line: Line) -> Result:
     seeds = [(request.seed + i) % (MAX_SEED + 1) for i in range(request.count)]
     notes = notes + prompt_notes(base, prompt, cards)
     line.say("Denoising …")
-    images = draw(base, [prompt] * len(seeds), seeds, request, line)
+    images: list[Image.Image] = []
+    try:
+        draw(base, [prompt] * len(seeds), seeds, request, line, on_images=lambda _, made: images.extend(made))
+    except Stopped:
+        if not images:
+            raise
+        notes = [f"Stopped: {len(images)} of {len(seeds)} pictures were finished.", *notes]
     pictures = []
-    for image, seed in zip(images, seeds, strict=True):
+    for image, seed in zip(images, seeds[: len(images)], strict=True):
         pictures.append(Made(image, settings_of(base, request, prompt, image, seed, studio.context)))
     return Result(pictures, notes)
 
@@ -140,6 +148,7 @@ def draw(
     line: Line,
     *,
     on_step: Callable[[int, int], None] | None = None,
+    on_images: Callable[[int, list[Image.Image]], None] | None = None,
     watched: bool = True,
 ) -> list[Image.Image]:
     """`sample` with the request's settings, followed and stopped by `line`; `watched`: unfinished pictures too."""
@@ -159,6 +168,7 @@ def draw(
         height=height,
         batch_size=max(1, min(4, BATCH_PIXELS // (width * height))),
         on_step=on_step or line.on_step,
+        on_images=on_images,
         watch=line.watch if watched else None,
         stop=line.stop.is_set,
     )

@@ -1,6 +1,7 @@
 """Make images with a trained adapter.
 
-Each image is a PNG that carries its settings; a labelled grid of all of them is written beside them.
+Each image is a PNG that carries its settings, written as soon as it is made; a labelled grid of all of them is written
+beside them.
 Seeds S, S+1, … are used for every prompt, so that columns can be compared.
 """
 
@@ -9,15 +10,19 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from symdream.diffusion.limits import wrong_settings
-from symdream.errors import Problem, Problems, RequestError
+from symdream.errors import Problem, Problems, RequestError, Stopped
 from symdream.ui import say
 from symdream.writable import not_writable
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass
@@ -93,6 +98,7 @@ def run(args: Args) -> int:
     from symdream.interop.open import open_adapter
     from symdream.training.devices import open_accelerator
     from symdream.training.progress import Progress
+    from symdream.training.run_folder import write_atomically
 
     accelerator, dtype = open_accelerator(args.device, args.dtype)
     base, metadata = open_adapter(args.adapter, base=args.base, device=accelerator.device, dtype=dtype)
@@ -114,37 +120,19 @@ def run(args: Args) -> int:
         if lost := cut_off(base.tokenizer, prompts[-1]):
             say(f'note: the prompt is longer than the text encoder reads; cut off: "{lost}"')
     seeds = [args.seed + i for i in range(args.count)]
-    with Progress("denoising", 1) as progress:
+    asked = [(i, prompt, seed) for i, prompt in enumerate(prompts) for seed in seeds]
+    paths = [args.output / f"{i:02d}-{seed}.png" for i, _, seed in asked]
+    old = set(args.output.glob("*.png")) if args.overwrite else set()
+    kept = 0
 
-        def on_step(done: int, total: int) -> None:
-            progress.total = total
-            progress.update(done)
-
-        images = sample(
-            base,
-            [p for p in prompts for _ in seeds],
-            seeds * len(prompts),
-            steps=args.steps,
-            guidance=args.guidance,
-            negative_prompt=args.negative_prompt,
-            sampler=args.sampler,
-            width=args.width,
-            height=args.height,
-            batch_size=args.batch_size,
-            on_step=on_step,
-        )
-    if args.output.exists() and args.overwrite:
-        for old in args.output.glob("*.png"):
-            old.unlink()
-    args.output.mkdir(parents=True, exist_ok=True)
-    rows = [images[i * args.count : (i + 1) * args.count] for i in range(len(prompts))]
-    for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
-        for seed, image in zip(seeds, row, strict=True):
-            path = args.output / f"{i:02d}-{seed}.png"
+    def keep(first: int, images: list[Image.Image]) -> None:
+        """Each picture as soon as it is made: what comes later may fail or be stopped."""
+        nonlocal kept
+        for place, image in enumerate(images, first):
             settings = {
-                "prompt": prompt,
+                "prompt": asked[place][1],
                 "negative_prompt": args.negative_prompt,
-                "seed": seed,
+                "seed": asked[place][2],
                 "steps": args.steps or base.defaults["steps"],
                 "guidance": base.defaults["guidance"] if args.guidance is None else args.guidance,
                 "sampler": args.sampler,
@@ -154,8 +142,38 @@ def run(args: Args) -> int:
                 "adapter": args.adapter.name,
                 "weight": weight,
             }
-            save_png(image, path, settings)
-            print(path)
+            write_atomically(paths[place], partial(save_png, image, settings=settings))
+            kept += 1
+
+    try:
+        with Progress("denoising", 1) as progress:
+
+            def on_step(done: int, total: int) -> None:
+                progress.total = total
+                progress.update(done)
+
+            images = sample(
+                base,
+                [prompt for _, prompt, _ in asked],
+                [seed for *_, seed in asked],
+                steps=args.steps,
+                guidance=args.guidance,
+                negative_prompt=args.negative_prompt,
+                sampler=args.sampler,
+                width=args.width,
+                height=args.height,
+                batch_size=args.batch_size,
+                on_step=on_step,
+                on_images=keep,
+            )
+    except KeyboardInterrupt:
+        where = f" They are in {args.output}." if kept else ""
+        raise Stopped(f"Stopped with {kept} of {len(asked)} images made.{where}") from None
+    for path in old - set(paths):
+        path.unlink(missing_ok=True)
+    for path in paths:
+        print(path)
+    rows = [images[i * args.count : (i + 1) * args.count] for i in range(len(prompts))]
     grid = args.output / "grid.png"
     save_grid(grid, rows, row_labels=prompts, column_labels=[f"seed {s}" for s in seeds])
     print(grid)

@@ -57,6 +57,7 @@ def sample(
     height: int | None = None,
     batch_size: int = 4,
     on_step: Callable[[int, int], None] | None = None,
+    on_images: Callable[[int, list[Image.Image]], None] | None = None,
     watch: Callable[[Glimpse], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> list[Image.Image]:
@@ -64,7 +65,8 @@ def sample(
 
     An image's starting noise depends only on its own seed, drawn on the CPU, so batching and device do not
     change what is asked for. `on_step(done, total)` is called after each denoising step of each batch, and so is
-    `watch`, with what the pictures are going to be. `stop()` is asked many times in a step
+    `watch`, with what the pictures are going to be; `on_images(first, images)` after each batch, with what it made and
+    the first one's place: what is kept there outlives a stop. `stop()` is asked many times in a step
     (symdream.diffusion.stopping). The pictures are those of diffusers' own pipeline; on CUDA the UNet and the guidance
     run as one recorded graph (symdream.diffusion.sampling_engine).
 
@@ -97,7 +99,10 @@ def sample(
                 ask(stop)
 
             latents = starting_noise(base, seeds[part], size) * scheduler.init_noise_sigma
-            images += decode(base, denoise(base, scheduler, latents, told, guidance, report))
+            made = decode(base, denoise(base, scheduler, latents, told, guidance, report))
+            if on_images:
+                on_images(start, made)
+            images += made
     return images
 
 

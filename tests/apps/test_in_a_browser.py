@@ -171,6 +171,18 @@ def test_a_stop_ends_it_at_once_and_the_next_one_works(page):
     generate(page)
 
 
+def test_what_was_finished_before_a_stop_is_kept(page, tmp_path):
+    page.fill("#prompt textarea", "a 3d render of a cat on a red background")
+    page.click("#more .label-wrap")
+    set_number(page, "#steps", 12)
+    set_number(page, "#count", 16)  # four batches of 12 steps
+    page.click("#generate")
+    say(page, "#status", re.compile(r"Step (1[4-9]|[23]\d) of 48"))
+    page.click("#stop")
+    say(page, "#status", re.compile("(4|8|12) of 16 pictures were finished"))
+    assert read_settings(download(page, tmp_path))["steps"] == 12
+
+
 def test_unfinished_pictures_are_shown_with_the_time_left(page):
     page.fill("#prompt textarea", "a 3d render of a cat on a red background")
     page.click("#more .label-wrap")

@@ -1,6 +1,10 @@
 """symdream generate, on a tiny run."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from helpers.disk import file_size_limit
@@ -10,7 +14,7 @@ from PIL import Image
 from symdream.cli import main
 from symdream.commands import generate
 from symdream.diffusion.png import read_settings
-from symdream.errors import Problems, RequestError
+from symdream.errors import Problems, RequestError, WorkError
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,33 @@ def test_a_disk_that_takes_no_picture_is_told_without_a_trace(tmp_path, run, cap
     with file_size_limit(100):
         code = main(["generate", *request, "-o", str(tmp_path / "images")])
     told = capsys.readouterr().err
-    assert code == 1 and "Could not go on: File too large." in told and "Traceback" not in told
+    assert code == 1 and "File too large" in told and "00-0.png" in told and "Traceback" not in told
+
+
+def test_ctrl_c_keeps_the_images_that_are_made(tmp_path, run):
+    output = tmp_path / "images"
+    flags = ["--adapter", run.path, "--prompt", "a {subject}", "--count", "500", "--batch-size", "2", "--steps", "2"]
+    command = [sys.executable, "-m", "symdream.cli", "generate", *flags, "-o", output, "--device", "cpu"]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    while not (output / "00-3.png").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    made = sorted(output.glob("*.png"))
+    assert f"{len(made)} of 500 images" in told and str(output) in told and 4 <= len(made) < 500
+    assert all(read_settings(file)["seed"] == int(file.stem.split("-")[1]) for file in made)
+
+
+def test_a_failed_overwriting_leaves_the_images_that_it_did_not_come_to(tmp_path, run):
+    output = make(run, tmp_path, "a {subject}", count=2)
+    before = [(output / f"00-{seed}.png").read_bytes() for seed in range(2)]
+    (output / "00-6.png").mkdir()  # so that it cannot be written
+    with pytest.raises(WorkError, match="00-6.png"):
+        make(run, tmp_path, "a {subject}", seed=5, count=2, batch_size=1, output=output, overwrite=True)
+    assert [(output / f"00-{seed}.png").read_bytes() for seed in range(2)] == before
+    assert (output / "00-5.png").is_file()
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++"])
