@@ -153,12 +153,16 @@ def compare(
         for prompt in dict.fromkeys(prompts):
             found = found + prompt_notes(base, prompt, cards)
         notes += [note for note in found if note not in notes]
+
+        def tell(first: int, images: list[Image.Image], place=place) -> None:
+            line.events.put(Told(pictures={i * len(variants) + place: image for i, image in enumerate(images, first)}))
+
         images = draw(
             base, prompts, [row.seed for row in rows], asked, line,
             on_step=lambda done, total, place=place: line.on_step(place * total + done, len(variants) * total),
+            on_images=tell,
             watched=False,
         )  # fmt: skip
-        line.events.put(Told(pictures={i * len(variants) + place: image for i, image in enumerate(images)}))
         columns.append(
             [
                 Cell(Made(image, settings_of(base, asked, prompt, image, row.seed, studio.context)))
