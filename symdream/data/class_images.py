@@ -16,8 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from symdream.data.images import find_images, read_image
 from symdream.data.store import content_key
 from symdream.diffusion.base import Base
-from symdream.diffusion.png import save_png
-from symdream.diffusion.sampling import sample
+from symdream.diffusion.png import intact, save_png
+from symdream.diffusion.sampling import drawn_by, sample
 from symdream.errors import WorkError
 from symdream.training.progress import Progress
 from symdream.ui import say
@@ -96,14 +96,11 @@ def from_base(
 def drawn_with(base: Base, prompt: str, resolution: int, first_seed: int, batch: int) -> dict[str, Any]:
     """All that the pictures follow from: what their folder's name is a hash of."""
     return {
-        "base": base.hash,
+        **drawn_by(base),
         "prompt": prompt,
         "first_seed": first_seed,
         "batch": batch,
-        "sampler": [type(base.scheduler).__name__, {k: str(v) for k, v in sorted(base.scheduler.config.items())}],
-        **base.defaults,
         "resolution": resolution,
-        "dtype": str(base.dtype),
     }
 
 
@@ -112,19 +109,6 @@ def png_settings(base: Base, prompt: str, resolution: int, seed: int) -> Mapping
         "prompt": prompt, "negative_prompt": "", "seed": seed, "base": base.identity, "adapter": None,
         "sampler": "base", "width": resolution, "height": resolution, **base.defaults,
     }  # fmt: skip
-
-
-def intact(file: Path) -> bool:
-    """True if `file` is a whole PNG (its own checksums hold)."""
-    try:
-        with Image.open(file) as image:
-            image.verify()
-        return True
-    except FileNotFoundError:
-        return False
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        say(f"note: {file} is damaged ({error}); it is drawn again.")
-        return False
 
 
 def _write(image: Image.Image, file: Path, settings: Mapping[str, Any]) -> None:

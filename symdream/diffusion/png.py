@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
+
+from symdream.ui import say
 
 KEY = "symdream"
 
@@ -43,3 +45,16 @@ def read_settings(path: Path) -> dict[str, Any] | None:
         image.load()
         text = getattr(image, "text", {}).get(KEY)
     return json.loads(text) if text else None
+
+
+def intact(file: Path) -> bool:
+    """True if `file` is a whole PNG (its own checksums hold)."""
+    try:
+        with Image.open(file) as image:
+            image.verify()
+        return True
+    except FileNotFoundError:
+        return False
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        say(f"note: {file} is damaged ({error}); it is drawn again.")
+        return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from PIL import Image
@@ -41,6 +42,16 @@ def evaluating(base: Base) -> Iterator[None]:
     finally:
         for part, mode in training.items():
             part.training = mode
+
+
+def drawn_by(base: Base) -> dict[str, Any]:
+    """All of the base that a picture follows from, in plain JSON types: part of the keys of pictures that are kept."""
+    return {
+        "base": base.hash,
+        "dtype": str(base.dtype),
+        "sampler": [type(base.scheduler).__name__, {k: str(v) for k, v in sorted(base.scheduler.config.items())}],
+        **base.defaults,
+    }
 
 
 @torch.inference_mode()

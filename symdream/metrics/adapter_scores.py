@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from symdream.config import Subject
-from symdream.errors import Problem, Problems
+from symdream.diffusion.hashes import weights_hash
+from symdream.errors import Problem, Problems, typed
 from symdream.interop.metadata import recommended_weight
 from symdream.interop.open import open_adapter
 from symdream.metrics.cache import EmbeddingCache
+from symdream.metrics.drawing import Drawing
 from symdream.metrics.prompts import read_prompts
 from symdream.metrics.run_scores import COUNT, check_output, load_encoders, read_photos, run_prompts, score_subject
 from symdream.training.devices import open_accelerator
@@ -57,9 +59,14 @@ def evaluate_adapter(
     subject = Subject(images=reference, class_noun=words["--class-noun"], trigger=words["--trigger"])
     dino_encoder, clip_encoder = load_encoders(loaded, dino, clip, accelerator.device)
     method, rank = metadata.get("method", "lora"), metadata.get("rank")
-    result, _ = score_subject(
-        subject, photos, run_prompts(subject, loaded, prompts), output, path.stem, method, rank, loaded,
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    again = f"symdream evaluate --adapter {typed(path)} --reference {typed(reference)}"
+    drawing = Drawing(output, weights_hash(path.parent, files), again)
+    scored = score_subject(
+        subject, photos, run_prompts(subject, loaded, prompts), drawing, method, rank, loaded,
         dino_encoder, clip_encoder, cache or EmbeddingCache(),
         count=count, seed=seed, weight=recommended_weight(metadata),
     )  # fmt: skip
-    return result
+    scored.write(output, path.stem)
+    drawing.end()
+    return scored.result

@@ -6,6 +6,7 @@ import os
 import shutil
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +25,18 @@ from symdream.diffusion.adapters import (
 )
 from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.grid import save_grid
+from symdream.diffusion.hashes import weights_hash
 from symdream.diffusion.png import save_png
-from symdream.diffusion.sampling import sample
 from symdream.errors import Problem, Problems, RequestError, typed
 from symdream.interop.metadata import recommended_weight
 from symdream.metrics.bleeding import bleeding
 from symdream.metrics.cache import EmbeddingCache
+from symdream.metrics.drawing import Drawing
 from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, ClipEncoder, DinoEncoder, load_clip, load_dino
 from symdream.metrics.evaluate import SCORES, score_images
 from symdream.metrics.prompts import PHOTO_SCENES, SPRITE_SCENES, PromptSet, read_prompts
 from symdream.metrics.suitability import warn_if_unsuitable
 from symdream.training.devices import open_accelerator
-from symdream.training.progress import Progress
 from symdream.training.run_folder import RunFolder, write_json
 from symdream.ui import say
 
@@ -92,15 +93,19 @@ def evaluate_run(
     places = [output / f"subject-{i + 1}" for i in range(len(asked))] if config.subjects else [output]
     # As `generate` does: the scores are of the pictures that a user gets.
     weight = recommended_weight(read_metadata(next(run.adapter.glob(f"*/{WEIGHTS}"))))
-    results, drawn = [], []
-    for subject, photos, prompt_set, place in zip(config.learned, references, asked, places, strict=True):
-        method, rank = config.adapter.method, config.adapter.rank
-        result, images = score_subject(
-            subject, photos, prompt_set, place, run.path.name, method, rank, base, dino_encoder, clip_encoder, cache,
-            count=count, seed=seed, weight=weight,
-        )  # fmt: skip
-        results.append(result)
-        drawn.append(images)
+    again = f"symdream evaluate --run {typed(run.path)}"
+    drawing = Drawing(output, weights_hash(run.adapter, run.adapter.glob("*/*")), again)
+    scored = [
+        score_subject(
+            subject, photos, prompt_set, drawing, config.adapter.method, config.adapter.rank, base,
+            dino_encoder, clip_encoder, cache, count=count, seed=seed, weight=weight,
+        )
+        for subject, photos, prompt_set in zip(config.learned, references, asked, strict=True)
+    ]  # fmt: skip
+    for place, one in zip(places, scored, strict=True):
+        one.write(place, run.path.name)
+    drawing.end()
+    results = [one.result for one in scored]
     if not config.subjects:
         [result] = results
         run.update_summary(scores=short_scores(result))
@@ -119,7 +124,7 @@ def evaluate_run(
     }
     if len(results) > 1:
         embedded_photos = [cache.images(dino_encoder, photos) for photos in references]
-        everything["bleeding"] = bleeding([cache.images(dino_encoder, images) for images in drawn], embedded_photos)
+        everything["bleeding"] = bleeding([cache.images(dino_encoder, one.after) for one in scored], embedded_photos)
     write_json(output / "scores.json", everything)
     run.update_summary(scores=scores, **{k: everything[k] for k in ("bleeding",) if k in everything})
     return everything
@@ -136,12 +141,48 @@ def load_encoders(
     )
 
 
+@dataclass
+class Scored:
+    """One subject's scores, and the pictures that they are of."""
+
+    result: dict[str, Any]  # what scores.json says
+    before: list[Image.Image]
+    after: list[Image.Image]
+    prompts: list[str]  # of each picture
+    seeds: list[int]
+
+    def write(self, output: Path, adapter: str) -> None:
+        """The whole folder or nothing: it is made under a temporary name and renamed.
+
+        adapter: what the pictures' settings call it.
+        """
+        output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+        sets, count = {"before": self.before, "after": self.after}, len(self.result["seeds"])
+        for name, images in sets.items():
+            folder = temporary / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for i, (image, prompt, seed) in enumerate(zip(images, self.prompts, self.seeds, strict=True)):
+                drawn = {"prompt": prompt, "negative_prompt": "", "seed": seed, "base": self.result["base"]["identity"]}
+                drawn |= self.result["sampling"] | {"adapter": adapter if name == "after" else None}
+                save_png(image, folder / f"{i // count:02d}-{seed}.png", drawn)
+        save_grid(
+            temporary / "grid.png",
+            [images[::count] for images in sets.values()],
+            row_labels=["the base", "the adapter"],
+            column_labels=self.prompts[::count],
+        )
+        write_json(temporary / "scores.json", self.result)
+        if output.exists():
+            shutil.rmtree(output)
+        os.replace(temporary, output)
+
+
 def score_subject(
     subject: Subject,
     references: list[Image.Image],
     asked: PromptSet,
-    output: Path,
-    name: str,
+    drawing: Drawing,
     method: str,
     rank: int | None,
     base: Base,
@@ -152,19 +193,16 @@ def score_subject(
     count: int,
     seed: int,
     weight: float,
-) -> tuple[dict[str, Any], list[Image.Image]]:
-    """The scores of one subject, written into `output`, and the pictures drawn with the adapter.
-
-    `base` carries the adapter, which is called `name` in the pictures' settings and drawn with at `weight`.
-    """
+) -> Scored:
+    """The scores of one subject, by pictures without the adapter that `base` carries, and with it at `weight`."""
     warn_if_unsuitable(references, dino_encoder, clip_encoder)
     words = {"trigger": subject.trigger, "class_noun": subject.class_noun}
     texts = [fill(prompt.text, **words) for prompt in asked.prompts for _ in range(count)]
     seeds = [seed + i for _ in asked.prompts for i in range(count)]
     with Disabled(base):
-        before = _draw(base, texts, seeds, "drawing without the adapter")
+        before = drawing.draw(base, texts, seeds, weight=None, title="drawing without the adapter")
     set_weight(base, weight)
-    after = _draw(base, texts, seeds, "drawing with the adapter")
+    after = drawing.draw(base, texts, seeds, weight=weight, title="drawing with the adapter")
     set_weight(base, 1.0)
     ideal = [(fill(p.text, **words), read_image(p.ideal)) for p in asked.prompts if p.ideal]
 
@@ -193,8 +231,7 @@ def score_subject(
     }
     if ideal:
         result["ceiling"] = score([image for _, image in ideal], [text for text, _ in ideal])
-    _write(output, result, {"before": before, "after": after}, texts, seeds, name, count)
-    return result, after
+    return Scored(result, before, after, texts, seeds)
 
 
 def short_scores(result: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -260,44 +297,3 @@ def _check_base(base: Base, run: RunFolder) -> None:
     trained = run.read_summary().get("base", {}).get("hash")
     if trained and trained != base.hash:
         say("note: the base's weights are not those that this run was trained on; its scores may be lower for that.")
-
-
-def _draw(base: Base, prompts: Sequence[str], seeds: Sequence[int], title: str) -> list[Image.Image]:
-    with Progress(title, 1) as progress:
-
-        def on_step(done: int, total: int) -> None:
-            progress.total = total
-            progress.update(done)
-
-        return sample(base, prompts, seeds, on_step=on_step)
-
-
-def _write(
-    output: Path,
-    result: dict[str, Any],
-    sets: dict[str, list[Image.Image]],
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    adapter: str,
-    count: int,
-) -> None:
-    """The whole folder or nothing: it is made under a temporary name and renamed."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    for name, images in sets.items():
-        folder = temporary / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for i, (image, prompt, seed) in enumerate(zip(images, prompts, seeds, strict=True)):
-            drawn = {"prompt": prompt, "negative_prompt": "", "seed": seed, "base": result["base"]["identity"]}
-            drawn |= result["sampling"] | {"adapter": adapter if name == "after" else None}
-            save_png(image, folder / f"{i // count:02d}-{seed}.png", drawn)
-    save_grid(
-        temporary / "grid.png",
-        [images[::count] for images in sets.values()],
-        row_labels=["the base", "the adapter"],
-        column_labels=prompts[::count],
-    )
-    write_json(temporary / "scores.json", result)
-    if output.exists():
-        shutil.rmtree(output)
-    os.replace(temporary, output)

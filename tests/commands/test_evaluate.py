@@ -1,6 +1,10 @@
 """symdream evaluate, as a person runs it: on folders of images, and on a run."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from helpers.encoder_folders import picture, write_clip, write_vit
@@ -226,6 +230,26 @@ def test_a_run_is_scored_before_and_after_and_against_its_ceiling(trained, capsy
     alone, _ = scored(capsys, ["evaluate", "--images", after, "--reference", photos, *toml, *encoders])
     assert alone["dino"] == pytest.approx(result["after"]["dino"], abs=1e-6)
     assert alone["clip_t"] == pytest.approx(result["after"]["clip_t"], abs=1e-6)
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(trained, capsys, tmp_path):
+    run, encoders = trained
+    argv = ["evaluate", "--run", str(run.path), *encoders, "--count", "10", "-o", str(tmp_path / "cut short")]
+    process = subprocess.Popen([sys.executable, "-m", "symdream.cli", *argv], stderr=subprocess.PIPE, text=True)
+    kept = tmp_path / ".cut short.drawing"
+    while not list(kept.glob("*/00007.png")):  # two whole batches of four
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "are kept" in told and "go on with symdream evaluate --run" in told
+    assert 8 <= len(list(kept.glob("*/*.png"))) < 40 and not (tmp_path / "cut short").exists()
+
+    again = [*argv[:-1], str(tmp_path / "whole")]
+    whole, _ = scored(capsys, again)
+    result, told = scored(capsys, argv)
+    assert "are there already" in told and result == whole
+    assert not kept.exists() and (tmp_path / "cut short" / "grid.png").is_file()
 
 
 def test_prompts_that_do_not_ask_for_the_subject_are_refused(trained, capsys, tmp_path):
