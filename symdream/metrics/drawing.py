@@ -34,7 +34,8 @@ class Drawing:
     """
 
     def __init__(self, output: Path, adapter: str, again: str):
-        self.folder = output.with_name(f".{output.name}.drawing")
+        place = output.absolute()  # "." has no name
+        self.folder = place.with_name(f".{place.name}.drawing")
         self.adapter, self.again = adapter, again
 
     def draw(

@@ -156,6 +156,7 @@ class Scored:
 
         adapter: what the pictures' settings call it.
         """
+        output = output.absolute()
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
         sets, count = {"before": self.before, "after": self.after}, len(self.result["seeds"])
