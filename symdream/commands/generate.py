@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -88,11 +88,9 @@ def check(args: Args) -> None:
 
 def run(args: Args) -> int:
     check(args)
-    from symdream.data.captions import fill
     from symdream.diffusion.adapters import set_weight
     from symdream.diffusion.grid import save_grid
     from symdream.diffusion.png import save_png
-    from symdream.diffusion.prompts import cut_off
     from symdream.diffusion.sampling import sample
     from symdream.interop.metadata import recommended_weight
     from symdream.interop.open import open_adapter
@@ -106,28 +104,18 @@ def run(args: Args) -> int:
     if args.weight is None and weight != 1:
         say(f"The adapter's weight is {weight:g}, which its training found best; --weight sets another.")
     set_weight(base, weight)
-    trigger, noun = metadata.get("trigger"), metadata.get("class_noun")
-    prompts = []
-    for prompt in args.prompt:
-        if "{subject}" in prompt and not trigger:
-            raise RequestError(
-                f"{args.adapter} does not say which words stand for its subject, so {{subject}} cannot be filled in.",
-                fix="write the trigger into the prompt yourself",
-            )
-        prompts.append(fill(prompt, trigger=trigger or "", class_noun=noun or ""))
-        if trigger and not re.search(rf"\b{re.escape(trigger)}\b", prompts[-1]):
-            say(f'note: "{prompts[-1]}" lacks the trigger; the subject answers to "{trigger} {noun}".')
-        if lost := cut_off(base.tokenizer, prompts[-1]):
-            say(f'note: the prompt is longer than the text encoder reads; cut off: "{lost}"')
+    prompts = filled(args, metadata, base.tokenizer)
     seeds = [args.seed + i for i in range(args.count)]
     asked = [(i, prompt, seed) for i, prompt in enumerate(prompts) for seed in seeds]
     paths = [args.output / f"{i:02d}-{seed}.png" for i, _, seed in asked]
     old = set(args.output.glob("*.png")) if args.overwrite else set()
+    grid = args.output / "grid.png"
     kept = 0
 
     def keep(first: int, images: list[Image.Image]) -> None:
         """Each picture as soon as it is made: what comes later may fail or be stopped."""
         nonlocal kept
+        grid.unlink(missing_ok=True)  # it would show what is no longer there
         for place, image in enumerate(images, first):
             settings = {
                 "prompt": asked[place][1],
@@ -174,7 +162,30 @@ def run(args: Args) -> int:
     for path in paths:
         print(path)
     rows = [images[i * args.count : (i + 1) * args.count] for i in range(len(prompts))]
-    grid = args.output / "grid.png"
     save_grid(grid, rows, row_labels=prompts, column_labels=[f"seed {s}" for s in seeds])
     print(grid)
     return 0
+
+
+def filled(args: Args, metadata: dict[str, Any], tokenizer: Any) -> list[str]:
+    """The prompts with {subject} filled in; what they lack or lose is told.
+
+    Raises: RequestError if {subject} is asked for and nobody knows its words.
+    """
+    from symdream.data.captions import fill
+    from symdream.diffusion.prompts import cut_off
+
+    trigger, noun = metadata.get("trigger"), metadata.get("class_noun")
+    prompts = []
+    for prompt in args.prompt:
+        if "{subject}" in prompt and not trigger:
+            raise RequestError(
+                f"{args.adapter} does not say which words stand for its subject, so {{subject}} cannot be filled in.",
+                fix="write the trigger into the prompt yourself",
+            )
+        prompts.append(fill(prompt, trigger=trigger or "", class_noun=noun or ""))
+        if trigger and not re.search(rf"\b{re.escape(trigger)}\b", prompts[-1]):
+            say(f'note: "{prompts[-1]}" lacks the trigger; the subject answers to "{trigger} {noun}".')
+        if lost := cut_off(tokenizer, prompts[-1]):
+            say(f'note: the prompt is longer than the text encoder reads; cut off: "{lost}"')
+    return prompts

@@ -87,7 +87,7 @@ def test_a_failed_overwriting_leaves_the_images_that_it_did_not_come_to(tmp_path
     with pytest.raises(WorkError, match="00-6.png"):
         make(run, tmp_path, "a {subject}", seed=5, count=2, batch_size=1, output=output, overwrite=True)
     assert [(output / f"00-{seed}.png").read_bytes() for seed in range(2)] == before
-    assert (output / "00-5.png").is_file()
+    assert (output / "00-5.png").is_file() and not (output / "grid.png").exists()
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++"])
