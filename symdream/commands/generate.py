@@ -1,8 +1,7 @@
 """Make images with a trained adapter.
 
 Each image is a PNG that carries its settings, written as soon as it is made; a labelled grid of all of them is written
-beside them.
-Seeds S, S+1, … are used for every prompt, so that columns can be compared.
+beside them. Seeds S, S+1, … are used for every prompt, so that columns can be compared.
 """
 
 from __future__ import annotations
@@ -135,11 +134,6 @@ def run(args: Args) -> int:
 
     try:
         with Progress("denoising", 1) as progress:
-
-            def on_step(done: int, total: int) -> None:
-                progress.total = total
-                progress.update(done)
-
             images = sample(
                 base,
                 [prompt for _, prompt, _ in asked],
@@ -151,7 +145,7 @@ def run(args: Args) -> int:
                 width=args.width,
                 height=args.height,
                 batch_size=args.batch_size,
-                on_step=on_step,
+                on_step=progress.on_step,
                 on_images=keep,
             )
     except KeyboardInterrupt:

@@ -65,19 +65,14 @@ class Drawing:
 
         images = [Image.open(file).convert("RGB") for file in files[:there]]
         if there < len(files):
-            with Progress(title, 1) as progress:
-
-                def on_step(done: int, total: int) -> None:
-                    progress.total = total
-                    progress.update(done)
-
-                try:
+            try:
+                with Progress(title, 1) as progress:
                     images += sample(
-                        base, prompts[there:], seeds[there:], batch_size=BATCH, on_step=on_step, on_images=keep
+                        base, prompts[there:], seeds[there:], batch_size=BATCH, on_step=progress.on_step, on_images=keep
                     )
-                except KeyboardInterrupt:
-                    fix = f"go on with {self.again}, and the options you gave"
-                    raise Stopped("Stopped; the pictures drawn so far are kept.", fix=fix) from None
+            except KeyboardInterrupt:
+                fix = f"go on with {self.again}, and the options you gave"
+                raise Stopped("Stopped; the pictures drawn so far are kept.", fix=fix) from None
         return images
 
     def end(self) -> None:

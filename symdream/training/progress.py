@@ -45,9 +45,14 @@ class Progress:
         if self.quiet:
             return
         if self._bar:
-            self._bar.update(self._task, completed=done, note=note)
+            self._bar.update(self._task, completed=done, total=self.total, note=note)
         elif done == self.total or (done - self._said) * 5 >= self.total - self.start:
             self._said = done
             worked = done - self.start
             left = (time.monotonic() - self._began) / max(1, worked) * (self.total - done)
             say(f"{self.title} {done}/{self.total}  {note}" + (f"  about {left:.0f} s left" if left >= 1 else ""))
+
+    def on_step(self, done: int, total: int) -> None:
+        """`sample`'s on_step, which is the first to know how many steps there will be."""
+        self.total = total
+        self.update(done)
