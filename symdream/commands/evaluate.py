@@ -52,7 +52,7 @@ class Args:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
     cache: Path | None = None
-    """Folder that keeps embeddings for the next time."""
+    """Folder that keeps embeddings, and what the base draws alone, for the next time."""
     json: bool = False
     """Print JSON instead of a table."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -87,7 +87,7 @@ def check(args: Args) -> None:
                 problems.append(Problem(f"--{name}", "does not go with --images: they are made already"))
         if args.overwrite and args.output is None:
             problems.append(Problem("--overwrite", "goes only with --output, --run or --adapter"))
-    problems += filter(None, [output_problem(args)])
+    problems += filter(None, [output_problem(args), not_writable(args.cache, "--cache") if args.cache else None])
     for name, least in (("count", 1), ("seed", 0)):
         value = getattr(args, name)
         if value is not None and value < least:

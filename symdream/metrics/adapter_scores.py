@@ -60,11 +60,12 @@ def evaluate_adapter(
     dino_encoder, clip_encoder = load_encoders(loaded, dino, clip, accelerator.device)
     method, rank = metadata.get("method", "lora"), metadata.get("rank")
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    cache = cache or EmbeddingCache()
     again = f"symdream evaluate --adapter {typed(path)} --reference {typed(reference)}"
-    drawing = Drawing(output, weights_hash(path.parent, files), again)
+    drawing = Drawing(output, weights_hash(path.parent, files), again, cache.folder)
     scored = score_subject(
         subject, photos, run_prompts(subject, loaded, prompts), drawing, method, rank, loaded,
-        dino_encoder, clip_encoder, cache or EmbeddingCache(),
+        dino_encoder, clip_encoder, cache,
         count=count, seed=seed, weight=recommended_weight(metadata),
     )  # fmt: skip
     scored.write(output, path.stem)

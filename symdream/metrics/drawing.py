@@ -1,6 +1,7 @@
 """The pictures that scores are about, kept while they are drawn, so that a stopped evaluation loses little.
 
     .NAME.drawing/KEY/NNNNN.png     beside the evaluation NAME, until that is written
+    CACHE/pictures/KEY/NNNNN.png    those without an adapter, for the next one's evaluation, if a cache is asked for
 
 KEY is a hash of all that the pictures follow from: base, adapter, prompts, seeds. What was drawn for another request is
 thus never taken, and goes with the rest.
@@ -31,11 +32,13 @@ class Drawing:
     """Draws for the evaluation `output`; `adapter` tells one adapter from another (a hash).
 
     again: the command that goes on after a stop, for the one who stopped it.
+    cache: folder that keeps the pictures without the adapter.
     """
 
-    def __init__(self, output: Path, adapter: str, again: str):
+    def __init__(self, output: Path, adapter: str, again: str, cache: Path | None = None):
         place = output.absolute()  # "." has no name
         self.folder = place.with_name(f".{place.name}.drawing")
+        self.without = self.folder if cache is None else cache / "pictures"
         self.adapter, self.again = adapter, again
 
     def draw(
@@ -43,8 +46,8 @@ class Drawing:
     ) -> list[Image.Image]:
         """One picture for each prompt and seed, at the base's own settings, by the base as it is now.
 
-        weight: the adapter's, for the key alone; None where it is off. Those of an evaluation that was stopped are
-        read instead of drawn, in whole batches: so every picture is what it would have been.
+        weight: the adapter's, for the key alone; None where it is off. Those that are kept are read instead of drawn,
+        in whole batches: so every picture is what it would have been.
         Raises: WorkError if one cannot be written; Stopped on Ctrl-C.
         """
         settings = {"negative_prompt": "", "sampler": "base", **base.defaults, "base": base.identity}
@@ -52,11 +55,12 @@ class Drawing:
             **drawn_by(base), batch=BATCH, prompts=list(prompts), seeds=list(seeds),
             resolution=base.resolution, adapter=None if weight is None else self.adapter, weight=weight,
         )  # fmt: skip
-        files = [self.folder / key[:32] / f"{number:05d}.png" for number in range(len(prompts))]
+        folder = (self.without if weight is None else self.folder) / key[:32]
+        files = [folder / f"{number:05d}.png" for number in range(len(prompts))]
         there = next((number for number, file in enumerate(files) if not intact(file)), len(files))
         there = there if there == len(files) else there // BATCH * BATCH
         if there:
-            say(f"{title}: {there} of {len(files)} pictures are there already, from an evaluation that was stopped")
+            say(f"{title}: {there} of {len(files)} pictures are there already, from an earlier evaluation")
 
         def keep(first: int, images: list[Image.Image]) -> None:
             for number, image in enumerate(images, there + first):

@@ -94,7 +94,7 @@ def evaluate_run(
     # As `generate` does: the scores are of the pictures that a user gets.
     weight = recommended_weight(read_metadata(next(run.adapter.glob(f"*/{WEIGHTS}"))))
     again = f"symdream evaluate --run {typed(run.path)}"
-    drawing = Drawing(output, weights_hash(run.adapter, run.adapter.glob("*/*")), again)
+    drawing = Drawing(output, weights_hash(run.adapter, run.adapter.glob("*/*")), again, cache.folder)
     scored = [
         score_subject(
             subject, photos, prompt_set, drawing, config.adapter.method, config.adapter.rank, base,

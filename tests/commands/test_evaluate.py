@@ -1,6 +1,7 @@
 """symdream evaluate, as a person runs it: on folders of images, and on a run."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,13 @@ import pytest
 from helpers.encoder_folders import picture, write_clip, write_vit
 from helpers.runs import train_tiny
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from symdream.cli import main
 from symdream.diffusion.grid import save_grid
 from symdream.diffusion.png import read_settings, save_png
+from symdream.training.run_folder import RunFolder
 
 PROMPTS = ["a flat icon of a sks bird", "a flat icon of a sks bird on a red background"]
 
@@ -252,6 +256,24 @@ def test_a_stopped_evaluation_goes_on_where_it_was(trained, capsys, tmp_path):
     assert not kept.exists() and (tmp_path / "cut short" / "grid.png").is_file()
 
 
+def test_the_base_alone_is_drawn_once_for_several_adapters(trained, capsys, tmp_path):
+    run, encoders = trained
+    other = RunFolder(shutil.copytree(run.path, tmp_path / "other"))
+    shutil.rmtree(other.path / "evaluation", ignore_errors=True)
+    for file in other.adapter.glob("*/*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            metadata = stored.metadata()
+        save_file({name: 2 * weight for name, weight in load_file(file).items()}, file, metadata)
+    cache = ["--cache", str(tmp_path / "cache")]
+    alone, _ = scored(capsys, ["evaluate", "--run", str(other.path), *encoders, "-o", str(tmp_path / "alone")])
+    scored(capsys, ["evaluate", "--run", str(run.path), *encoders, *cache, "-o", str(tmp_path / "first")])
+    result, told = scored(capsys, ["evaluate", "--run", str(other.path), *encoders, *cache])
+    assert "without the adapter: 2 of 2 pictures are there already" in told
+    assert "with the adapter: 2 of 2" not in told
+    assert result == alone
+    assert len(list((tmp_path / "cache" / "pictures").glob("*/*.png"))) == 2
+
+
 def test_prompts_that_do_not_ask_for_the_subject_are_refused(trained, capsys, tmp_path):
     run, encoders = trained
     (tmp_path / "prompts.txt").write_text("a {subject} here\na sks toy there\na car\n")
@@ -262,10 +284,6 @@ def test_prompts_that_do_not_ask_for_the_subject_are_refused(trained, capsys, tm
 
 
 def test_a_run_in_training_or_without_an_adapter_is_refused(trained, capsys, tmp_path):
-    import shutil
-
-    from symdream.training.run_folder import RunFolder
-
     run, encoders = trained
     copy = RunFolder(shutil.copytree(run.path, tmp_path / "copy"))
     shutil.rmtree(copy.path / "evaluation", ignore_errors=True)
