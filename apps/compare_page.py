@@ -15,7 +15,7 @@ from symdream_apps.comparison import WEIGHTS, Comparison, Variant
 from symdream_apps.context import Context
 from symdream_apps.errors import inline, told
 from symdream_apps.generate_page import BASES, sizes_of
-from symdream_apps.generation import PictureRequest
+from symdream_apps.generation import Made, PictureRequest
 from symdream_apps.history import owner_of, served
 from symdream_apps.shared import ON_DEVICE, PRIVATE, Shared
 from symdream_apps.status import status
@@ -151,9 +151,14 @@ class ComparePage:
             )
             running = gr.Button(interactive=True, variant="stop")
             yield status("Starting …"), None, gr.Dataframe(visible=False), None, running
+            files: dict[int, Path] = {}
+
+            def keep(place: int, made: Made) -> None:  # at once: who leaves the page finds them in its history
+                [files[place]] = self.shared.history.save(owner, [made], place)
+
             work = self.shared.desk.run(
                 request.session_hash,
-                lambda line: comparison.compare(self.shared.studio, settings, variants, rows, known, line),
+                lambda line: comparison.compare(self.shared.studio, settings, variants, rows, known, line, keep),
             )
             columns, so_far = len(variants), {}
             while True:
@@ -173,7 +178,7 @@ class ComparePage:
             return
         notes = result.notes + ([about_photos] if about_photos else [])
         try:
-            kept = self.keep(owner, result)
+            kept = self.for_views(result, [files[place] for place in sorted(files)])
         except (SymdreamError, OSError) as error:  # a full disk
             yield inline(self.context, error), gr.skip(), gr.skip(), gr.skip(), off
             return
@@ -183,10 +188,9 @@ class ComparePage:
             status("Done.", notes=notes), result.grid(), gr.Dataframe(value=means, visible=bool(means)), kept, off,
         )  # fmt: skip
 
-    def keep(self, owner: str, result: Comparison) -> dict[str, Any]:
+    def for_views(self, result: Comparison, saved: list[Path]) -> dict[str, Any]:
         """The comparison as slider and blind test need it: files and numbers, so that no session holds pictures."""
-        flat = [cell.made for row in result.cells for cell in row]
-        files = [served(self.context, file) for file in self.shared.history.save(owner, flat)]
+        files = [served(self.context, file) for file in saved]
         columns = len(result.variants)
         return {
             "variants": [variant.label for variant in result.variants],

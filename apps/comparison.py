@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
@@ -128,47 +128,51 @@ def compare(
     rows: Sequence[Row],
     compared_with: Sequence[Sequence[Path]],
     line: Line,
+    keep: Callable[[int, Made], None] | None = None,
 ) -> Comparison:
     """Draw every row by every variant, with the settings of `request`, and score it against its variant's photos; runs
     on the studio's worker.
 
-    Pictures are told as they come, by their place row · columns + column. Where the scores cannot be had, a note says
-    why, and the pictures are there all the same.
+    Pictures are told as they come, by their place row · columns + column, and given to keep(place, picture). Where the
+    scores cannot be had, a note says why, and the pictures are there all the same.
     Raises: Problems, RequestError, WorkError; Stopped if `line.stop` was set.
     """
     everyone = [
         [read_card(studio.context, worn.path) for worn in variant.adapters] for variant in variants
     ]
     all_cards = list(dict.fromkeys(card for cards in everyone for card in cards))
-    columns: list[list[Cell]] = []
     notes: list[str] = []
     # The base alone is asked for the same subject as the adapters: the same words, without what they mean.
     told = [[words_for(row.prompt, cards or all_cards) for row in rows] for cards in everyone]
     for variant, prompts in zip(variants, told, strict=True):
         for row, prompt in zip(rows, prompts, strict=True):
             check(replace(request, adapters=variant.adapters, prompt=prompt, seed=row.seed, count=1))
-    for place, (variant, cards, prompts) in enumerate(zip(variants, everyone, told, strict=True)):
+
+    def draw_column(place: int, variant: Variant, cards: Sequence[AdapterCard], prompts: Sequence[str]) -> list[Cell]:
         asked = replace(request, adapters=variant.adapters)
         base, found = studio.wear(request.base, variant.adapters, line.say)
         for prompt in dict.fromkeys(prompts):
             found = found + prompt_notes(base, prompt, cards)
-        notes += [note for note in found if note not in notes]
+        notes.extend(note for note in found if note not in notes)
+        column: list[Cell] = []
 
-        def tell(first: int, images: list[Image.Image], place=place) -> None:
+        def finished(first: int, images: list[Image.Image]) -> None:
+            for i, image in enumerate(images, first):
+                made = Made(image, settings_of(base, asked, prompts[i], image, rows[i].seed, studio.context))
+                if keep:
+                    keep(i * len(variants) + place, made)
+                column.append(Cell(made))
             line.events.put(Told(pictures={i * len(variants) + place: image for i, image in enumerate(images, first)}))
 
-        images = draw(
+        draw(
             base, prompts, [row.seed for row in rows], asked, line,
-            on_step=lambda done, total, place=place: line.on_step(place * total + done, len(variants) * total),
-            on_images=tell,
+            on_step=lambda done, total: line.on_step(place * total + done, len(variants) * total),
+            on_images=finished,
             watched=False,
         )  # fmt: skip
-        columns.append(
-            [
-                Cell(Made(image, settings_of(base, asked, prompt, image, row.seed, studio.context)))
-                for image, prompt, row in zip(images, prompts, rows, strict=True)
-            ]
-        )
+        return column
+
+    columns = [draw_column(i, *parts) for i, parts in enumerate(zip(variants, everyone, told, strict=True))]
     cells = [list(row) for row in zip(*columns, strict=True)]
     result = Comparison(list(variants), list(rows), cells, [list(photos) for photos in compared_with], notes)
     if result.references:

@@ -15,7 +15,7 @@ from symdream.errors import RequestError, Stopped, SymdreamError
 from symdream_apps import adapter_rows, examples
 from symdream_apps.context import Context
 from symdream_apps.errors import inline, told, warn
-from symdream_apps.generation import MAX_COUNT, MAX_SEED, SAMPLERS, PictureRequest, check, make
+from symdream_apps.generation import MAX_COUNT, MAX_SEED, SAMPLERS, Made, PictureRequest, check, make
 from symdream_apps.history import owner_of, served
 from symdream_apps.restore import describe, settings_in
 from symdream_apps.shared import ON_DEVICE, PRIVATE, Shared
@@ -166,7 +166,12 @@ class GeneratePage:
             )  # fmt: skip
             check(asked)
             yield status("Starting …"), None, [], seed, *hidden, gr.Button(interactive=True, variant="stop")
-            work = self.shared.desk.run(request.session_hash, lambda line: make(self.shared.studio, asked, line))
+            files: list[Path] = []
+
+            def keep(first: int, made: list[Made]) -> None:  # at once: who leaves the page finds them in its history
+                files.extend(self.shared.history.save(owner, made, first))
+
+            work = self.shared.desk.run(request.session_hash, lambda line: make(self.shared.studio, asked, line, keep))
             unfinished: dict[int, Any] = {}
             while True:
                 event, shown = next(work), gr.skip()
@@ -185,7 +190,6 @@ class GeneratePage:
             yield inline(self.context, error), None, [], gr.skip(), *hidden, off
             return
         try:
-            files = self.shared.history.save(owner, result.pictures)
             shown = [
                 (served(self.context, file), f"seed {made.settings['seed']}")
                 for file, made in zip(files, result.pictures, strict=True)

@@ -113,9 +113,12 @@ def prompt_notes(base: Any, prompt: str, cards: Sequence[AdapterCard]) -> list[s
     return notes
 
 
-def make(studio: Studio, request: PictureRequest, line: Line) -> Result:
+def make(
+    studio: Studio, request: PictureRequest, line: Line, keep: Callable[[int, list[Made]], None] | None = None
+) -> Result:
     """The pictures of `request`, seeds seed, seed + 1, …; runs on the studio's worker.
 
+    keep(first, made): called with the pictures first, first + 1, … as soon as they are finished.
     Stopped by `line.stop`, it gives what was finished by then, and a note says so.
 
     Raises: Problems, RequestError, WorkError; Stopped if nothing was finished.
@@ -127,16 +130,23 @@ def make(studio: Studio, request: PictureRequest, line: Line) -> Result:
     seeds = [(request.seed + i) % (MAX_SEED + 1) for i in range(request.count)]
     notes = notes + prompt_notes(base, prompt, cards)
     line.say("Denoising …")
-    images: list[Image.Image] = []
+    pictures: list[Made] = []
+
+    def finished(first: int, images: list[Image.Image]) -> None:
+        made = [
+            Made(image, settings_of(base, request, prompt, image, seed, studio.context))
+            for image, seed in zip(images, seeds[first : first + len(images)], strict=True)
+        ]
+        if keep:
+            keep(first, made)
+        pictures.extend(made)
+
     try:
-        draw(base, [prompt] * len(seeds), seeds, request, line, on_images=lambda _, made: images.extend(made))
+        draw(base, [prompt] * len(seeds), seeds, request, line, on_images=finished)
     except Stopped:
-        if not images:
+        if not pictures:
             raise
-        notes = [f"Stopped: {len(images)} of {len(seeds)} pictures were finished.", *notes]
-    pictures = []
-    for image, seed in zip(images, seeds[: len(images)], strict=True):
-        pictures.append(Made(image, settings_of(base, request, prompt, image, seed, studio.context)))
+        notes = [f"Stopped: {len(pictures)} of {len(seeds)} pictures were finished.", *notes]
     return Result(pictures, notes)
 
 

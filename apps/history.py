@@ -48,11 +48,14 @@ class History:
     def __init__(self, context: Context):
         self.context = context
 
-    def save(self, owner: str, pictures: list[Made]) -> list[Path]:
-        """Write the pictures, newest last. Raises: WorkError on a full disk; then a picture is there whole or not."""
+    def save(self, owner: str, pictures: list[Made], first: int = 0) -> list[Path]:
+        """Write the pictures first, first + 1, … of what was asked for, newest last.
+
+        Raises: WorkError on a full disk; then a picture is there whole or not.
+        """
         folder, stamp = self.context.images / owner, time.strftime("%Y%m%d-%H%M%S")
         paths = []
-        for number, made in enumerate(pictures):
+        for number, made in enumerate(pictures, first):
             path = folder / f"{stamp}-{number:02d}-{secrets.token_hex(2)}-seed-{made.settings['seed']}.png"
             write_atomically(path, lambda temporary, made=made: save_png(made.image, temporary, made.settings))
             paths.append(path)

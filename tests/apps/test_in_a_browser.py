@@ -183,6 +183,29 @@ def test_what_was_finished_before_a_stop_is_kept(page, tmp_path):
     assert read_settings(download(page, tmp_path))["steps"] == 12
 
 
+def test_who_leaves_the_page_finds_what_was_finished_in_the_history(page):
+    page.fill("#prompt textarea", "a 3d render of a cat on a red background")
+    page.click("#more .label-wrap")
+    set_number(page, "#steps", 12)
+    set_number(page, "#count", 16)  # four batches of 12 steps
+    page.click("#generate")
+    say(page, "#status", re.compile(r"Step (1[4-9]|[23]\d) of 48"))
+    page.reload()
+    page.locator("#history-box .label-wrap").click()
+    page.wait_for_function("document.querySelectorAll('#history img').length >= 4")
+    count = page.locator("#history img").count()
+
+    select_tab(page, "Compare")
+    choose_adapter(page, "owl two")
+    page.fill("#compare-prompts textarea", "a {subject} on a red background\na {subject} on a blue background")
+    set_number(page, "#compare-steps", 12)
+    page.click("#compare")
+    say(page, "#compare-status", re.compile(r"Step (1[3-9]|2\d) of 24"))  # the base alone is drawn by then
+    page.reload()
+    page.locator("#history-box .label-wrap").click()
+    page.wait_for_function(f"document.querySelectorAll('#history img').length >= {count + 4}")
+
+
 def test_unfinished_pictures_are_shown_with_the_time_left(page):
     page.fill("#prompt textarea", "a 3d render of a cat on a red background")
     page.click("#more .label-wrap")
