@@ -158,7 +158,7 @@ class Training(Section):
     """How a step runs: op by op, or replayed from CUDA graphs (auto: graph on CUDA, eager elsewhere)."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third slower."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """All that is drawn at random follows from it."""
 
 
@@ -278,7 +278,7 @@ def data_conflicts(config: TrainConfig) -> list[Problem]:
         problems += [Problem(f"subject.{name}", "does not go with [[subjects]], which say it each") for name in given]
     if len(subjects) == 1 and subjects[0].repeats > 1:
         problems.append(Problem("subjects[1].repeats", "does nothing: there is no other subject to count beside"))
-    triggers = [subject.trigger for subject in subjects]
+    triggers = [subject.trigger.lower() for subject in subjects]  # the tokenizer knows no case
     for trigger in sorted({trigger for trigger in triggers if triggers.count(trigger) > 1}):
         problems.append(Problem(f"subjects: trigger = {trigger}", "stands for two subjects; each needs its own"))
     if prior.class_images and prior.class_count:
@@ -315,7 +315,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises: RequestError if it cannot be read or is not TOML (with line and column).
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise RequestError(f"No settings file {path}.") from None
     except IsADirectoryError:
@@ -331,7 +331,9 @@ def merge(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, An
     merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in settings.items()}
     where = {name: section for name, (section, _) in fields().items()}
     for name, value in flags.items():
-        merged.setdefault(where[name], {})[name] = value
+        section = merged.setdefault(where[name], {})
+        if isinstance(section, dict):  # else it is told, in words, when the settings are built
+            section[name] = value
     return merged
 
 

@@ -70,6 +70,8 @@ def apply(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str] | None
             continue
         given = merged.get(section, {})
         if isinstance(given, Mapping):
+            if given.get("select_every") == 0:  # the patience of a selection goes with it
+                values = {name: value for name, value in values.items() if name != "patience"}
             chosen += [f"{name} = {value}" for name, value in values.items() if name not in given]
             merged[section] = {**values, **given}
     return merged, chosen

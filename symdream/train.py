@@ -20,7 +20,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from symdream.config import TrainConfig, to_toml
-from symdream.errors import Stopped, WorkError, typed
+from symdream.errors import RequestError, Stopped, WorkError, typed
 from symdream.training.run_folder import RunFolder, is_leader, write_text
 from symdream.ui import log_to, say
 
@@ -96,11 +96,13 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
         training.seed,
         init=adapter.init,
     )
-    if adapter.start_from:
+    newest = checkpoint.newest_intact(run.checkpoints) if resume else None
+    if adapter.start_from and newest is None:
         tell(warm_start(base, adapter.start_from), adapter.start_from)
     judge = Judge(base, config, photos) if leader and config.selection.select_every else None
     if leader:
         outputs.describe(run, config, base, photos, accelerator, resume=resume)
+        run.drop_replaced()
         outputs.show_trigger(run, config, base)
     startup.done("adapter")
     store = Store(cache_folder(config.data.cache_dir))
@@ -122,9 +124,13 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     train_adapters(base, components)
 
     first, state = 0, {}
-    if resume and (newest := checkpoint.newest_intact(run.checkpoints)):
+    if newest is not None:
         state = checkpoint.load_checkpoint(newest, trainable, optimizer)
         first = state["step"]
+        if first > training.steps:
+            raise RequestError(
+                f"{newest} is beyond the {training.steps} steps of {run.config}.", fix=f"set steps to {first} or more"
+            )
     engine = choose_engine(
         training.engine,
         StepParts(
@@ -241,11 +247,11 @@ def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False, b
     run.acquire()  # before the imports, which take seconds: a second process is refused at once
     run.stop_file.unlink(missing_ok=True)  # an old one; whoever sees the lock may ask to stop from here on
 
-    from symdream.training.defaults import with_absolute_paths
-    from symdream.training.interrupt import signals_like_ctrl_c
-
     steps = config.training.steps
     try:
+        from symdream.training.defaults import with_absolute_paths
+        from symdream.training.interrupt import signals_like_ctrl_c
+
         if not resume:
             # Before anything that takes time, so that a run killed while it loads can be resumed.
             write_text(run.config, to_toml(with_absolute_paths(config)))

@@ -115,6 +115,18 @@ def test_a_broken_settings_file_is_named(tmp_path, content):
         read_toml(path)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_settings(tmp_path):
+    path = tmp_path / "notepad.toml"
+    path.write_text("[adapter]\nrank = 3\n", encoding="utf-8-sig")
+    assert read_toml(path) == {"adapter": {"rank": 3}}
+
+
+@pytest.mark.parametrize("wrong", ["x", [{"images": "a"}], 3])
+def test_a_section_that_is_no_table_is_told_beside_flags_of_it(wrong):
+    merged = merge({"subject": wrong}, {"class_noun": "dog", "rank": 16})
+    assert list(problems_of(merged))[0].startswith("subject")
+
+
 def test_a_missing_settings_file_is_named(tmp_path):
     with pytest.raises(RequestError, match="nowhere.toml"):
         read_toml(tmp_path / "nowhere.toml")

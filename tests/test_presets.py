@@ -1,9 +1,11 @@
 """Presets lie over the defaults and under whatever is given."""
 
+import os
+
 import pytest
 import tomli_w
 import torch
-from helpers.runs import adapter_tensors, symdream
+from helpers.runs import adapter_tensors, make_photos, symdream
 
 from symdream import config as settings
 from symdream import presets
@@ -108,3 +110,27 @@ def train(config):
     run = request.open_output(config)
     run_training(run, config)
     return run
+
+
+def test_a_selection_that_is_switched_off_takes_the_presets_patience_with_it(photos):
+    config = read(photos, "--preset", "quality", "--select-every", "0")
+    assert (config.selection.select_every, config.selection.patience, config.selection.validate_every) == (0, 0, 50)
+
+
+def test_a_runs_own_name_fits_into_a_name_of_a_file(tmp_path):
+    subjects = []
+    for number in range(12):
+        folder = make_photos(tmp_path / f"freund_{number:02d} im ürlaub")
+        subjects.append({"images": str(folder), "class_noun": "toy", "trigger": f"sks{number}"})
+    config = settings.build({"subjects": subjects})
+    assert request.output_path(config).name.startswith("freund_00-im-ürlaub-freund_01")
+    assert len(os.fsencode(request.output_path(config).name)) < 150
+
+
+def test_an_adapter_to_go_on_from_is_not_the_one_to_be_replaced(tmp_path, photos):
+    run = tmp_path / "run"
+    (run / "adapter").mkdir(parents=True)
+    for start in (run, run / "adapter"):
+        with pytest.raises(Problems, match="is what --overwrite would replace"):
+            read(photos, "--start-from", str(start), "-o", str(run), "--overwrite")
+    assert read(photos, "--start-from", str(run), "-o", str(tmp_path / "other"), "--overwrite")

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,6 +197,32 @@ def test_a_run_goes_on_from_an_adapter(tmp_path, tiny_sd1, photos, method):
     assert any((other[name] - before[name]).abs().max() > 1e-3 for name in before)
 
 
+def test_a_run_goes_on_without_the_adapter_it_began_with(tmp_path, tiny_sd1, photos):
+    start = train_tiny(tmp_path / "start", tiny_sd1, photos, steps=2)
+    whole = train_tiny(tmp_path / "whole", tiny_sd1, photos, start_from=start.path, steps=4)
+    run = RunFolder.create(tmp_path / "run")
+    config = tiny_config(tiny_sd1, photos, start_from=start.path, steps=4, checkpoint_every=2)
+    run_training(run, config)
+    shutil.rmtree(run.checkpoints / "step-4")  # as if it had been killed after step 2
+    shutil.rmtree(start.path)
+    run_training(run, tiny_config_of(run), resume=True)
+    after, expected = adapter_tensors(run), adapter_tensors(whole)
+    assert all(torch.equal(after[name], expected[name]) for name in expected)
+
+
+def test_settings_that_no_longer_fit_a_checkpoint_are_told(tmp_path, tiny_sd1, photos):
+    run = train_tiny(tmp_path / "run", tiny_sd1, photos, steps=3)
+    config = tiny_config_of(run)
+    config.training.steps = 2
+    with pytest.raises(RequestError, match="step-3 is beyond the 2 steps"):
+        run_training(run, config, resume=True)
+    pytest.importorskip("prodigyopt")
+    config = tiny_config_of(run)
+    config.training.steps, config.training.optimizer = 4, "prodigy"
+    with pytest.raises(WorkError, match=r"another optimizer \(AdamW\) than this run's \(Prodigy\)"):
+        run_training(run, config, resume=True)
+
+
 def test_captions_beside_photos_are_used(tmp_path, tiny_sd1):
     from symdream.training.defaults import resolve
     from symdream.training.photos import read_photos
@@ -320,6 +347,8 @@ def test_nohup_is_respected(tmp_path, tiny_sd1, photos):
         (["--images", "/nowhere/é"], "No folder /nowhere/é"),
         (["--template", "a photo"], "must contain {subject}"),
         (["--resume", "/nowhere"], "would change"),
+        (["--components", "text_encoder", "--lr", "0.5"], "set text_encoder_lr"),
+        (["--seed", str(2**63)], "training.seed"),
     ],
 )
 def test_a_wrong_request_ends_with_2_and_starts_nothing(tmp_path, photos, flags, message):

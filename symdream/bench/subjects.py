@@ -69,7 +69,7 @@ def read_subjects(folder: Path | None) -> dict[str, BenchSubject]:
 def _sample(folder: Path) -> BenchSubject:
     file = folder / "prompts.toml"
     asked = read_prompts(file)
-    tuning = bool(tomllib.loads(file.read_text(encoding="utf-8")).get("tuning", False))
+    tuning = bool(tomllib.loads(file.read_text(encoding="utf-8-sig")).get("tuning", False))
     held_out, selection = asked.held_out(), asked.for_selection() or PHOTO_SELECTION
     return BenchSubject(
         folder.name,

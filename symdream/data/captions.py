@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from symdream.errors import RequestError
@@ -31,7 +32,7 @@ def caption_of(photo: Path, template: str, *, trigger: str, class_noun: str) -> 
     if not beside.is_file():
         return fill(template, trigger=trigger, class_noun=class_noun)
     try:
-        text = " ".join(beside.read_text(encoding="utf-8").split())
+        text = " ".join(beside.read_text(encoding="utf-8-sig").split())
     except UnicodeDecodeError as error:
         raise RequestError(f"{beside} is not UTF-8 text: {error}.", fix="save it as plain text") from None
     if not text:
@@ -39,9 +40,14 @@ def caption_of(photo: Path, template: str, *, trigger: str, class_noun: str) -> 
     return fill(text, trigger=trigger, class_noun=class_noun)
 
 
+def says(text: str, words: str) -> bool:
+    """Whether `words` stand in `text` as words of their own, in any case: CLIP's tokenizers know none."""
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
+
+
 def thinned(caption: str, rate: float, keep: str, seed: int) -> list[str]:
     """The caption as tag dropout may show it: TAG_VARIANTS draws in which each comma-separated tag is left out with
-    probability `rate`, all but those that contain the word `keep` (the trigger) and the first where none does.
+    probability `rate`, all but those that contain the words `keep` (the trigger) and the first where none does.
 
     A caption of one tag has itself as its only variant. A pure function of its arguments.
     """
@@ -50,7 +56,7 @@ def thinned(caption: str, rate: float, keep: str, seed: int) -> list[str]:
     tags = [tag.strip() for tag in caption.split(",") if tag.strip()]
     if len(tags) < 2 or not rate:
         return [caption]
-    stays = {i for i, tag in enumerate(tags) if keep in tag.split()} or {0}
+    stays = {i for i, tag in enumerate(tags) if says(tag, keep)} or {0}
     variants = []
     for variant in range(TAG_VARIANTS):
         shown = [

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from symdream.data.buckets import Cut
-from symdream.data.images import MASK_SUFFIX, SUFFIXES, read_image, read_with_alpha
+from symdream.data.images import MASK_SUFFIX, SUFFIXES, read_with_alpha
 from symdream.errors import RequestError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def read_mask(photo: Path) -> Image.Image | None:
     beside = mask_file(photo)
     image = read_with_alpha(photo)
     if beside is not None:
-        mask = read_image(beside).convert("L")
+        mask = as_mask(read_with_alpha(beside))
         name = beside.name
         if abs(mask.width * image.height - mask.height * image.width) > max(*mask.size, *image.size):
             raise RequestError(
@@ -57,6 +57,18 @@ def read_mask(photo: Path) -> Image.Image | None:
     if mask.getextrema()[1] == 0:
         raise RequestError(f"The mask of {photo} is empty: {name} is black all over.", fix="white is the subject")
     return mask
+
+
+def as_mask(image: Image.Image) -> Image.Image:
+    """A mask file as L. Where it is transparent is no subject, whether white is painted on nothing or the subject is
+    cut out in its own colours."""
+    grey = image.convert("L")
+    if image.mode != "RGBA" or image.getchannel("A").getextrema()[0] == 255:
+        return grey
+    alpha = image.getchannel("A")
+    shades = grey.histogram(alpha.point(lambda value: 255 * (value > 127)))
+    painted = sum(shades[224:]) > 0 and sum(shades[32:224]) < 0.1 * sum(shades)  # black and white
+    return ImageChops.multiply(grey, alpha) if painted else alpha
 
 
 def latent_weights(mask: Image.Image | None, cut: Cut, vae_factor: int, strength: float) -> torch.Tensor:

@@ -95,7 +95,7 @@ def read_prompts(path: Path) -> PromptSet:
     path = Path(path)
     fix = "name a prompts.toml or a text file"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise RequestError(f"No prompts file {path}.") from None
     except IsADirectoryError:

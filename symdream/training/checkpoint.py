@@ -168,7 +168,7 @@ def load_adapters(checkpoint: Path, adapters: Mapping[str, Mapping[str, torch.Te
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """An optimizer's state as tensors (for safetensors) and numbers (for JSON)."""
     state = optimizer.state_dict()
-    tensors, numbers = {}, {"state": {}, "groups": []}
+    tensors, numbers = {}, {"class": type(optimizer).__name__, "state": {}, "groups": []}
     for index, values in state["state"].items():
         for key, value in flat(values).items():
             if isinstance(value, torch.Tensor):
@@ -200,7 +200,7 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]
 ) -> None:
-    """The inverse of `flatten_optimizer`."""
+    """The inverse of `flatten_optimizer`. Raises: WorkError if it was another optimizer's."""
     groups = [dict(group) for group in numbers["groups"]]
     state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in numbers["state"].items()}
     for name, tensor in tensors.items():
@@ -209,13 +209,19 @@ def restore_optimizer(
             groups[int(index)][key] = tensor
         else:
             state.setdefault(int(index), {})[key] = tensor
-    for group, own in zip(groups, optimizer.param_groups, strict=True):
+    own = type(optimizer).__name__
+    if (saved := numbers.get("class", own)) != own:  # checkpoints of before 2026-12 do not say it
+        raise WorkError(
+            f"The checkpoint is of another optimizer ({saved}) than this run's ({own}).",
+            fix="resume with the config.toml that the run was started with",
+        )
+    for group, mine in zip(groups, optimizer.param_groups, strict=True):
         for key, value in group.items():
             # How it computes is this run's matter: the checkpoint may be a GPU's, or another engine's.
             if key in ("fused", "foreach", "capturable"):
-                group[key] = own.get(key)
+                group[key] = mine.get(key)
             # JSON has no tuples (AdamW's betas).
-            if isinstance(own.get(key), tuple):
+            if isinstance(mine.get(key), tuple):
                 group[key] = tuple(value)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -44,9 +44,8 @@ def resolve(config: TrainConfig, base: Base) -> TrainConfig:
     if method.has_ramp and config.adapter.ramp is None:
         # A ramp would begin by taking the update away that the run is to go on from.
         resolved.adapter.ramp = 0.0 if config.adapter.start_from else RAMP
-    if config.adapter.start_from:
-        resolved.adapter.start_from = config.adapter.start_from.resolve()
-    resolved.training.lr = lr
+    if config.adapter.components != "text_encoder" or config.training.optimizer == "prodigy":
+        resolved.training.lr = lr
     resolved.training.lr_schedule = config.training.lr_schedule or ("cosine" if embedded else "constant")
     if config.adapter.components != "unet":
         resolved.training.text_encoder_lr = text_encoder_lr
@@ -63,6 +62,8 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         subject.images = subject.images.resolve()
     if copy.prior.class_images:
         copy.prior.class_images = copy.prior.class_images.resolve()
+    if copy.adapter.start_from:
+        copy.adapter.start_from = copy.adapter.start_from.resolve()
     if copy.data.cache_dir:
         copy.data.cache_dir = copy.data.cache_dir.resolve()
     for name in ("dino", "clip"):

@@ -19,13 +19,14 @@ from safetensors import SafetensorError
 
 from symdream import __version__
 from symdream.config import TrainConfig, to_toml
-from symdream.data.captions import fill
+from symdream.data.captions import fill, says
 from symdream.data.class_images import from_base
 from symdream.data.images import unread_pictures
 from symdream.data.store import cache_folder
 from symdream.diffusion.adapters import adapter_layers, save_adapters
 from symdream.diffusion.base import Base
 from symdream.diffusion.grid import make_grid
+from symdream.diffusion.prompts import cut_off
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError
 from symdream.training.memory import peak_memory
@@ -99,6 +100,7 @@ def describe(
             names = ", ".join(path.name for path in unread[:3]) + (", …" if len(unread) > 3 else "")
             say(f"  note: left out of {subject.images}: {names}; such files are not read, save them as PNG or JPEG.")
         warn_about_trigger(base, subject.trigger)
+    warn_about_captions(base, photos)
     if base.identity == "sprite":
         from symdream.diffusion.photographs import photo_warning
 
@@ -114,6 +116,20 @@ def warn_about_trigger(base: Base, trigger: str) -> None:
             f'  note: the trigger "{trigger}" is {len(tokens)} tokens to this base ({pieces}); '
             "one rare token, such as sks, is learned faster and leaks less."
         )
+
+
+def warn_about_captions(base: Base, photos: Photos) -> None:
+    """Name photos whose captions do not ask for their subject, or are longer than what the text encoder reads."""
+    silent = [photo for photo in photos.photos if not says(photo.caption, photo.trigger)]
+    if silent:
+        names = ", ".join(photo.path.name for photo in silent[:3]) + (", …" if len(silent) > 3 else "")
+        say(
+            f'  note: the captions of {names} do not say the trigger "{silent[0].trigger}", which learns nothing from '
+            "them; write {subject} where it belongs."
+        )
+    for photo in photos.photos:
+        if lost := cut_off(base.tokenizer, photo.caption):
+            say(f'  note: the caption of {photo.path.name} is longer than the text encoder reads. Cut off: "{lost}"')
 
 
 def show_trigger(run: RunFolder, config: TrainConfig, base: Base) -> None:

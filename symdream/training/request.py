@@ -20,6 +20,7 @@ from symdream.training.run_folder import RunFolder, is_leader, new_run_path
 from symdream.ui import say
 
 SHORT = {"output": ["-o"]}
+MAX_NAME_BYTES = 100  # of the photos' folders in a run's own name
 PLAIN_TYPES = {int: int, float: float, str: str, bool: bool, Path: Path}
 
 
@@ -103,10 +104,19 @@ def read_request(args: Any) -> TrainConfig:
     if args.preset:
         merged["preset"] = args.preset
     merged, chosen = presets.apply(merged)
-    config = settings.build(merged, where, checks=(check_subject, check_base, check_start, check_prompts, check_extras))
+    config = settings.build(merged, where, checks=CHECKS)
     if chosen is not None:
         say(f"Preset {config.preset}: " + (", ".join(chosen) or "everything it sets is given otherwise") + ".")
     return config
+
+
+def check_rate(config: TrainConfig) -> list[Problem]:
+    """Whether the rate that was set is one that trains something."""
+    training = config.training
+    if config.adapter.components != "text_encoder" or training.lr is None or training.optimizer == "prodigy":
+        return []
+    message = "is the UNet's, which components = text_encoder does not train; set text_encoder_lr"
+    return [Problem(f"training.lr = {training.lr:g}", message)]
 
 
 def check_prompts(config: TrainConfig) -> list[Problem]:
@@ -135,9 +145,14 @@ def check_extras(config: TrainConfig) -> list[Problem]:
 
 def check_start(config: TrainConfig) -> list[Problem]:
     """Whether the adapter to go on from is there; what is in it is looked at when it is read."""
-    start = config.adapter.start_from
-    if start is None or start.exists():
+    start, output = config.adapter.start_from, config.output.output
+    if start is None:
         return []
+    if start.exists():
+        replaced = output.resolve() if output is not None and config.output.overwrite else None
+        if replaced not in (start.resolve(), *start.resolve().parents):
+            return []
+        return [Problem(f"adapter.start_from = {start}", "is what --overwrite would replace: choose another --output")]
     return [Problem(f"adapter.start_from = {start}", "does not exist")]
 
 
@@ -162,6 +177,9 @@ def check_subject(config: TrainConfig) -> list[Problem]:
     return problems + check_class_images(config) + effects(config)
 
 
+CHECKS = (check_subject, check_base, check_start, check_rate, check_prompts, check_extras)
+
+
 def check_one(subject: Subject, key: str, config: TrainConfig) -> list[Problem]:
     problems = []
     if subject.class_noun is None:
@@ -174,6 +192,10 @@ def check_one(subject: Subject, key: str, config: TrainConfig) -> list[Problem]:
         flag = "is needed: the folder with the photos" + (", such as --images photos/" if key == "subject" else "")
         problems.append(Problem(f"{key}.images", flag))
         return problems
+    try:
+        str(subject.images.resolve()).encode()
+    except UnicodeEncodeError:  # config.toml, which is UTF-8, could not name it
+        return [*problems, Problem(f"{key}.images", "the folder's path is not UTF-8; give it another name")]
     try:
         found = read_folder(subject.images)
     except RequestError as error:
@@ -196,7 +218,9 @@ def output_path(config: TrainConfig) -> Path:
     if config.output.output is not None:
         return config.output.output
     folders = "-".join(subject.images.resolve().name for subject in config.learned)
-    name = re.sub(r"[^\w.-]+", "-", folders).strip("-.") or "subject"
+    name = re.sub(r"[^\w.-]+", "-", folders)
+    # A name of a file has at most 255 bytes; some letters take four.
+    name = name.encode()[:MAX_NAME_BYTES].decode(errors="ignore").strip("-.") or "subject"
     return new_run_path(Path("runs"), f"{name}-{config.adapter.method.replace('+', 'plus')}-r{config.adapter.rank}")
 
 

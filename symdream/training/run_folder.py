@@ -98,6 +98,8 @@ class RunFolder:
         self.path = Path(path)
         self._lock: int | None = None
         self._lines: list[str] = []
+        self.replaces = False  # the run that is here now
+        self.replaced: Path | None = None  # where that lies from `acquire` on, until this one begins
 
     # Places
     config = property(lambda self: self.path / "config.toml")
@@ -115,9 +117,13 @@ class RunFolder:
     def create(cls, path: Path, *, overwrite: bool = False) -> RunFolder:
         """Make a new run folder. One in which a killed process had not yet written config.toml counts as new.
 
+        A run that it replaces stays where it is until `acquire`, and is only put aside until the new one begins
+        (`drop_replaced`); `remove` puts it back.
+
         Raises: RequestError if `path` is there and `overwrite` is off, or is something else than a run.
         """
         path = Path(path)
+        run = cls(path)
         if path.exists() and not (path.is_dir() and all(_is_debris(name) for name in os.listdir(path))):
             if not overwrite:
                 raise RequestError(
@@ -130,19 +136,16 @@ class RunFolder:
                     f"{path} is not a run folder; --overwrite replaces only runs.",
                     fix="choose another --output, or remove it yourself",
                 )
-            old = cls(path)
-            old.acquire()
-            old.release()
-            trash = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
-            os.replace(path, trash / path.name)
-            shutil.rmtree(trash)
+            run.acquire()
+            run.release()
+            run.replaces = True
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RequestError(
                 f"Could not make the run folder {path}: {error.strerror}.", fix="choose another --output"
             ) from error
-        return cls(path)
+        return run
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -160,6 +163,19 @@ class RunFolder:
 
         Raises: RequestError if another process trains here.
         """
+        self._lock = self._taken_lock()
+        if self.replaces:
+            aside = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.old-", dir=self.path.parent))
+            os.replace(self.path, aside / self.path.name)
+            self.release()
+            self.replaces, self.replaced = False, aside / self.path.name
+            self.path.mkdir()
+            self._lock = self._taken_lock()
+        for folder in (self.path, self.checkpoints, self.samples):
+            for leftover in [p for p in folder.glob(".*") if _is_debris(p.name)]:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def _taken_lock(self) -> int:
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         if not _lock(descriptor):
             os.close(descriptor)
@@ -168,10 +184,7 @@ class RunFolder:
                 f"{self.path} is being trained by another process" + (f" (pid {pid})." if pid else "."),
                 fix=f"wait for it, or stop it: touch {self.path}/stop",
             )
-        self._lock = descriptor
-        for folder in (self.path, self.checkpoints, self.samples):
-            for leftover in [p for p in folder.glob(".*") if _is_debris(p.name)]:
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        return descriptor
 
     def release(self) -> None:
         if self._lock is not None:
@@ -193,9 +206,23 @@ class RunFolder:
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Remove the folder of a run that never began (this process holds its lock)."""
+        """Remove the folder of a run that never began (this process holds its lock); what it replaced comes back."""
         assert self._lock is not None and not self.began
-        shutil.rmtree(self.path)
+        if self.path.is_symlink():  # made by somebody who wants it: only what is in it goes
+            for entry in self.path.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        else:
+            shutil.rmtree(self.path)
+        if self.replaced is not None:
+            os.replace(self.replaced, self.path)
+            self.replaced.parent.rmdir()
+            self.replaced = None
+
+    def drop_replaced(self) -> None:
+        """The run has begun: the one that it replaces goes."""
+        if self.replaced is not None:
+            shutil.rmtree(self.replaced.parent)
+            self.replaced = None
 
     @property
     def began(self) -> bool:

@@ -29,6 +29,19 @@ def test_the_alpha_channel_is_the_mask_and_a_file_wins_over_it(tmp_path):
     assert np.asarray(read_mask(tmp_path / "a.png")).min() == 255
 
 
+def test_transparent_parts_of_a_mask_file_are_no_subject(tmp_path):
+    path = photo(tmp_path / "a.png")
+    left = (0, 0, 32, 48)
+    painted = Image.new("RGBA", (64, 48), (255, 255, 255, 0))  # white painted on nothing, a bit of it taken away again
+    painted.paste((255, 255, 255, 255), left)
+    painted.paste((0, 0, 0, 255), (0, 0, 16, 48))
+    cut_out = Image.new("RGBA", (64, 48), (0, 0, 0, 0))  # the subject in its own colours
+    cut_out.paste((90, 140, 60, 255), left)
+    for mask, share in ((painted, 1 / 4), (cut_out, 1 / 2)):
+        mask.save(tmp_path / "a_mask.png")
+        assert np.asarray(read_mask(path)).mean() == 255 * share
+
+
 def test_a_mask_may_be_of_another_file_type_and_size_but_not_shape(tmp_path):
     path = photo(tmp_path / "a.png")
     Image.new("L", (128, 96), 255).save(tmp_path / "a_mask.JPG", "JPEG")

@@ -25,13 +25,49 @@ def test_an_existing_folder_is_never_written_over(tmp_path):
 def test_overwrite_replaces_a_run_but_nothing_else(tmp_path):
     make_run(tmp_path / "run")
     (tmp_path / "run" / "old").write_text("")
-    assert not (RunFolder.create(tmp_path / "run", overwrite=True).path / "old").exists()
+    run = RunFolder.create(tmp_path / "run", overwrite=True)
+    assert (run.path / "old").exists()  # nothing has begun
+    run.acquire()
+    assert not (run.path / "old").exists()
+    run.config.write_text("")
+    run.drop_replaced()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    run.release()
     precious = tmp_path / "thesis"
     precious.mkdir()
     (precious / "chapter.txt").write_text("years")
     with pytest.raises(RequestError, match="not a run folder"):
         RunFolder.create(precious, overwrite=True)
     assert (precious / "chapter.txt").read_text() == "years"
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_was_to_be_replaced_comes_back_if_the_new_run_never_begins(tmp_path, linked):
+    place = tmp_path / "run"
+    if linked:
+        (tmp_path / "big disk").mkdir()
+        place.symlink_to("big disk")
+    make_run(place)
+    (place / "old").write_text("precious")
+    run = RunFolder.create(place, overwrite=True)
+    run.acquire()
+    run.config.write_text("new")
+    run.remove()
+    run.release()
+    assert (place / "old").read_text() == "precious" and run.config.read_text() == ""
+    assert place.is_symlink() == linked
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_linked_folder_stays_when_its_run_never_begins(tmp_path):
+    (tmp_path / "big disk").mkdir()
+    (tmp_path / "run").symlink_to("big disk")
+    run = RunFolder.create(tmp_path / "run")
+    run.acquire()
+    run.samples.mkdir()
+    run.remove()
+    run.release()
+    assert (tmp_path / "run").is_symlink() and list((tmp_path / "big disk").iterdir()) == []
 
 
 def _hold(path, ready, done):
