@@ -54,8 +54,8 @@ def add(adapters: list[Adapter], weights: list[float]) -> Adapter:
 def _concatenate(place: Place, layers: list[PlainLayer]) -> PlainLayer:
     if len({(x.A.shape[1:], x.B.shape[0]) for x in layers}) > 1:
         raise RequestError(f"These adapters are for different architectures: {place} has another size in each.")
-    dtype = torch.promote_types(layers[0].A.dtype, layers[-1].A.dtype)
-    return PlainLayer(torch.cat([x.A.to(dtype) for x in layers]), torch.cat([x.B.to(dtype) for x in layers], dim=1))
+    layers = [layer.wide() for layer in layers]
+    return PlainLayer(torch.cat([x.A for x in layers]), torch.cat([x.B for x in layers], dim=1))
 
 
 def _refuse_dora(adapter: Adapter, verb: str) -> None:

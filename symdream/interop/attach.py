@@ -57,6 +57,12 @@ def attach_adapter(components: Mapping[str, nn.Module], adapter: Adapter, name: 
             where=f"layers such as {match.unmatched[0]}",
             fix="name the base it was trained on with --base",
         )
+    if any(parameter.is_meta for component in fitting for parameter in components[component].parameters()):
+        raise RequestError(
+            "This model is offloaded: its weights come to a device only when they are needed, and those of an adapter "
+            "could not be put there.",
+            fix="load the adapter first, then enable offloading",
+        )
     configs = {component: config_for(layers) for component, layers in fitting.items()}
     for component, layers in fitting.items():
         model = components[component]

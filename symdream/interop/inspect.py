@@ -113,7 +113,7 @@ class _File:
         """(B, A) of the update, everything folded in; None if the file does not tell the layer's shape."""
         if DOWN in arrays:
             A, B = (arrays[p].astype(np.float64).reshape(len(arrays[p]), -1) for p in (DOWN, UP))
-            alpha = float(arrays[ALPHA]) if ALPHA in arrays else None
+            alpha = arrays[ALPHA].item() if ALPHA in arrays else None
             return B * self.strength.plain(place, len(A), alpha), A
         A = arrays[SINGLORA_A] if SINGLORA_A in arrays else arrays[SYMLORA_A]
         A = A.astype(np.float64)
@@ -131,7 +131,8 @@ def _fit(arrays: Mapping[str, np.ndarray]) -> bool:
     """Whether the parts of one layer can be multiplied."""
     if DOWN in arrays:
         A, B = arrays[DOWN], arrays[UP]
-        return A.ndim == B.ndim >= 2 and B.shape[1] == len(A)
+        alone = ALPHA not in arrays or arrays[ALPHA].size == 1
+        return alone and A.ndim == B.ndim >= 2 and B.shape[1] == len(A) and not set(B.shape[2:]) - {1}
     A = arrays.get(SINGLORA_A, arrays.get(SYMLORA_A))
     return A.ndim == 2 and (LAMBDA not in arrays or arrays[LAMBDA].shape == A.shape[:1])
 

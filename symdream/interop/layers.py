@@ -43,8 +43,16 @@ class PlainLayer:
         return replace(self, A=change(self.A), B=change(self.B), magnitude=magnitude)
 
     def folded(self) -> PlainLayer:
-        """The same update with the scale inside B."""
-        return self if self.scale == 1 else replace(self, B=self.B * self.scale, scale=1.0)
+        """The same update with the scale inside B, which is then at least fp32: fp16 would lose small numbers."""
+        return self if self.scale == 1 else replace(self.wide(), B=wide(self.B) * self.scale, scale=1.0)
+
+    def wide(self) -> PlainLayer:
+        """In fp32, or fp64 where it is."""
+        return self.each(wide)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 @dataclass(frozen=True)

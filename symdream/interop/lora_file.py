@@ -123,6 +123,7 @@ def in_format(layer: PlainLayer, dtype: torch.dtype) -> PlainLayer:
     exact = all(torch.equal(c.to(t.dtype), t) for c, t in zip(cast.tensors(), layer.tensors(), strict=True))
     if dtype != torch.float16 or exact:
         return cast
+    layer = layer.wide()
     a, b = layer.A.flatten(1).norm(dim=1), layer.B.flatten(1).norm(dim=0)
     root = torch.where((a > 0) & (b > 0), (b / a).sqrt(), 1.0)
     ones = (1,) * (layer.A.ndim - 2)

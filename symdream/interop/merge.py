@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from symdream.diffusion.base import Base
 from symdream.diffusion.export_base import export_base
+from symdream.diffusion.prediction import V_MARKER, ZERO_SNR_MARKER
 from symdream.errors import WorkError
 from symdream.interop.lora_file import save_tensors
 from symdream.interop.metadata import OURS, architecture
@@ -64,5 +65,11 @@ def write_merged(base: Base, path: Path, metadata: Mapping[str, Any], *, dtype: 
         "modelspec.prediction_type": "v" if base.prediction_type == "v_prediction" else "epsilon",
         "modelspec.resolution": f"{base.resolution}x{base.resolution}",
     }
-    write_atomically(path, lambda temporary: save_tensors(original_tensors(base), temporary, texts))
+    tensors = original_tensors(base)
+    if base.family == "sdxl" and base.prediction_type == "v_prediction":
+        # What SDXL checkpoints say it with to programs that read no header: empty tensors of these names.
+        tensors[V_MARKER] = torch.zeros(0)
+        if base.scheduler.config.get("rescale_betas_zero_snr"):
+            tensors[ZERO_SNR_MARKER] = torch.zeros(0)
+    write_atomically(path, lambda temporary: save_tensors(tensors, temporary, texts))
     return path.stat().st_size

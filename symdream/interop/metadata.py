@@ -30,7 +30,7 @@ def family_of(layers: Mapping[Place, Any], metadata: Mapping[str, Any]) -> str:
     text_inputs = {
         layer.A.shape[1]
         for place, layer in layers.items()
-        if place.module.endswith(("attn2.to_k", "attn2.to_v")) or place.component == "text_encoder"
+        if place.module.endswith(("attn2.to_k", "attn2.to_v", "q_proj", "k_proj", "v_proj"))
     }
     return "sd2" if text_inputs == {1024} else "sd1"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from symdream.errors import RequestError
 from symdream.interop.grouping import adapter_files, group_keys
 from symdream.interop.header import read_adapter_header
-from symdream.interop.keys import ALPHA, DOWN, LAMBDA, MAGNITUDE, SINGLORA_A, SYMLORA_A, UP, Place
+from symdream.interop.keys import ALPHA, BIAS, DOWN, LAMBDA, MAGNITUDE, SINGLORA_A, SYMLORA_A, UP, Place
 from symdream.interop.layers import Adapter, Layer, PlainLayer, SymmetricLayer
 from symdream.interop.metadata import OURS
 from symdream.interop.strength import Strength
@@ -60,9 +60,18 @@ def _layer(place: Place, tensors: Mapping[str, Tensor], keys: Mapping[str, str],
     if DOWN not in tensors:
         return _symmetric(place, tensors, strength)
     A, B = tensors[DOWN], tensors[UP]
-    if A.ndim != B.ndim or A.ndim not in (2, 4) or B.shape[1] != A.shape[0]:
+    if A.ndim != B.ndim or A.ndim not in (2, 4) or B.shape[1] != A.shape[0] or set(B.shape[2:]) - {1}:
         raise RequestError(f"The two factors of {place} in {file} do not fit: {tuple(A.shape)} and {tuple(B.shape)}.")
-    alpha = float(tensors[ALPHA]) if ALPHA in tensors and tensors[ALPHA].numel() == 1 else None
+    if ALPHA in tensors and tensors[ALPHA].numel() != 1:
+        raise RequestError(f"{file} has an alpha of {tensors[ALPHA].numel()} numbers.", where=keys[ALPHA])
+    if BIAS in tensors and bool(tensors[BIAS].any()):
+        raise RequestError(
+            f"{file} also trains biases (PEFT's lora_bias), which no other layout has.",
+            where=keys[BIAS],
+            fix="merge it into its base with PEFT",
+        )
+    strength.check_base(place.component)
+    alpha = tensors[ALPHA].item() if ALPHA in tensors else None
     scale = strength.plain(place, A.shape[0], alpha)
     return PlainLayer(A, B, scale, _magnitude(tensors, keys, file))
 

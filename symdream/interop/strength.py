@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from symdream.interop.keys import Place, without_text_model
 from symdream.interop.metadata import OURS, PEFT_METADATA
 
 PEFT_CONFIG = "adapter_config.json"
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # PEFT's initialisations that also change the base's weights
 
 
 class Strength:
@@ -32,11 +34,25 @@ class Strength:
         """LoRA's scale: from the layer's own alpha, else PEFT's configuration, else 1."""
         if alpha is not None:
             return alpha / rank
-        prefix = place.component + "."
-        config = self.config or {k.removeprefix(prefix): v for k, v in self.peft.items() if k.startswith(prefix)}
+        config = self._lora_config(place.component)
         if not config and self.layout == "peft" and not self.notes:
             self.notes.append(f"there is no {PEFT_CONFIG} beside this PEFT file: alpha is taken to be the rank")
         return _peft_scale(config, place.module, rank)
+
+    def check_base(self, component: str) -> None:
+        """Raises: RequestError if the adapter belongs to a base whose weights its training changed at the start."""
+        init = self._lora_config(component).get("init_lora_weights")
+        if isinstance(init, str) and init.lower().startswith(CHANGES_BASE):
+            raise RequestError(
+                f"This adapter was begun with init_lora_weights={init!r}, which changes the base's own weights: on the "
+                "base as it is, it would be wrong.",
+                fix="save it with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it",
+            )
+
+    def _lora_config(self, component: str) -> Mapping[str, Any]:
+        """What PEFT calls LoraConfig, from beside the file or from its metadata; empty if neither has it."""
+        prefix = component + "."
+        return self.config or {k.removeprefix(prefix): v for k, v in self.peft.items() if k.startswith(prefix)}
 
     def symmetric(self) -> tuple[float, float]:
         """(alpha, u) of SingLoRA and SymLoRA. Raises: RequestError if they are not told."""
@@ -69,8 +85,13 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _peft_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     alpha = config.get("lora_alpha", rank)
+    # PEFT's rule: regular expressions for the whole name or its end, of which the first that fits holds.
     for pattern, value in (config.get("alpha_pattern") or {}).items():
-        name = without_text_model(pattern.removeprefix("^"))
-        if without_text_model(module) == name or module.endswith("." + name):
+        try:
+            ends = re.compile(rf"(.*\.)?({pattern})$")
+        except re.error as error:
+            raise RequestError(f"alpha_pattern {pattern!r} is no regular expression: {error}.") from None
+        if ends.match(module) or ends.match(without_text_model(module)):
             alpha = value
+            break
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank

@@ -85,4 +85,5 @@ def can_be_one(base: nn.Module, x: Tensor) -> bool:
         return False
     trained = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
     watched = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
-    return not (trained or watched)
+    # Offloading and casting layer by layer put a forward of their own on the module itself.
+    return not (trained or watched or "forward" in vars(base))

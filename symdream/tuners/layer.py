@@ -23,7 +23,13 @@ class MasterParameters(nn.ParameterDict):
     """Parameters by adapter name that stay fp32 (or fp64) when a model is cast to fp16 or bf16.
 
     Small steps are lost in bf16: an adapter trained there can stand still or collapse (METHODS: SingLoRA).
+    `masters(name)` is `masters[name]` after the hooks of whoever moves weights to the device when they are needed.
     """
+
+    __call__ = nn.Module.__call__  # ParameterDict's refuses
+
+    def forward(self, name: str) -> nn.Parameter:
+        return self[name]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
         def keep_precision(tensor: Tensor) -> Tensor:
@@ -53,6 +59,8 @@ class SymmetricLinear(nn.Module, BaseTunerLayer):
 
     Shapes: x (..., in) -> y (..., out), in x's dtype.
     """
+
+    cast_input_dtype_enabled = True  # diffusers' layer-wise casting switches it; the forward casts in any case
 
     A_name: str  # the attribute that holds A; begins with the tuner's prefix, as PEFT's loading asks
     other_param_names = ("r", "alpha", "scaling", "dropout")
@@ -213,7 +221,7 @@ class SymmetricLinear(nn.Module, BaseTunerLayer):
 
     def _add_update(self, result: Tensor, x: Tensor, name: str) -> Tensor:
         # Only r numbers per token are touched between the products; s rides on the second one for free.
-        A = self._A[name].to(result.dtype)
+        A = self._A(name).to(result.dtype)
         A_in = A if self.in_features == A.shape[1] else A[:, : self.in_features]
         A_out = A if self.out_features == A.shape[1] else A[:, : self.out_features]
         if self._drops(name):
@@ -273,7 +281,7 @@ class SymLoraLinear(SymmetricLinear):
         self.symlora_lambda[adapter_name] = nn.Parameter(torch.zeros(config.r, dtype=A.dtype, device=A.device))
 
     def _d(self, adapter_name: str, device: torch.device) -> Tensor:
-        return self.symlora_lambda[adapter_name]
+        return self.symlora_lambda(adapter_name)
 
     def _scale(self, adapter_name: str, weight_one: bool = False) -> float:
         return self.alpha[adapter_name] / self.r[adapter_name] if weight_one else self.scaling[adapter_name]

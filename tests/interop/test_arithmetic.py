@@ -49,6 +49,19 @@ def test_scaling_scales():
     assert close(dense(scale(adapter, -0.5).layers[P1]), -0.5 * dense(adapter.layers[P1]))
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_a_scale_loses_nothing_of_a_file_in_half_precision(stored):
+    """kohya's usual alpha 1 at rank 128 pushes fp16's small numbers below what it holds."""
+    generator = torch.Generator().manual_seed(0)
+    A, B = (torch.randn(s, generator=generator) * 1e-4 for s in ((8, 20), (30, 8)))
+    layer = PlainLayer(A.to(stored), B.to(stored), 1 / 128)
+    place = Place("unet", "a")
+    exact = layer.B.double() @ layer.A.double() / 128
+    alike = add([Adapter({place: layer})] * 2 + [Adapter({place: layer.to(torch.float32)})], [0.5, 0.25, 0.25])
+    for plain in (layer.folded(), alike.layers[place]):
+        torch.testing.assert_close(plain.B.double() @ plain.A.double(), exact, rtol=1e-5, atol=1e-16)
+
+
 @pytest.mark.parametrize("action", [lambda a: scale(a, 0.5), lambda a: add([a, a], [1, 1])])
 def test_a_dora_is_neither_scaled_nor_added(action):
     dora = Adapter({P1: PlainLayer(torch.ones(1, 4), torch.ones(3, 1), magnitude=torch.ones(3))})

@@ -76,6 +76,14 @@ def factors_that_do_not_fit(path):
     save_file({A: torch.ones(2, 8), B: torch.ones(8, 3)}, path)
 
 
+def a_convolution_with_the_kernel_in_both(path):
+    save_file({A: torch.ones(2, 8, 1, 1), B: torch.ones(8, 2, 3, 3)}, path)
+
+
+def two_alphas(path):
+    save_file(good() | {A.replace("lora_A.weight", "alpha"): torch.ones(2)}, path)
+
+
 def shape_against_bytes(path):
     raw(path, {A: {"dtype": "F32", "shape": [9, 9], "data_offsets": [0, 64]}}, bytes(64))
 
@@ -123,6 +131,8 @@ BAD = {
     rank_zero: "rank 0",
     half_a_layer: "only a part",
     factors_that_do_not_fit: "do not fit",
+    a_convolution_with_the_kernel_in_both: "do not fit",
+    two_alphas: "an alpha of 2 numbers",
     shape_against_bytes: "do not fit its shape",
     header_that_is_no_json: "not a safetensors file",
     header_that_is_a_list: "not a safetensors file",
@@ -145,7 +155,14 @@ def test_a_bad_file_is_refused_and_nothing_is_written(make, message, tmp_path):
 
 
 # What inspect shows instead of refusing it.
-SHOWN = {not_a_number: "NaN", rank_zero: "rank 0", factors_that_do_not_fit: "do not fit", input_axis_dora: None}
+SHOWN = {
+    not_a_number: "NaN",
+    rank_zero: "rank 0",
+    factors_that_do_not_fit: "do not fit",
+    a_convolution_with_the_kernel_in_both: "do not fit",
+    two_alphas: "do not fit",
+    input_axis_dora: None,
+}
 
 
 @cases

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from symdream.interop.collect import collect
 from symdream.interop.companions import usage
 from symdream.interop.keys import Place
+from symdream.interop.layers import PlainLayer
 from symdream.interop.lora_file import base_facts, write_diffusers_lora, write_lora
 from symdream.interop.metadata import family_of
 
@@ -98,6 +99,14 @@ def test_text_states_of_1024_tell_sd2():
         A = torch.ones(2, 1024)
 
     assert family_of({Place("unet", "up_blocks.1.x.attn2.to_k"): Layer}, {}) == "sd2"
+
+
+def test_the_inner_width_of_a_text_encoder_tells_nothing():
+    layers = {
+        Place("text_encoder", f"text_model.encoder.layers.0.{name}"): PlainLayer(torch.ones(2, n), torch.ones(m, 2))
+        for name, n, m in (("mlp.fc1", 1024, 4096), ("mlp.fc2", 4096, 1024), ("self_attn.q_proj", 1024, 1024))
+    }
+    assert family_of(layers, {}) == "sd2"
 
 
 def test_the_text_beside_the_file_tells_how_to_use_it():

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from accelerate import cpu_offload
 from helpers.tiny_bases import adapted, base_answers, distance, tiny_base, write_base
 
+from symdream.diffusion.adapters import Disabled
 from symdream.errors import RequestError
+from symdream.interop.attach import attach_adapter
 from symdream.interop.lora_file import write_diffusers_lora
 from symdream.interop.open import base_of, differences, open_adapter
+from symdream.interop.read import read_adapter
 
 SPRITE = {"base": {"identity": "sprite", "hash": "ab" * 32}}
 
@@ -57,3 +62,36 @@ def test_the_same_name_with_other_weights_is_told():
     assert differences(base, same) == [] and differences(base, {}) == []
     same["base"]["hash"] = "1" * 64
     assert "have changed" in differences(base, same)[0]
+
+
+@pytest.mark.parametrize("method", ["lora", "singlora", "symlora"])
+def test_an_adapter_works_under_offloading_but_must_be_there_before(method, tmp_path):
+    base = adapted("sd1", method)
+    expected = base_answers(base)
+    write_diffusers_lora(base, tmp_path / "a.safetensors", {})
+    for model in base.components().values():
+        cpu_offload(model, execution_device=torch.device("cpu"))
+    assert distance(base_answers(base), expected) < 1e-6
+    offloaded = tiny_base("sd1")
+    for model in offloaded.components().values():
+        cpu_offload(model, execution_device=torch.device("cpu"))
+    before = base_answers(offloaded)
+    with pytest.raises(RequestError, match="then enable offloading"):
+        attach_adapter(offloaded.components(), read_adapter(tmp_path / "a.safetensors"))
+    assert distance(base_answers(offloaded), before) == 0
+
+
+@pytest.mark.parametrize("method", ["singlora", "symlora"])
+def test_a_base_that_is_stored_in_8_bits_layer_by_layer_keeps_its_adapter(method):
+    """What the adapter changes is the same picture, of a base that 8 bits have changed more than that."""
+
+    def changed(base):
+        [with_it, *_] = base_answers(base)
+        with Disabled(base):
+            [without, *_] = base_answers(base)
+        return (with_it - without).flatten()
+
+    base = adapted("sd1", method)
+    expected = changed(base)
+    base.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    assert torch.cosine_similarity(changed(base), expected, dim=0) > 0.95

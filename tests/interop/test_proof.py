@@ -15,7 +15,9 @@ from helpers.tiny_bases import (
     tiny_base,
     write_base,
 )
+from helpers.tiny_models import tiny_scheduler
 from peft import PeftModel
+from safetensors import safe_open
 
 from symdream.errors import RequestError
 from symdream.interop.collect import collect
@@ -96,3 +98,18 @@ def test_the_merged_single_file_answers_and_paints_like_the_adapter(family, meth
     )
     assert distance(pipe_answers(pipe, family), wanted) < 1e-5
     assert (picture(pipe) - painted).abs().max() < 1e-4
+
+
+def test_a_merged_sdxl_that_predicts_v_says_so_to_programs_that_read_no_header(tmp_path):
+    for zero_snr in (False, True):
+        base = adapted("sdxl", "symlora")
+        base.prediction_type, base.scheduler = "v_prediction", tiny_scheduler("v_prediction")
+        base.scheduler.register_to_config(rescale_betas_zero_snr=zero_snr)
+        path = tmp_path / f"{zero_snr}.safetensors"
+        write_merged(base, path, {}, dtype=torch.float32, overwrite=False)
+        with safe_open(path, "pt") as file:
+            assert {"v_pred", "ztsnr"} & set(file.keys()) == {"v_pred", *(["ztsnr"] if zero_snr else [])}
+        pipe = PIPELINES["sdxl"].from_single_file(
+            str(path), config=str(write_base(tiny_base("sdxl"), tmp_path / f"base {zero_snr}")), local_files_only=True
+        )
+        assert distance(pipe_answers(pipe, "sdxl"), base_answers(base)) < 1e-5

@@ -1,0 +1,71 @@
+"""PEFT's adapters with settings of their own: as strong as PEFT makes them, or refused."""
+
+import pytest
+import torch
+from helpers.adapters import randomize
+from helpers.tiny_bases import tiny_base
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from symdream.errors import RequestError
+from symdream.interop.attach import attach_adapter
+from symdream.interop.read import read_adapter
+
+LATENTS = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+STATES = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def answer(unet):
+    return unet(LATENTS, torch.tensor([3]), encoder_hidden_states=STATES).sample
+
+
+def saved(folder, **settings):
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_base("sd1").unet, LoraConfig(r=4, target_modules=["to_q", "to_k"], **settings))
+    randomize(model)
+    model.save_pretrained(folder / "unet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"alpha_pattern": {"to_q": 32}},
+        {"alpha_pattern": {".*attn1.*": 32}},
+        {"alpha_pattern": {r"up_blocks\..*": 32}},
+        {"alpha_pattern": {"attn1.to_q": 32, "to_q": 2}},
+        {"rank_pattern": {".*attn1.*": 2}, "alpha_pattern": {r".*attn2\.to_(q|k)": 3}},
+    ],
+)
+def test_strengths_are_those_that_peft_gives(settings, tmp_path):
+    saved(tmp_path, lora_alpha=8, **settings)
+    expected = answer(PeftModel.from_pretrained(tiny_base("sd1").unet, tmp_path / "unet"))
+    unet = tiny_base("sd1").unet
+    assert (answer(unet) - expected).norm() > 0.1
+    attach_adapter({"unet": unet}, read_adapter(tmp_path))
+    torch.testing.assert_close(answer(unet), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora_bias": True}, "trains biases"),
+        ({"init_lora_weights": "pissa"}, "changes the base's own weights"),
+        ({"init_lora_weights": "olora"}, "changes the base's own weights"),
+    ],
+)
+def test_what_no_plain_lora_can_hold_is_refused(settings, message, tmp_path):
+    with pytest.raises(RequestError, match=message):
+        read_adapter(saved(tmp_path, **settings))
+
+
+def test_a_pattern_that_is_none_is_told(tmp_path):
+    saved(tmp_path, alpha_pattern={"to_q": 32})
+    config = tmp_path / "unet" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"to_q": 32', '"to_(q": 32'))
+    with pytest.raises(RequestError, match="no regular expression"):
+        read_adapter(tmp_path)
