@@ -210,7 +210,7 @@ def restore_optimizer(
         else:
             state.setdefault(int(index), {})[key] = tensor
     own = type(optimizer).__name__
-    if (saved := numbers.get("class", own)) != own:  # checkpoints of before 2026-12 do not say it
+    if (saved := numbers.get("class", own)) != own:  # older checkpoints do not say it
         raise WorkError(
             f"The checkpoint is of another optimizer ({saved}) than this run's ({own}).",
             fix="resume with the config.toml that the run was started with",
