@@ -62,11 +62,11 @@ def margins_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def primary_of(paired: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The primary family in short: how many subjects, and the least p that so many could give."""
+    """The primary family in short: how many subjects (of the comparison with most), and the least p they could give."""
     family = [entry for entry in paired if entry["family"] == PRIMARY]
     if not family:
         return {"comparisons": 0, "subjects": 0, "smallest_p": None, "smallest_p_holm": None}
-    n = min(entry["n"] for entry in family)
+    n = max(entry["n"] for entry in family)
     least = statistics.smallest_p(n) if n else 1.0
     return {"comparisons": len(family), "subjects": n, "smallest_p": least,
             "smallest_p_holm": min(1.0, len(family) * least)}  # fmt: skip
@@ -93,6 +93,7 @@ def arm_row(
     references = content["references"]
     scores = {score: _over_subjects(mine, lambda c, s=score: c["points"][-1]["scores"].get(s)) for score in TABLE}
     scores[HYPERVOLUME] = _over_subjects(mine, lambda c: volume_of(c, references.get(c["subject"])))
+    seconds = [cell["seconds_per_step"] for cell in mine if cell["seconds_per_step"] is not None]
     states = [
         [point for cell in mine for point in cell["points"] if point["step"] == step]
         for step in content["grid"]["checkpoints"]
@@ -105,7 +106,7 @@ def arm_row(
             if len(points) == len(mine)
         ],
         "parameters": mine[0]["parameters"],
-        "seconds_per_step": fmean(cell["seconds_per_step"] for cell in mine),
+        "seconds_per_step": fmean(seconds) if seconds else None,
     }
 
 

@@ -146,8 +146,11 @@ def costs(content: Content) -> Any | None:
             dino = row["scores"]["dino"]
             half = [[dino["mean"] - dino["low"]], [dino["high"] - dino["mean"]]] if dino["low"] is not None else None
             style = look(arm) | {"linestyle": "none"}
-            places = (row["parameters"] / 1e3, row["seconds_per_step"] * steps)
+            step = row["seconds_per_step"]
+            places = (row["parameters"] / 1e3, None if step is None else step * steps)
             for axes, x in zip((left, right), places, strict=True):
+                if x is None:
+                    continue
                 axes.errorbar(x, dino["mean"], yerr=half, elinewidth=0.7, **style)
         left.set(xlabel="trained parameters (thousands)", ylabel="DINO, 95 % interval over subjects", xlim=(0, None))
         right.set(xlabel="seconds of training", xlim=(0, None))

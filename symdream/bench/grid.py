@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
@@ -79,7 +79,7 @@ class Grid(Section):
     """Rates tried for each arm to begin with, half a decade apart."""
     tuning_limit: PositiveInt = 5
     """Rates tried for each arm at most, when the best lies at the edge of the range of some arm."""
-    tuning_alphas: list[PositiveFloat] = [1.0]
+    tuning_alphas: Annotated[list[PositiveFloat], Field(min_length=1)] = [1.0]
     """Values of alpha / rank tried with each rate."""
     clip_t_floor: Fraction = 0.8
     """A trial whose CLIP-T falls below this share of the ideal pictures' is chosen only if all do."""

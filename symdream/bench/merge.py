@@ -86,6 +86,19 @@ def _refuse_different(parts: Sequence[tuple[Path, dict[str, Any]]]) -> None:
                 f"{folder} and {first} are of different grids: steps, sampling, base or encoders differ.",
                 fix="merge only shards of one grid",
             )
+        for name in ("checkpoints", "image_seeds"):
+            if other["grid"][name] != content["grid"][name]:
+                raise RequestError(
+                    f"{folder} and {first} are of different grids: their {name.replace('_', ' ')} are "
+                    f"{other['grid'][name]} and {content['grid'][name]}.",
+                    fix="merge only shards of one grid",
+                )
+        prompts, theirs = content["grid"]["prompts"], other["grid"]["prompts"]
+        if differing := [name for name in prompts.keys() & theirs.keys() if prompts[name] != theirs[name]]:
+            raise RequestError(
+                f"{folder} and {first} are of different grids: their prompts of {differing[0]} differ.",
+                fix="merge only shards of one grid",
+            )
         for arm in content["settings"].keys() & other["settings"].keys():
             if content["settings"][arm] != other["settings"][arm]:
                 raise RequestError(
@@ -99,7 +112,7 @@ def _joined_grid(grids: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first grid, with the arms, subjects and seeds of all."""
     joined = dict(grids[0])
     joined["arms"] = list({arm["id"]: arm for grid in grids for arm in grid["arms"]}.values())
-    for name in ("subjects", "training_seeds", "image_seeds"):
+    for name in ("subjects", "training_seeds"):
         joined[name] = list(dict.fromkeys(value for grid in grids for value in grid[name]))
     joined["prompts"] = {key: value for grid in reversed(grids) for key, value in grid["prompts"].items()}
     return joined

@@ -24,7 +24,7 @@ from symdream.bench.instrument import test_instrument
 from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
 from symdream.bench.together import grouped, how_many
 from symdream.bench.workers import Done, Task, Workers, in_this_process
-from symdream.bench.workshop import Workshop
+from symdream.bench.workshop import Workshop, photos_hash
 from symdream.diffusion.photographs import FLAT_SHARE, flat_share
 from symdream.errors import RequestError, Stopped, SymdreamError, WorkError
 from symdream.training.outputs import PACKAGES, device_name
@@ -242,7 +242,11 @@ class Comparison:
         return {arm.id: tuning.defaults(arm, embedded=self._embedded) for arm in self.arms}
 
     def _tuned_before(self) -> dict[str, Settings] | None:
-        if not self.known.get("tuning") or self.known["grid"].get("protocol") != self.protocol:
+        grid = self.known.get("grid", {})
+        if not self.known.get("tuning") or grid.get("protocol") != self.protocol:
+            return None
+        if grid["tuning_subjects"] != self.tuned_on:
+            say("The rates were tuned on other subjects before; they are tuned anew.")
             return None
         settings = {arm: Settings(**found) for arm, found in self.known.get("settings", {}).items()}
         if any(arm.id not in settings for arm in self.arms):
@@ -263,6 +267,13 @@ class Comparison:
                 self.found[entry["id"]] = {"cell": entry, "rows": rows[entry["id"]]}
 
     def _refuse_another_grid(self) -> None:
+        told = self.known.get("grid", {}).get("photos", {})
+        now = {name: photos_hash(self.workshop.judge_of(name)) for name in self.names if name in told}
+        if changed := [name for name in now if told[name] != now[name]]:
+            raise RequestError(
+                f"{self.folder} was begun with other photos, or another class noun, of {', '.join(changed)}.",
+                fix="put the old ones back, or choose another --output",
+            )
         before = self.known.get("grid", {}).get("protocol")
         if before is not None and before != self.protocol:
             raise RequestError(
@@ -300,6 +311,7 @@ class Comparison:
                     "endpoint": "dino at matched clip_t",
                 },
                 "protocol": self.protocol,
+                "photos": {name: photos_hash(workshop.judge_of(name)) for name in self.names},
                 "config": grid.model_dump(mode="json"),
             },
             "notes": self._notes(),
@@ -324,10 +336,14 @@ class Comparison:
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = [row for name in self.names for row in self.references[name]["rows"]]
+        if not self.cells:
+            return rows + [row for row in self.rows_before if row["cell"]]
         return rows + [row for cell in self.cells if cell.id in self.found for row in self.found[cell.id]["rows"]]
 
     def _write(self) -> dict[str, Any]:
         content, rows = assemble(self._head(), self.cells, self.found), self._rows()
+        if not self.cells:  # references and tuning come first: what an earlier start finished is not lost meanwhile
+            content["cells"] = self.known.get("cells", [])
         write_rows(self.folder, rows)
         write_results(self.folder, content)
         return content

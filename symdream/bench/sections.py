@@ -126,10 +126,13 @@ def variance_rows(content: Content, labels: Mapping[str, str]) -> list[list[str]
     return rows
 
 
+NAMES = {"drift": "class kept"}  # the score is 1 where the class stayed as it was
+
+
 def exploratory_rows(content: Content, labels: Mapping[str, str]) -> list[list[str]]:
     return [
-        [f"{labels[e['arm']]} − {labels[e['against']]}", e["endpoint"], interval(e), p_value(e["p"]),
-         verdict_told(e), str(e["n"]), missing_told(e)]
+        [f"{labels[e['arm']]} − {labels[e['against']]}", NAMES.get(e["endpoint"], e["endpoint"]), interval(e),
+         p_value(e["p"]), verdict_told(e), str(e["n"]), missing_told(e)]
         for e in content["paired"]
         if e["family"] == EXPLORATORY and e["mean"] is not None
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -73,7 +74,7 @@ def in_page(svg: str, title: str) -> str:
     head, rest = body.split(">", 1)
     width = float(re.search(r'width="([\d.]+)pt"', head)[1])
     head = re.sub(r' (width|height)="[^"]*"', "", head)
-    head += f' role="img" aria-label="{title}" style="max-width: {width * 1.9:.0f}px"'
+    head += f' role="img" aria-label="{html.escape(title)}" style="max-width: {width * 1.9:.0f}px"'
     return _exchange(f"{head}>{rest}", IN_PAGE)
 
 

@@ -94,6 +94,8 @@ def headline(content: Mapping[str, Any]) -> str:
     if lora := next((arms[e["against"]] for e in family if arms[e["against"]]["method"] == "lora"), None):
         share = f", with {ours['parameters'] / lora['parameters']:.0%} of the parameters of {lora['label']},"
     n = count(content["analysis"]["primary"]["subjects"], "subject")
+    if (fewest := min(entry["n"] for entry in family)) < content["analysis"]["primary"]["subjects"]:
+        n = f"{fewest} to {n}"
     return f"{ours['label']}{share} is {'; '.join(parts)}. DINO at matched CLIP-T, {n}, Holm-corrected."
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from symdream import config as settings
-from symdream.bench.cells import Cell, failed_entry, identity, read_done, write_done
+from symdream.bench.cells import Cell, digest, failed_entry, identity, read_done, write_done
 from symdream.bench.grid import TRIGGER, Grid, prompts_of, subjects_of
 from symdream.bench.judging import Judge, SubjectJudge, mean_scores
 from symdream.bench.spectrum import spectrum_of
@@ -24,7 +24,7 @@ from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.detach import detach
 from symdream.diffusion.sampling import sample
 from symdream.errors import Stopped, SymdreamError
-from symdream.metrics.cache import EmbeddingCache
+from symdream.metrics.cache import EmbeddingCache, image_hash
 from symdream.metrics.run_scores import load_encoders
 from symdream.train import run_training
 from symdream.training import checkpoint
@@ -91,8 +91,10 @@ class Workshop:
         subject, judge = self.subjects[name], self.judge_of(name)
         prompts = subject.selection if tuning else prompts_of(self.grid, subject)
         place = self.folder / "references" / (f"{name}-tuning" if tuning else name)
-        asked = {"prompts": prompts, "seeds": self.grid.image_seeds, "drift": self.grid.drift_pictures,
-                 "sampling": self.sampling, "encoders": self.encoder_names()}  # fmt: skip
+        asked = {
+            "base": self.base.hash, "photos": photos_hash(judge), "prompts": prompts, "seeds": self.grid.image_seeds,
+            "drift": self.grid.drift_pictures, "sampling": self.sampling, "encoders": self.encoder_names(),
+        }  # fmt: skip
         known = read_json(place / REFERENCE_FILE)
         if known.get("asked") == asked:
             return known
@@ -223,7 +225,7 @@ class Workshop:
             "batch_size": self.grid.batch_size,
             "seed": cell.seed,
             "checkpoint_every": cell.points[0],
-            "keep": len(cell.points) + 1,
+            "keep": self.grid.steps // cell.points[0] + 1,
             "tensorboard": False,
             **self.grid.train,
         }
@@ -293,12 +295,13 @@ class Workshop:
                       "subject": cell.subject, "training_seed": cell.seed, "step": point, **row}
                      for row in found]  # fmt: skip
         summary = run.read_summary()
+        step = summary["seconds_per_step"]  # None where the last process did none but the first
         entry = {
             **identity(cell),
             "status": "finished",
             "error": None,
             "parameters": summary["trainable_parameters"],
-            "seconds_per_step": summary["seconds_per_step"] / summary.get("trained_together", 1),
+            "seconds_per_step": step and step / summary.get("trained_together", 1),
             "points": points,
             "spectrum": spectrum_of(self.base) if cell.spectrum else [],
         }
@@ -325,6 +328,11 @@ class Workshop:
                    "preprocessing": e.provenance["preprocessing"], "provenance": e.provenance}
             for name, e in (("dino", self.judge.dino), ("clip", self.judge.clip))
         }  # fmt: skip
+
+
+def photos_hash(judge: SubjectJudge) -> str:
+    """Over the pixels of a subject's photos and its class noun."""
+    return digest([judge.subject.class_noun, *map(image_hash, judge.photos.values())])
 
 
 def _same(config: TrainConfig, place: Path) -> bool:

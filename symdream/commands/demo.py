@@ -148,7 +148,7 @@ def print_table(folder: RunFolder) -> None:
     ours, lora = summary["trainable_parameters"], summary["lora_parameters_at_this_rank"]
     print(f"parameters     {ours:,} trained; LoRA of the same rank: {lora:,} ({ours / lora:.0%})")
     seconds, step = summary["seconds_total"], summary["seconds_per_step"]
-    print(f"time           {seconds:.0f} s in all, {step:.2f} s a training step")
+    print(f"time           {seconds:.0f} s in all" + (f", {step:.2f} s a training step" if step else ""))
     print(f"memory         {summary['peak_memory_bytes'] / 2**30:.1f} GiB at the peak")
 
 

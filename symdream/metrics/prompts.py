@@ -77,10 +77,11 @@ SPRITE_SELECTION = PromptSet(
         Prompt("a 3d render of a {subject} and a chair on a brown background"),
     ]
 )
+# None of them is among DreamBooth's own prompts, on which `symdream compare` judges what was tuned on these.
 PHOTO_SELECTION = PromptSet(
     [
-        Prompt("a {subject} on a cobblestone street"),
-        Prompt("a {subject} in the jungle"),
+        Prompt("a {subject} on a railway platform"),
+        Prompt("a {subject} in a living room"),
         Prompt("an oil painting of a {subject}"),
         Prompt("a {subject} on a kitchen table with a blue wall in the background"),
     ]
@@ -165,9 +166,14 @@ def assign_prompts(carried: Sequence[str | None], given: PromptSet | None, *, tr
             )
         return list(carried)
     texts = [_filled(prompt.text, given.class_noun) for prompt in given.prompts]
-    patterns = [_pattern(prompt.text, given.class_noun, trigger) for prompt in given.prompts]
+    # Word for word first; then the longest that fits: "a {subject}" fits everything that ends with the noun.
+    words = {"class_noun": given.class_noun or ""}
+    exact = {fill(p.text, trigger=trigger or "", **words): text for p, text in zip(given.prompts, texts, strict=True)}
+    exact |= {text: text for text in texts}
+    pairs = [(_pattern(p.text, given.class_noun, trigger), t) for p, t in zip(given.prompts, texts, strict=True)]
+    pairs.sort(key=lambda pair: -len(pair[1]))
     matched = [
-        next((t for t, p in zip(texts, patterns, strict=True) if prompt and p.fullmatch(prompt)), None)
+        exact.get(prompt) or next((text for pattern, text in pairs if prompt and pattern.fullmatch(prompt)), None)
         for prompt in carried
     ]
     if all(matched):

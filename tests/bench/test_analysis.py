@@ -19,6 +19,7 @@ from symdream.bench.comparisons import (
 )
 from symdream.bench.paired import NO_COMMON, NOT_FINISHED, subject_differences
 from symdream.bench.statistics import t_interval
+from symdream.bench.wording import headline, warnings
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,18 @@ def test_a_partial_grid_is_analysed_and_marked():
     assert one["pairs"] == 6 and one["dropped"][NOT_FINISHED] == 2 and one["n"] == 4
     # The table's means are over what all arms have finished.
     assert found["analysis"]["blocks"] == {"count": 5, "subjects": 4, "without": []}
+
+
+def test_one_arm_that_failed_hides_neither_the_others_subjects_nor_the_warning():
+    def without_symlora(subjects):
+        content, rows = simulated({}, subjects=subjects)
+        content, rows = unfinish(content, rows, *[c["id"] for c in content["cells"] if c["arm"].startswith("symlora")])
+        return content | analyse(content, rows)
+
+    many, few = without_symlora(14), without_symlora(3)
+    assert many["analysis"]["primary"]["subjects"] == 14 and "0 to 14 subjects" in headline(many)
+    assert not [line for line in warnings(many) if "no difference can be significant" in line]
+    assert [line for line in warnings(few) if "With 3 subjects no difference can be significant" in line]
 
 
 def test_an_arm_without_a_finished_cell_does_not_empty_the_table():

@@ -185,6 +185,44 @@ def test_tuning_is_kept_and_given_on(tiny_sd1, data, tmp_path):
     assert {cell["settings"]["lr"] for cell in elsewhere["cells"]} == {s["lr"] for s in tuned["settings"].values()}
 
 
+@pytest.mark.slow
+def test_tuning_in_a_folder_of_two_files_loses_no_cell_that_is_finished(whole, tiny_sd1, data, tmp_path):
+    folder, content = whole
+    for name in (RESULTS, SCORES):
+        shutil.copy(folder / name, tmp_path)
+    grid = build(tiny_grid(tiny_sd1, data, tune=True, tuning_trials=1, tuning_limit=1))
+    tuned = Comparison(grid, tmp_path).run(tuning_only=True)
+    assert tuned["tuning"] and cells(tuned) == cells(content)
+    assert scores(read_rows(tmp_path)) == scores(read_rows(folder))
+
+
+def test_other_photos_under_the_old_name_are_refused(whole, tiny_sd1, data, tmp_path):
+    folder, _ = whole
+    shutil.copytree(data, tmp_path / "data")
+    place = tmp_path / "grid"
+    place.mkdir()
+    for name in (RESULTS, SCORES):
+        shutil.copy(folder / name, place)
+    shutil.copy(tmp_path / "data" / "gamma" / "00.png", tmp_path / "data" / "beta" / "00.png")
+    with pytest.raises(RequestError, match="other photos, or another class noun, of beta"):
+        Comparison(build(tiny_grid(tiny_sd1, tmp_path / "data")), place).run()
+
+
+def test_references_are_of_the_base_and_the_photos_at_hand(tiny_sd1, data, tmp_path):
+    workshop = Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path).workshop
+    first = workshop.reference("alpha", tuning=False)
+    assert workshop.reference("alpha", tuning=False) == first
+    vars(workshop.base)["hash"] = "another"  # as if its weights had changed
+    assert workshop.reference("alpha", tuning=False)["asked"] != first["asked"]
+
+
+@pytest.mark.parametrize("steps, points", [(7, 4), (1, 1)])
+def test_a_grid_of_any_steps_and_points_finishes(tiny_sd1, data, tmp_path, steps, points):
+    flags = {"methods": ["lora"], "subjects": ["alpha"], "image_seeds": [0], "prompts_per_subject": 1}
+    result = Comparison(build(tiny_grid(tiny_sd1, data, steps=steps, points=points, **flags)), tmp_path).run()
+    assert [cell["error"] for cell in result["cells"]] == [None]
+
+
 def test_another_grid_is_refused_in_the_same_folder(whole, tiny_sd1, data):
     folder, _ = whole
     with pytest.raises(RequestError, match="another comparison"):
@@ -203,6 +241,18 @@ def test_different_grids_are_not_merged(whole, tmp_path):
     other.mkdir()
     changed = content | {"grid": content["grid"] | {"protocol": "another"}}
     (other / RESULTS).write_text(json.dumps(changed))
+    with pytest.raises(RequestError, match="different grids"):
+        merge_folders([folder, other], tmp_path / "merged")
+
+
+@pytest.mark.parametrize(
+    "change", [{"image_seeds": [1]}, {"checkpoints": [4]}, {"prompts": {"alpha": ["a {subject}"]}}]
+)
+def test_pictures_that_were_asked_for_otherwise_are_not_merged(whole, tmp_path, change):
+    folder, content = whole
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / RESULTS).write_text(json.dumps(content | {"grid": content["grid"] | change}))
     with pytest.raises(RequestError, match="different grids"):
         merge_folders([folder, other], tmp_path / "merged")
 

@@ -96,6 +96,16 @@ def test_metadata_decides_which_of_the_files_prompts_made_an_image():
     assert assign_prompts(carried[:2], BIRD) == [cake, blue]
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_very_prompt_wins_over_a_more_general_one(turned):
+    texts = ["a {subject}", "a 3d render of a {subject}", "a {subject} on green", "an icon of a {subject} on green"]
+    given = PromptSet([Prompt(text) for text in (texts[::-1] if turned else texts)], "fox")
+    for text in texts:
+        made, shown = text.replace("{subject}", "sks fox"), text.replace("{subject}", "fox")
+        assert assign_prompts([made, shown], given, trigger="sks") == [shown, shown]
+        assert assign_prompts([made, shown], given) == [shown, shown]
+
+
 def test_prompts_of_a_text_file_match_with_and_without_the_trigger():
     given = PromptSet([Prompt("a photo of a sks dog"), Prompt("a red cat")])
     carried, dog = ["a red cat", "a photo of a dog", "a photo of a sks dog"], "a photo of a sks dog"
