@@ -64,10 +64,20 @@ def _first(arms: Sequence[Mapping[str, Any]], method: str, role: str | None) -> 
 
 
 def path_of(cell: Mapping[str, Any], reference: Mapping[str, Any] | None) -> list[Point]:
-    """The run's states as (CLIP-T, DINO): the base where its scores are known, then the checkpoints."""
-    scores = [reference["base"]] if reference else []
-    scores += [point["scores"] for point in cell["points"]]
-    return [(s["clip_t"], s["dino"]) for s in scores]
+    """The run's states as (CLIP-T, DINO): the base where its scores are known, then the checkpoints.
+
+    Where checkpoints before the last were drawn from the first image seed alone, they are moved by what all seeds and
+    the first one differ in at the last: else that difference would count for the run that is taken back.
+    """
+    states = [_point(point["scores"]) for point in cell["points"]]
+    if first := cell["points"][-1].get("first_seed"):
+        x, y = (whole - alone for whole, alone in zip(states[-1], _point(first), strict=True))
+        states = [(clip_t + x, dino + y) for clip_t, dino in states[:-1]] + states[-1:]
+    return ([_point(reference["base"])] if reference else []) + states
+
+
+def _point(scores: Mapping[str, Any]) -> Point:
+    return scores["clip_t"], scores["dino"]
 
 
 def difference(

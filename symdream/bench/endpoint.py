@@ -2,7 +2,7 @@
 
 Training longer, or hotter, buys likeness (DINO) with obedience to the prompt (CLIP-T), so two runs are compared where
 both keep as much of it. A path is a run's states in the order of training: the base, which is every run's state
-before its first step, then its checkpoints, all scored on the same prompts and image seeds.
+before its first step, then its checkpoints, all scored on the same prompts and image seeds, or moved as if they were.
 """
 
 from __future__ import annotations

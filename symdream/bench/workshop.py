@@ -291,6 +291,9 @@ class Workshop:
                 after = self.class_pictures(cell.subject, run.path / "pictures" / "class") if before else []
                 scores["drift"] = judge.unchanged(before, after)
             points.append({"step": point, "images": len(images), "scores": scores})
+            if point == cell.points[-1] and not all(cell.in_full):
+                first = [row for row in found if row["image_seed"] == cell.image_seeds[0]]
+                points[-1]["first_seed"] = mean_scores(first)
             rows += [{"cell": cell.id, "arm": cell.arm, "method": cell.method, "rank": cell.rank,
                       "subject": cell.subject, "training_seed": cell.seed, "step": point, **row}
                      for row in found]  # fmt: skip

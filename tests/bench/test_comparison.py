@@ -12,6 +12,7 @@ from helpers.grids import make_subjects, tiny_grid
 
 from symdream.bench.arms import make_arms
 from symdream.bench.cells import grid_cells, read_done
+from symdream.bench.comparisons import path_of
 from symdream.bench.grid import build
 from symdream.bench.merge import merge_folders
 from symdream.bench.results import RESULTS, SCORES, read_results, read_rows
@@ -214,6 +215,19 @@ def test_references_are_of_the_base_and_the_photos_at_hand(tiny_sd1, data, tmp_p
     assert workshop.reference("alpha", tuning=False) == first
     vars(workshop.base)["hash"] = "another"  # as if its weights had changed
     assert workshop.reference("alpha", tuning=False)["asked"] != first["asked"]
+
+
+def test_states_of_one_image_seed_know_what_the_others_would_have_added(tiny_sd1, data, tmp_path):
+    flags = {"methods": ["lora"], "subjects": ["alpha"], "only_last_in_full": True}
+    [cell] = Comparison(build(tiny_grid(tiny_sd1, data, **flags)), tmp_path).run()["cells"]
+    early, last = cell["points"]
+    assert (early["images"], last["images"]) == (2, 4) and "first_seed" not in early
+    rows = [row for row in read_rows(tmp_path) if row["step"] == last["step"] and row["image_seed"] == 0]
+    dino = sum(row["dino"] for row in rows) / len(rows)
+    assert last["first_seed"]["dino"] == pytest.approx(dino, abs=1e-5) != last["scores"]["dino"]
+    shift = last["scores"]["dino"] - last["first_seed"]["dino"]
+    assert path_of(cell, None)[0][1] == early["scores"]["dino"] + shift
+    assert path_of(cell, None)[-1][1] == last["scores"]["dino"]
 
 
 @pytest.mark.parametrize("steps, points", [(7, 4), (1, 1)])
