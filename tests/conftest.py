@@ -1,8 +1,11 @@
 """Settings every test needs: offline, and small models and photos that are made once."""
 
 import os
+import signal
 import tempfile
 
+# A shell that runs the tests in the background ignores Ctrl-C for them, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Latents are cached by content, so sharing a folder is safe; the user's own stays clean.
 _cache = tempfile.TemporaryDirectory(prefix="symdream-cache-")
