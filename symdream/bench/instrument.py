@@ -39,8 +39,7 @@ def test_instrument(workshop: Any) -> dict[str, Any]:
     same class are compared, and backgrounds are not swapped, which is said.
     """
     subjects = list(workshop.subjects.values())
-    judges = [workshop.judge_of(subject.name) for subject in subjects]
-    with_masks = all(name in judge.subject.masks for judge in judges for name in judge.photos)
+    with_masks = all(workshop.judge_of(subject.name).has_masks for subject in subjects)
     pictures = _composed(workshop) if with_masks else _photos(workshop)
     encoders = {"dino": workshop.judge.dino, "clip_i": workshop.judge.clip}
     found: dict[str, Any] = {}

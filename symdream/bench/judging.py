@@ -10,12 +10,13 @@ from typing import Any
 
 from PIL import Image
 
+from symdream.bench.cells import digest
 from symdream.bench.cutout import cut_out, on_gray
 from symdream.bench.grid import TRIGGER
 from symdream.bench.subjects import BenchSubject
 from symdream.data.captions import fill
 from symdream.data.images import read_image
-from symdream.metrics.cache import EmbeddingCache
+from symdream.metrics.cache import EmbeddingCache, image_hash
 from symdream.metrics.encoders import ClipEncoder, DinoEncoder
 from symdream.metrics.evaluate import SCORES, score_images
 from symdream.metrics.scores import cosines, diversity, drift, paired_cosines
@@ -47,10 +48,20 @@ class SubjectJudge:
         return self.subject.photos()
 
     @cached_property
+    def photos_hash(self) -> str:
+        """Over the pixels of the photos and the class noun: what scores of this subject are about."""
+        return digest([self.subject.class_noun, *map(image_hash, self.photos.values())])
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every photo has a true mask."""
+        return all(name in self.subject.masks for name in self.photos)
+
+    @cached_property
     def cutouts(self) -> list[Image.Image]:
         """The photos' subjects on gray, by their true masks; none where a photo has no mask."""
         masks = self.subject.masks
-        if not self.photos or any(name not in masks for name in self.photos):
+        if not self.has_masks:
             return []
         return [on_gray(photo, Image.open(masks[name]).convert("L")) for name, photo in self.photos.items()]
 

@@ -24,7 +24,7 @@ from symdream.bench.instrument import test_instrument
 from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
 from symdream.bench.together import grouped, how_many
 from symdream.bench.workers import Done, Task, Workers, in_this_process
-from symdream.bench.workshop import Workshop, photos_hash
+from symdream.bench.workshop import Workshop
 from symdream.diffusion.photographs import FLAT_SHARE, flat_share
 from symdream.errors import RequestError, Stopped, SymdreamError, WorkError
 from symdream.training.outputs import PACKAGES, device_name
@@ -268,7 +268,7 @@ class Comparison:
 
     def _refuse_another_grid(self) -> None:
         told = self.known.get("grid", {}).get("photos", {})
-        now = {name: photos_hash(self.workshop.judge_of(name)) for name in self.names if name in told}
+        now = {name: self.workshop.judge_of(name).photos_hash for name in self.names if name in told}
         if changed := [name for name in now if told[name] != now[name]]:
             raise RequestError(
                 f"{self.folder} was begun with other photos, or another class noun, of {', '.join(changed)}.",
@@ -311,7 +311,7 @@ class Comparison:
                     "endpoint": "dino at matched clip_t",
                 },
                 "protocol": self.protocol,
-                "photos": {name: photos_hash(workshop.judge_of(name)) for name in self.names},
+                "photos": {name: workshop.judge_of(name).photos_hash for name in self.names},
                 "config": grid.model_dump(mode="json"),
             },
             "notes": self._notes(),

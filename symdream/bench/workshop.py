@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from symdream import config as settings
-from symdream.bench.cells import Cell, digest, failed_entry, identity, read_done, write_done
+from symdream.bench.cells import Cell, failed_entry, identity, read_done, write_done
 from symdream.bench.grid import TRIGGER, Grid, prompts_of, subjects_of
 from symdream.bench.judging import Judge, SubjectJudge, mean_scores
 from symdream.bench.spectrum import spectrum_of
@@ -24,7 +24,7 @@ from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.detach import detach
 from symdream.diffusion.sampling import sample
 from symdream.errors import Stopped, SymdreamError
-from symdream.metrics.cache import EmbeddingCache, image_hash
+from symdream.metrics.cache import EmbeddingCache
 from symdream.metrics.run_scores import load_encoders
 from symdream.train import run_training
 from symdream.training import checkpoint
@@ -92,7 +92,7 @@ class Workshop:
         prompts = subject.selection if tuning else prompts_of(self.grid, subject)
         place = self.folder / "references" / (f"{name}-tuning" if tuning else name)
         asked = {
-            "base": self.base.hash, "photos": photos_hash(judge), "prompts": prompts, "seeds": self.grid.image_seeds,
+            "base": self.base.hash, "photos": judge.photos_hash, "prompts": prompts, "seeds": self.grid.image_seeds,
             "drift": self.grid.drift_pictures, "sampling": self.sampling, "encoders": self.encoder_names(),
         }  # fmt: skip
         known = read_json(place / REFERENCE_FILE)
@@ -331,11 +331,6 @@ class Workshop:
                    "preprocessing": e.provenance["preprocessing"], "provenance": e.provenance}
             for name, e in (("dino", self.judge.dino), ("clip", self.judge.clip))
         }  # fmt: skip
-
-
-def photos_hash(judge: SubjectJudge) -> str:
-    """Over the pixels of a subject's photos and its class noun."""
-    return digest([judge.subject.class_noun, *map(image_hash, judge.photos.values())])
 
 
 def _same(config: TrainConfig, place: Path) -> bool:

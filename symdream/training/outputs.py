@@ -30,7 +30,7 @@ from symdream.diffusion.prompts import cut_off
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError
 from symdream.training.memory import peak_memory
-from symdream.training.photos import Photos
+from symdream.training.photos import Photo, Photos
 from symdream.training.recorder import Recorder
 from symdream.training.run_folder import (
     RunFolder,
@@ -93,14 +93,14 @@ def describe(
         f"{accelerator.device.type} {str(base.dtype).removeprefix('torch.')}, in {run.path}"
     )
     for place, subject in enumerate(config.learned):
-        count = sum(photo.subject == place for photo in photos.photos)
-        if not 3 <= count <= 30:
-            say(f"  note: 3 to 6 photos are usual; of {subject.trigger} {subject.class_noun} there are {count}.")
+        own = [photo for photo in photos.photos if photo.subject == place]
+        if not 3 <= len(own) <= 30:
+            say(f"  note: 3 to 6 photos are usual; of {subject.trigger} {subject.class_noun} there are {len(own)}.")
         if unread := unread_pictures(subject.images):
-            names = ", ".join(path.name for path in unread[:3]) + (", …" if len(unread) > 3 else "")
-            say(f"  note: left out of {subject.images}: {names}; such files are not read, save them as PNG or JPEG.")
+            left_out = first_names(unread)
+            say(f"  note: left out of {subject.images}: {left_out}; such files are not read, save them as PNG or JPEG.")
         warn_about_trigger(base, subject.trigger)
-    warn_about_captions(base, photos)
+        warn_about_captions(base, own)
     if base.identity == "sprite":
         from symdream.diffusion.photographs import photo_warning
 
@@ -118,16 +118,20 @@ def warn_about_trigger(base: Base, trigger: str) -> None:
         )
 
 
-def warn_about_captions(base: Base, photos: Photos) -> None:
-    """Name photos whose captions do not ask for their subject, or are longer than what the text encoder reads."""
-    silent = [photo for photo in photos.photos if not says(photo.caption, photo.trigger)]
+def first_names(paths: Sequence[Path]) -> str:
+    """The names of at most three of them."""
+    return ", ".join(path.name for path in paths[:3]) + (", …" if len(paths) > 3 else "")
+
+
+def warn_about_captions(base: Base, photos: Sequence[Photo]) -> None:
+    """Name photos of a subject whose captions do not ask for it, or are longer than what the text encoder reads."""
+    silent = [photo for photo in photos if not says(photo.caption, photo.trigger)]
     if silent:
-        names = ", ".join(photo.path.name for photo in silent[:3]) + (", …" if len(silent) > 3 else "")
         say(
-            f'  note: the captions of {names} do not say the trigger "{silent[0].trigger}", which learns nothing from '
-            "them; write {subject} where it belongs."
+            f"  note: the captions of {first_names([photo.path for photo in silent])} do not say the trigger "
+            f'"{silent[0].trigger}", which learns nothing from them; write {{subject}} where it belongs.'
         )
-    for photo in photos.photos:
+    for photo in photos:
         if lost := cut_off(base.tokenizer, photo.caption):
             say(f'  note: the caption of {photo.path.name} is longer than the text encoder reads. Cut off: "{lost}"')
 

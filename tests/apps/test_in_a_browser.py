@@ -171,25 +171,24 @@ def test_a_stop_ends_it_at_once_and_the_next_one_works(page):
     generate(page)
 
 
-def test_what_was_finished_before_a_stop_is_kept(page, tmp_path):
+def finish_the_first_of_four_batches(page):
     page.fill("#prompt textarea", "a 3d render of a cat on a red background")
     page.click("#more .label-wrap")
     set_number(page, "#steps", 12)
     set_number(page, "#count", 16)  # four batches of 12 steps
     page.click("#generate")
     say(page, "#status", re.compile(r"Step (1[4-9]|[23]\d) of 48"))
+
+
+def test_what_was_finished_before_a_stop_is_kept(page, tmp_path):
+    finish_the_first_of_four_batches(page)
     page.click("#stop")
     say(page, "#status", re.compile("(4|8|12) of 16 pictures were finished"))
     assert read_settings(download(page, tmp_path))["steps"] == 12
 
 
 def test_who_leaves_the_page_finds_what_was_finished_in_the_history(page):
-    page.fill("#prompt textarea", "a 3d render of a cat on a red background")
-    page.click("#more .label-wrap")
-    set_number(page, "#steps", 12)
-    set_number(page, "#count", 16)  # four batches of 12 steps
-    page.click("#generate")
-    say(page, "#status", re.compile(r"Step (1[4-9]|[23]\d) of 48"))
+    finish_the_first_of_four_batches(page)
     page.reload()
     page.locator("#history-box .label-wrap").click()
     page.wait_for_function("document.querySelectorAll('#history img').length >= 4")
