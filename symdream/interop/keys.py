@@ -3,7 +3,8 @@
 A layer is known by its place: (component, module), with diffusers' component names (unet, text_encoder,
 text_encoder_2) and module names as in diffusers' UNet and in CLIP with its `text_model.` prefix.
 
-    diffusers  unet.<module>.lora_A.weight            A1111's elder spelling .lora.down.weight is read too
+    diffusers  unet.<module>.lora_A.weight            A1111's elder spelling .lora.down.weight is read too, and
+               what a UNet saves by itself (save_lora_adapter, once save_attn_procs): the same without `unet.`
     peft       base_model.model.<module>.lora_A.weight, one folder for each component
     kohya      lora_unet_<module, . to _>.lora_down.weight, .lora_up.weight, .alpha
                lora_te_ (lora_te1_ and lora_te2_ in SDXL); SDXL's UNet also under Stability AI's own block names
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 TEXT_MODEL = "text_model."
+UNET_PARTS = ("down_blocks.", "mid_block.", "up_blocks.")
 PEFT_PREFIX = "base_model.model."
 
 # What a tensor is to its layer.
@@ -115,6 +117,8 @@ def parse_key(key: str) -> Key | None:
         if stem.startswith(component + "."):
             module = _modern(stem.removeprefix(component + "."), component)
             return Key("native" if native else "diffusers", component, with_text_model(module), part)
+    if stem.startswith(UNET_PARTS):
+        return Key("native" if native else "diffusers", "unet", _modern(stem, "unet"), part)
     return None
 
 

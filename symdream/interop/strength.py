@@ -51,8 +51,10 @@ class Strength:
 
     def _lora_config(self, component: str) -> Mapping[str, Any]:
         """What PEFT calls LoraConfig, from beside the file or from its metadata; empty if neither has it."""
+        if self.config or "r" in self.peft:  # of one component alone
+            return self.config or self.peft
         prefix = component + "."
-        return self.config or {k.removeprefix(prefix): v for k, v in self.peft.items() if k.startswith(prefix)}
+        return {k.removeprefix(prefix): v for k, v in self.peft.items() if k.startswith(prefix)}
 
     def symmetric(self) -> tuple[float, float]:
         """(alpha, u) of SingLoRA and SymLoRA. Raises: RequestError if they are not told."""

@@ -113,6 +113,16 @@ def test_a_file_that_diffusers_saved_with_its_metadata_keeps_its_alpha(tmp_path)
     assert distance(base_answers(fresh), base_answers(base)) < 1e-6
 
 
+def test_what_a_unet_saved_by_itself_comes_in(tmp_path):
+    base = adapted("sd1", "lora", alpha=7.0)
+    base.unet.save_lora_adapter(tmp_path, adapter_name="default")
+    saved = tmp_path / "pytorch_lora_weights.safetensors"
+    assert not any(key.startswith("unet.") for key in load_file(saved))
+    fresh = tiny_base("sd1")
+    attach_adapter(fresh.components(), read_adapter(saved))
+    assert distance(base_answers(fresh)[:1], base_answers(base)[:1]) < 1e-6
+
+
 def test_a_convolutions_lora_comes_in_like_in_diffusers(tmp_path):
     # kohya's default for SD 1.x trains proj_in and proj_out, which are 1x1 convolutions there.
     name, module = "lora_unet_down_blocks_0_attentions_0_proj_in", "down_blocks.0.attentions.0.proj_in"

@@ -53,6 +53,7 @@ def test_no_two_layers_share_a_kohya_name(places):
         (f"unet.{TO_K}.lora.up.weight", Key("diffusers", "unet", TO_K, UP)),
         (f"unet.{TO_K}.lora_magnitude_vector", Key("diffusers", "unet", TO_K, MAGNITUDE)),
         (f"unet.{TO_K[:-5]}.processor.to_k_lora.down.weight", Key("diffusers", "unet", TO_K, DOWN)),
+        (f"{TO_K[:-5]}.processor.to_k_lora.down.weight", Key("diffusers", "unet", TO_K, DOWN)),
         (f"unet.{TO_K}.lora_A.default_0.weight", Key("diffusers", "unet", TO_K, DOWN)),
         (f"base_model.model.{TO_K}.lora_B.weight", Key("peft", None, TO_K, UP)),
         (f"base_model.model.{TO_K}.singlora_A", Key("native", None, TO_K, "singlora_A")),
