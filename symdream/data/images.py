@@ -33,7 +33,8 @@ def find_images(folder: Path) -> list[Path]:
         raise RequestError(f"No folder {folder}.", fix=f"--images takes {LAYOUT}")
     if not folder.is_dir():
         raise RequestError(f"{folder} is a file, not a folder.", fix=f"--images takes {LAYOUT}")
-    entries = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    # A link that leads nowhere is a photo that somebody counts on: reading it tells which.
+    entries = sorted(p for p in folder.iterdir() if (p.is_file() or _leads_nowhere(p)) and not p.name.startswith("."))
     images = [p for p in entries if p.suffix.lower() in SUFFIXES and not p.stem.endswith(MASK_SUFFIX)]
     if not images:
         inside = f"{len(entries)} other files" if entries else "nothing"
@@ -45,6 +46,10 @@ def find_images(folder: Path) -> list[Path]:
             fix=f"--images takes {LAYOUT} ({', '.join(sorted(SUFFIXES))})",
         )
     return images
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def unread_pictures(folder: Path) -> list[Path]:
@@ -89,6 +94,8 @@ def read_with_alpha(path: Path) -> Image.Image:
         image = ImageOps.exif_transpose(image)
     except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
+            if _leads_nowhere(path):
+                raise RequestError(f"{path} is a link to {path.readlink()}, which is not there.") from error
             raise RequestError(f"No file {path}.") from error
         fix = "open and save it again as PNG or JPEG, or remove it"
         if path.suffix.lower() in HEIF and not heif:

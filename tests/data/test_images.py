@@ -126,6 +126,13 @@ def test_images_are_found_sorted_without_masks_hidden_files_and_folders(tmp_path
     assert [p.name for p in find_images(tmp_path)] == ["a.png", "b.JPG"]
 
 
+def test_a_photo_whose_link_leads_nowhere_is_told(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone" / "b.png")
+    with pytest.raises(RequestError, match=r"b\.png is a link to .*gone.b\.png, which is not there"):
+        read_image(find_images(tmp_path)[1])
+
+
 @pytest.mark.parametrize("prepare", ["missing", "file", "empty", "texts", "nested"])
 def test_a_folder_without_images_shows_the_layout(tmp_path, prepare):
     folder = tmp_path / "my photos é"
