@@ -80,6 +80,7 @@ def make_engine(base: Base, method: str, components: Sequence[str], engine: str,
         ramps=[ramp for c in components for ramp in find_ramps(base.components()[c])],
         max_grad_norm=1.0,
         dtype=base.dtype,
+        unet=base.unet,
     )
     return choose_engine(engine, parts, lambda line: print(line, file=sys.stderr))
 

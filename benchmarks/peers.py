@@ -118,9 +118,14 @@ def train_script(folder: Path, photos: Path, steps: int, output: Path, setting: 
 
 
 class Floor:
-    """What no adapter can beat: the frozen UNet's forward, and its backward to its input."""
+    """What no adapter can beat: the frozen UNet's forward, and its backward to its input, by PyTorch's own kernels.
 
-    def __init__(self, unet: nn.Module, latents: Tensor, text: Tensor, extra: dict, *, graph: bool):
+    ours: by those that a recording of ours takes (symdream/diffusion/lean_unet.py).
+    """
+
+    def __init__(
+        self, unet: nn.Module, latents: Tensor, text: Tensor, extra: dict, *, graph: bool, ours: bool = False
+    ):
         from symdream.diffusion.captured import Captured
 
         unet.requires_grad_(False)
@@ -132,4 +137,5 @@ class Floor:
             loss = F.mse_loss(unet(x, timesteps, text, **extra, return_dict=False)[0].float(), target.float())
             gradient.copy_(torch.autograd.grad(loss, x)[0])
 
-        self.step = Captured(pass_, x.device if graph else torch.device("cpu"))
+        device = x.device if graph else torch.device("cpu")
+        self.step = Captured(pass_, device, unet=unet if ours else None)

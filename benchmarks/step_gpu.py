@@ -10,8 +10,11 @@ included), the base's UNet included once; setup is the building, warming up and 
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks.*, from any working folder
@@ -21,12 +24,15 @@ from benchmarks.peers import Floor, ScriptStep  # noqa: E402
 from benchmarks.rows import ROUNDS, Row, Setting, alternate, enter, main  # noqa: E402
 from benchmarks.sampling import base_of  # noqa: E402
 from benchmarks.shapes import shared_base, weight_bytes  # noqa: E402
+from symdream.diffusion.group_norm import SWITCH  # noqa: E402
 from symdream.tuners import METHODS  # noqa: E402
 
 GOALS = {1: 9.0, 4: 4.0}  # times the script's LoRA step, H100, SD 1.5's shape
 HEADLINE = ("floor, graph", "script, LoRA", "lora, graph", "singlora, graph")
+KERNELS = ("floor, graph, our kernels", "singlora, graph, PyTorch's kernels")
 EVERYTHING = (
     *HEADLINE,
+    *KERNELS,
     "floor, eager",
     "script, DoRA",
     *(f"{method}, graph" for method in METHODS if method not in ("lora", "singlora")),
@@ -35,18 +41,32 @@ EVERYTHING = (
 )
 
 
+@contextlib.contextmanager
+def switched_off() -> Iterator[None]:
+    """Recordings within it take PyTorch's kernels."""
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(SWITCH) if before is None else os.environ.update({SWITCH: before})
+
+
 def compare(setting: Setting, batch: int, names: tuple[str, ...]) -> dict:
     base = base_of(setting.shape, setting.device, setting.dtype)
     latents, text, extra = inputs(base, batch)
 
     def build(name: str):
-        kind, _, how = name.partition(", ")
+        kind, how, *kernels = name.split(", ")
         own = shared_base(base)
         if kind == "floor":
-            return Floor(own.unet, latents, text, extra, graph=how == "graph").step
+            return Floor(own.unet, latents, text, extra, graph=how == "graph", ours=bool(kernels)).step
         if kind == "script":
             return ScriptStep(setting, own.unet, latents, text, extra, dora=how == "DoRA").step
-        return OurStep(own, kind, batch, engine=how).step
+        step = OurStep(own, kind, batch, engine=how).step
+        with switched_off() if kernels else contextlib.nullcontext():
+            step()  # records
+        return step
 
     held = weight_bytes(base.unet)
     contestants = [enter(name, functools.partial(build, name), batch, setting, held) for name in names]
@@ -58,10 +78,12 @@ def compare(setting: Setting, batch: int, names: tuple[str, ...]) -> dict:
 
     ratios = {}
     for name in names:
-        if name.endswith(", graph") and not name.startswith("floor"):
+        if ", graph" in name and not name.startswith("floor"):
             ratios |= over("script, LoRA", name) | over(name, "floor, graph")
     ratios |= over("singlora, graph", "lora, graph") | over("script, DoRA", "dora, graph")
     ratios |= over("singlora, eager", "singlora, graph")
+    ratios |= over("floor, graph", KERNELS[0]) | over(KERNELS[1], "singlora, graph")
+    ratios |= over("singlora, graph", KERNELS[0])
     facts = {"goals": "singlora, graph / floor, graph at most 1.10; singlora, graph / lora, graph at most 1.00"}
     if batch in GOALS:
         facts["goals"] += f"; script, LoRA / ours at least {GOALS[batch]:g} (H100, sd15)"
@@ -73,9 +95,10 @@ def rows(setting: Setting) -> list[Row]:
     whole = {"sd15": 9, "sdxl": 30, "sprite": 1.5}[setting.shape]  # seconds a contestant with all rounds
     cost = whole * (0.25 + 0.75 * setting.rounds / ROUNDS)
     if setting.quick:
-        plan = [(1, HEADLINE), (1, ("floor, eager", "script, DoRA", "symlora, graph", "singlora, eager"))]
+        plan = [(1, HEADLINE), (1, ("floor, eager", "script, DoRA", "symlora, graph", "singlora, eager", *KERNELS))]
     else:
-        plan = [(1, HEADLINE), (4, HEADLINE), *((batch, EVERYTHING) for batch in (1, 4, 8))]
+        plan = [(batch, (*HEADLINE, *KERNELS)) for batch in (1, 4)]
+        plan += [(batch, EVERYTHING) for batch in (1, 4, 8)]
     return [
         Row(
             "step_gpu",

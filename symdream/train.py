@@ -144,6 +144,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
             dtype=dtype,
             dropout=adapter.dropout,
             captions=data.captions(training.batch_size),
+            unet=base.unet,
         ),
         say if leader else lambda _: None,
     )

@@ -54,7 +54,7 @@ class BatchedStep:
         self.buffers = {name: None if t is None else t.clone() for name, t in self.joined(first).items()}
         # Warming up for the recording takes real steps; the adapters must not notice.
         before = [tensor.clone() for tensor in optimizer.tensors()]
-        self.run = Captured(self._step, device)
+        self.run = Captured(self._step, device, unet=base.unet)
         for tensor, value in zip(optimizer.tensors(), before, strict=True):
             tensor.copy_(value)
         self.losses.zero_()

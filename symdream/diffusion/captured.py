@@ -4,15 +4,22 @@ A step of these models is some thousand small kernels; launching them one by one
 graph launches them all at once, but keeps the addresses that it was recorded with. So whatever changes from call to
 call is copied into tensors that stay (`fill`), and what comes out lies in tensors that stay. The same code without the
 recording is the twin that CPU tests check.
+
+While a UNet's step is recorded, its pictures stay channels-last (lean_unet.py): a graph keeps the kernels that it was
+recorded with, so that nothing is left behind in the model.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+
+from symdream.diffusion.group_norm import why_not
+from symdream.diffusion.lean_unet import lean
 
 WARMUPS = 2  # calls before the recording: libraries choose their kernels and allocate their workspaces in them
 
@@ -21,14 +28,22 @@ class Captured:
     """`call()` runs `function()`, which reads and writes fixed tensors only and never waits for the device.
 
     pool: memory that several graphs share (torch.cuda.graph_pool_handle()); they must not run at the same time, and
-    what one leaves in the pool is gone when another runs. seconds: what warming up and recording took, 0 elsewhere.
+    what one leaves in the pool is gone when another runs. unet: whose forward `function` calls, to be recorded with
+    kernels that keep it channels-last, where they work. seconds: what warming up and recording took, 0 elsewhere.
     """
 
-    def __init__(self, function: Callable[[], None], device: torch.device, pool: object | None = None):
+    def __init__(
+        self,
+        function: Callable[[], None],
+        device: torch.device,
+        pool: object | None = None,
+        unet: nn.Module | None = None,
+    ):
         self.seconds, self._graph, self._function = 0.0, None, function
         if device.type == "cuda":
             start = time.perf_counter()
-            self._graph = record(function, device, pool)
+            with nullcontext() if unet is None or why_not(device) else lean(unet):
+                self._graph = record(function, device, pool)
             self._function = None  # what it refers to may be freed before the graph is
             self.seconds = time.perf_counter() - start
 

@@ -31,7 +31,8 @@ class StepParts:
 
     parameters: all that `optimizer` updates; its groups carry `base_lr`, the rate before the schedule. ramps: of
     SingLoRA, one for each model. max_grad_norm: gradients are scaled down to this norm (0: never). accumulation:
-    batches in one step. dtype: the frozen base's. dropout: the adapters'. captions: how many a batch may have.
+    batches in one step. dtype: the frozen base's. dropout: the adapters'. captions: how many a batch may have. unet:
+    the one that `loss` calls, so that a recording can exchange its kernels.
     """
 
     loss: Callable[[Batch], Tensor]
@@ -44,6 +45,7 @@ class StepParts:
     dtype: torch.dtype = torch.float32
     dropout: float = 0.0
     captions: int = 1
+    unet: nn.Module | None = None
 
     @property
     def device(self) -> torch.device:

@@ -19,6 +19,7 @@ from symdream.diffusion.batch import Batch
 from symdream.diffusion.captured import Captured, fill
 from symdream.diffusion.eager_engine import EagerEngine, mark_bad
 from symdream.diffusion.engine import Engine, StepParts
+from symdream.diffusion.group_norm import why_not
 
 Shapes = tuple[tuple[str, tuple[int, ...] | None], ...]
 
@@ -43,6 +44,8 @@ class GraphEngine(Engine):
             parameter.grad = torch.zeros_like(parameter)
         parts.optimizer.found_inf = self.bad
         self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        if device.type == "cuda" and (reason := why_not(device)):
+            say(f"  engine: with PyTorch's group normalisation, since {reason}")
         self.passes: dict[Shapes, tuple[dict[str, Tensor | None], Captured]] = {}
         self.update: Captured | None = None
         self.instead: EagerEngine | None = None
@@ -89,7 +92,9 @@ class GraphEngine(Engine):
         tensors = batch.tensors()
         if shapes_of(tensors) not in self.passes:
             buffers = {name: None if t is None else t.clone() for name, t in tensors.items()}
-            captured = Captured(lambda: self._forward_backward(buffers), self.parts.device, self.pool)
+            captured = Captured(
+                lambda: self._forward_backward(buffers), self.parts.device, self.pool, self.parts.unet
+            )
             self.passes[shapes_of(tensors)] = buffers, captured
             self._clear()
 

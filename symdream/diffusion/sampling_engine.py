@@ -59,7 +59,7 @@ class DenoisingStep:
                 prediction = unconditional + guidance * (conditional - unconditional)
             out.copy_(prediction)
 
-        self.run = Captured(step, device, pool)
+        self.run = Captured(step, device, pool, unet)
 
     def tell(self, told: Told) -> None:
         values = told.tensors()

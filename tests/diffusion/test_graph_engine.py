@@ -228,6 +228,7 @@ def test_on_cuda_the_graph_equals_eager_to_bf16_rounding_over_20_steps(tiny_sd1)
             ramps=find_ramps(base.unet),
             dtype=torch.bfloat16,
             captions=2,
+            unet=base.unet,
         )
         engine, losses = kind(one), []
         for step in range(20):
