@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # Two workers of one thread each: the models in the tests are too small to feed more threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
@@ -31,7 +32,10 @@ lint: $(READY)
 
 $(READY): pyproject.toml
 	@echo "setting up $(VENV): this takes some minutes the first time"
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@# A venv that is of an older Python or has no pip is what a try that failed left (Debian: apt-get install python3-venv).
+	@$(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null || { \
+	    $(PYTHON) -c '$(NEW_ENOUGH)' || { echo "$(PYTHON) is no Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }; \
+	    $(PYTHON) -m venv --clear $(VENV); }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[app,bench,test]"
 	@touch $@
 

@@ -19,14 +19,17 @@ import shlex
 import shutil
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from symdream import config as settings
 from symdream.data.captions import fill
 from symdream.data.images import find_images, read_folder
 from symdream.diffusion.adapters import Disabled
-from symdream.diffusion.grid import save_grid
+from symdream.diffusion.grid import make_grid
 from symdream.diffusion.sampling import sample
 from symdream.metrics.encoders import load_dino
 from symdream.metrics.prompts import read_prompts
@@ -106,17 +109,33 @@ def main() -> None:
         })  # fmt: skip
         write_json(args.output / "results.json", results)
     shown = slice(0, None, args.seeds)
-    save_grid(
-        args.output / PICTURE,
-        [rows[name][shown] for name in ("base", *trials)] + [rows[f"{name} subject"][shown] for name in trials],
-        row_labels=["the base", *map(label, trials)]
-        + [f"{label(name)}: sks {noun}, held-out prompts" for name in trials],
-        column_labels=class_prompts[shown],
-        title=f'"{noun}" before and after learning "sks {noun}"',
-    )
+    names = list(map(label, trials))
+    picture(
+        noun,
+        (class_prompts[shown], ["the base", *names], [rows[name][shown] for name in ("base", *trials)]),
+        (subject_prompts[shown], names, [rows[f"{name} subject"][shown] for name in trials]),
+    ).save(args.output / PICTURE)
     if args.docs:
         write_page(args.docs, results, args)
     print(table(results))
+
+
+Part = tuple[Sequence[str], Sequence[str], Sequence[Sequence[Image.Image]]]
+
+
+def picture(noun: str, of_class: Part, of_subject: Part) -> Image.Image:
+    """Two grids, one above the other; each: its prompts, the names of its rows, its rows."""
+    titles = (f'"{noun}" before and after learning "sks {noun}"', f'"sks {noun}" on held-out prompts')
+    grids = [
+        make_grid(rows, column_labels=prompts, row_labels=names, title=title)
+        for title, (prompts, names, rows) in zip(titles, (of_class, of_subject), strict=True)
+    ]
+    canvas = Image.new("RGB", (max(grid.width for grid in grids), sum(grid.height for grid in grids)), "white")
+    top = 0
+    for grid in grids:
+        canvas.paste(grid, (canvas.width - grid.width, top))
+        top += grid.height
+    return canvas
 
 
 def over(values: list[float], sign: str = "") -> str:

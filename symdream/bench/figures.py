@@ -184,6 +184,8 @@ def tuning_curves(content: Content) -> Any | None:
                     axes.plot(lr, value, "x", color=style["color"], markersize=9)
                 if found[lr][0]["chosen"]:
                     axes.plot(lr, value, "o", color=style["color"], markerfacecolor="none", markersize=11)
+        axes.plot([], [], "o", color="gray", markerfacecolor="none", markersize=11, label="chosen")
+        axes.plot([], [], "x", color="gray", markersize=9, label="CLIP-T below the floor")
         axes.set(xscale="log", xlabel="learning rate", ylabel="DINO on the tuning subjects")
         low, high = axes.get_xlim()
         ticks = [t * 10**e for e in range(-9, 3) for t in (1, 3) if low <= t * 10**e <= high]

@@ -7,6 +7,8 @@ With --images and --class-noun it takes pictures of your own.
 
 from __future__ import annotations
 
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -95,7 +97,10 @@ def run(args: Args) -> int:
     print(f"LoRA file      {lora}  (ComfyUI, A1111, diffusers; its subject answers to \"{subject}\")")
     print(f"run folder     {folder.path}")
     prompt = f"a 3d render of a {subject} on a red background"
-    print(f'more pictures  symdream generate --adapter {typed(folder.path)} --prompt "{prompt}" -o images')
+    # `make demo` runs it from a virtual environment that the user's shell may not have activated.
+    started = Path(sys.argv[0])
+    command = typed(started) if started.name == "symdream" and not shutil.which("symdream") else "symdream"
+    print(f'more pictures  {command} generate --adapter {typed(folder.path)} --prompt "{prompt}" -o images')
     return 0
 
 

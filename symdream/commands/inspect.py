@@ -23,11 +23,15 @@ class Args:
     """Print everything as JSON, all singular values and metadata included."""
     plot: Path | None = None
     """Also draw norms and singular values by layer into this PNG (needs matplotlib)."""
+    overwrite: bool = False
+    """Replace the PNG of --plot if there is one."""
 
 
 def run(args: Args) -> int:
     if args.plot is not None and args.plot.suffix.lower() != ".png":
         raise RequestError(f"--plot {args.plot} must end in .png.")
+    if args.plot is not None and args.plot.exists() and not args.overwrite:
+        raise RequestError(f"{args.plot} exists already.", fix="choose another --plot, or add --overwrite")
     from symdream.interop.inspect import inspect_adapter
 
     facts = inspect_adapter(args.path)

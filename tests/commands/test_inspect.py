@@ -87,6 +87,18 @@ def test_a_plot_is_drawn(native, tmp_path, capsys):
     assert Image.open(tmp_path / "p.png").width > 500
 
 
+def test_a_plot_replaces_no_picture_unasked(native, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    _, folder, _ = native
+    preview = tmp_path / "owl.png"
+    preview.write_bytes(b"the picture of the run")
+    assert run_command("inspect", [str(folder), "--plot", str(preview)]) == 2
+    assert "add --overwrite" in capsys.readouterr().err
+    assert preview.read_bytes() == b"the picture of the run"
+    assert run_command("inspect", [str(folder), "--plot", str(preview), "--overwrite"]) == 0
+    assert preview.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_plot_without_matplotlib_says_what_to_install(native, tmp_path, capsys, monkeypatch):
     _, folder, _ = native
     original = builtins.__import__
