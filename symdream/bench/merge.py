@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from symdream.bench.environments import distinct, environments_of
 from symdream.bench.results import read_results, read_rows, write_results, write_rows
 from symdream.bench.runner import GRID_FILE, locked
 from symdream.errors import RequestError
@@ -35,6 +36,7 @@ def merge_folders(folders: Sequence[Path], output: Path) -> dict[str, Any]:
         whole[name] = {key: value for _, content in reversed(parts) for key, value in content[name].items()}
     whole["tuning"] = next((content["tuning"] for _, content in parts if content["tuning"]), [])
     whole["grid"] = _joined_grid([content["grid"] for _, content in parts])
+    whole["environments"] = distinct([one for _, content in parts for one in environments_of(content)])
     whole["cells"] = [cell for cell, _ in best.values()]
     whole["complete"] = all(cell["status"] == "finished" for cell in whole["cells"])
     rows = _rows(parts, best)

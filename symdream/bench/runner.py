@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from symdream import __version__
 from symdream.bench import grid as grids
 from symdream.bench import tuning
 from symdream.bench.arms import Arm, make_arms
 from symdream.bench.cells import Cell, Settings, failed_entry, grid_cells, protocol_of, read_done
+from symdream.bench.environments import distinct, environment, environments_of
 from symdream.bench.grid import Grid
 from symdream.bench.instrument import test_instrument
 from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
@@ -27,7 +25,6 @@ from symdream.bench.workers import Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.photographs import FLAT_SHARE, flat_share
 from symdream.errors import RequestError, Stopped, SymdreamError, WorkError
-from symdream.training.outputs import PACKAGES, device_name
 from symdream.training.run_folder import write_text
 from symdream.ui import say
 
@@ -315,13 +312,19 @@ class Comparison:
                 "config": grid.model_dump(mode="json"),
             },
             "notes": self._notes(),
-            "environment": environment(base.device),
+            "environment": environment(base),
+            "environments": self._environments(),
             "encoders": workshop.encoders(),
             "instrument": self.instrument,
             "tuning": self.tuning,
             "settings": {arm: asdict(found) for arm, found in self.settings.items()},
             "references": {name: self.references[name]["scores"] for name in self.names if name in self.references},
         }
+
+    def _environments(self) -> list[dict[str, Any]]:
+        """All that the cells were computed in: earlier starts may have had another machine or other versions."""
+        finished = any(cell["status"] == "finished" for cell in self.known.get("cells", []))
+        return distinct([*(environments_of(self.known) if finished else []), environment(self.workshop.base)])
 
     def _notes(self) -> list[str]:
         """What a reader must know of these scores before anything else."""
@@ -356,16 +359,6 @@ class Comparison:
             else:
                 verdict = "" if found["enough"] else ": it measures class and style more than identity"
                 say(f"  {name} tells a subject from others with AUC {found['auc']:.3f}{verdict}")
-
-
-def environment(device: Any) -> dict[str, Any]:
-    return {
-        "device": device_name(device),
-        "cpu_cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "symdream": __version__,
-    }
 
 
 @contextmanager

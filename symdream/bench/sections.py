@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from symdream.bench.comparisons import EXPLORATORY, MATCHED, PRIMARY
+from symdream.bench.environments import environments_of
 from symdream.bench.pictures import Album
 from symdream.bench.spectrum_figures import spectrum_rows
 from symdream.bench.statistics import BOOTSTRAP_FROM, EXACT_UP_TO
@@ -227,7 +228,7 @@ def extremes(album: Album) -> list[dict[str, Any]]:
 
 
 def provenance(content: Content) -> list[tuple[str, str]]:
-    grid, machine = content["grid"], content["environment"]
+    grid = content["grid"]
     sampling = grid["sampling"]
     rows = [
         ("base", f"{grid['base']['name']}, {grid['base']['hash'][:16]}"),
@@ -242,11 +243,15 @@ def provenance(content: Content) -> list[tuple[str, str]]:
     for name, encoder in content["encoders"].items():
         preprocessing = ", ".join(f"{k} {v}" for k, v in encoder["preprocessing"].items())
         rows.append((name, f"{encoder['id']}, {encoder['hash'][:16]}; {preprocessing}"))
-    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    rows.append(
-        ("machine", f"{machine['device']}, {machine['cpu_cores']} cores, Python {machine['python']}; {packages}")
+    return rows + [("machine", _machine(one)) for one in environments_of(content)]
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    dtype = f", {environment['dtype']}" if "dtype" in environment else ""
+    return (
+        f"{environment['device']}{dtype}, {environment['cpu_cores']} cores, Python {environment['python']}; {packages}"
     )
-    return rows
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from symdream.bench.comparisons import PRIMARY
+from symdream.bench.environments import mixed
 from symdream.bench.paired import NO_COMMON, NOT_FINISHED
 from symdream.bench.statistics import BETTER, INFERIOR, LEVEL, NON_INFERIOR, UNDECIDED
 
@@ -111,6 +112,8 @@ def warnings(content: Mapping[str, Any]) -> list[str]:
         done = f"{states.get('finished', 0)} of {total} cells are finished"
         done += f" ({rest})." if rest else "."
         told.append(f"Partial: {done}" if total else "Partial: no cell has been started.")
+    if note := mixed(content):
+        told.append(note)
     for name, label in INSTRUMENTS.items():
         found = content["instrument"].get(name)
         if found is None:

@@ -156,11 +156,17 @@ def test_shards_make_the_same_whole_and_two_files_are_enough_to_go_on(whole, tin
     for name in (RESULTS, SCORES):
         shutil.copy(tmp_path / "half" / name, bare)
     # Another machine goes on from the two files, and works on the missing cells alone.
+    found = json.loads((bare / RESULTS).read_text())
+    found["environments"][0]["device"] = "another"
+    (bare / RESULTS).write_text(json.dumps(found))
     result = Comparison(grid, bare).run()
+    here = result["environment"]
+    assert here["dtype"] == "float32" and result["environments"] == [here | {"device": "another"}, here]
     assert result["complete"] and len(list(bare.glob("cells/*/cell.json"))) == 2
     other = Comparison(grid, tmp_path / "other", shard=(1, 2)).run()
     assert sum(cell["status"] == "finished" for cell in other["cells"]) == 2
     merged = merge_folders([tmp_path / "half", tmp_path / "other"], tmp_path / "merged")
+    assert merged["environments"] == [here]
     assert merged["complete"] and cells(merged) == cells(content) == cells(result)
     assert scores(read_rows(tmp_path / "merged")) == scores(read_rows(folder)) == scores(read_rows(bare))
     for cell in merged["cells"]:

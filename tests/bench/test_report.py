@@ -12,6 +12,7 @@ from PIL import Image
 from symdream.bench import pictures
 from symdream.bench.analysis import analyse
 from symdream.bench.report import FIGURES, draw, write_report
+from symdream.bench.sections import provenance
 from symdream.bench.subjects import BenchSubject
 from symdream.bench.svg import in_file
 from symdream.bench.tables import latex
@@ -153,6 +154,19 @@ def test_fixed_settings_and_a_weak_instrument_are_said():
     lines = warnings(analysed(content, rows))
     assert any(line.startswith("Fixed: no rate was tuned") for line in lines)
     assert any(line.startswith("DINO measures class and style more than identity (AUC 0.700") for line in lines)
+
+
+def test_cells_of_several_machines_or_number_formats_are_told():
+    content, rows = simulated({}, subjects=2)
+    one = content["environment"] | {"dtype": "bfloat16"}
+    content["environments"] = [one]
+    content = analysed(content, rows)
+    assert not any("computed on several" in line for line in warnings(content))
+    content["environments"] = [one, one | {"dtype": "float32", "device": "a GPU"}]
+    told = next(line for line in warnings(content) if "computed on several" in line)
+    assert "devices and number formats" in told
+    assert [name for name, _ in provenance(content)].count("machine") == 2
+    assert dict(provenance(content))["machine"].startswith("a GPU, float32, 2 cores")
 
 
 def test_dropped_pairs_are_in_the_headlines_warnings():
