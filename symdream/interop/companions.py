@@ -10,6 +10,7 @@ from typing import Any
 
 from symdream.data.captions import fill
 from symdream.interop.metadata import recommended_weight, subject_words
+from symdream.replacing import Kind
 from symdream.training.run_folder import write_atomically, write_text
 
 # Sprite knows only this language; the others are usual for photographs.
@@ -19,6 +20,18 @@ SPRITE_PROMPTS = (
     "a glossy icon of a {subject} and a hat on a green background",
 )
 PROMPTS = ("a photo of a {subject}", "a photo of a {subject} on a beach", "a painting of a {subject} in a forest")
+
+
+def outputs(source: Path, to: str, output: Path) -> dict[Path, Kind]:
+    """All that an export of the adapter at `source` to `output` writes, companions included, and what each is."""
+    if output.suffix != ".safetensors":
+        return {output: "peft" if to == "peft" else "base"}
+    return dict.fromkeys([output, *companion_paths(output, source)], "file")
+
+
+def companion_paths(path: Path, source: Path) -> list[Path]:
+    """path's .txt, and its .png if the run at `source` has a picture."""
+    return [path.with_suffix(suffix) for suffix in ([".txt", ".png"] if sample_picture(source) else [".txt"])]
 
 
 def write_companions(path: Path, source: Path, metadata: Mapping[str, Any], *, lora: bool = True) -> list[Path]:
