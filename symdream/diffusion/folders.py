@@ -150,6 +150,18 @@ def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> B
     )
 
 
+def corrected(scheduler_config: dict, family: str) -> dict:
+    """A scheduler's config with what old files leave out, stated, so that schedulers made from it inherit it.
+
+    As StableDiffusionPipeline corrects it. SDXL's pipeline trusts the file, so its offset stays.
+    """
+    # Latents are not confined to -1..1, as the pixels were that DDIM's default is for.
+    fixed = {"clip_sample": False}
+    if family != "sdxl":
+        fixed["steps_offset"] = 1
+    return {**scheduler_config, **fixed}
+
+
 def _load_parts(plan: FolderPlan, dtype: torch.dtype) -> dict:
     import diffusers
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -176,5 +188,5 @@ def _load_parts(plan: FolderPlan, dtype: torch.dtype) -> dict:
     scheduler_class = getattr(diffusers, config.get("_class_name", ""), None)
     if scheduler_class is None:
         raise ValueError(f"scheduler_config.json names no scheduler of diffusers: {config.get('_class_name')!r}")
-    parts["scheduler"] = scheduler_class.from_config(config)
+    parts["scheduler"] = scheduler_class.from_config(corrected(config, plan.family))
     return parts

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -9,6 +10,7 @@ from helpers.tiny_models import TINY_RESOLUTION, write_tiny_sd
 
 from symdream.diffusion.base import load_base
 from symdream.diffusion.checks import check_folder
+from symdream.diffusion.sampling import make_scheduler, sample
 from symdream.errors import RequestError, SymdreamError
 
 FAMILIES = ("sd1", "sd2", "sdxl")
@@ -50,6 +52,40 @@ def test_our_loading_gives_the_weights_that_diffusers_own_gives(folders):
     for name, module in {"vae": ours.vae, **ours.components()}.items():
         for key, tensor in getattr(theirs, name).state_dict().items():
             assert torch.equal(module.state_dict()[key], tensor), (name, key)
+
+
+def edit(path, **changes):
+    """Change a JSON file; a value of None takes its key out."""
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def assert_pipelines_picture(folder, **settings):
+    """What `sample` draws by the base in `folder` is what diffusers' own loading and pipeline draw by it."""
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    generator = torch.Generator().manual_seed(1)
+    size = {"width": TINY_RESOLUTION, "height": TINY_RESOLUTION}
+    theirs = pipe("a red bird", num_inference_steps=4, guidance_scale=5.0, generator=generator, **size).images
+    ours = sample(load_base(str(folder)), ["a red bird"], [1], steps=4, guidance=5.0)
+    assert np.abs(np.asarray(ours[0], int) - np.asarray(theirs[0], int)).max() <= 1
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_a_scheduler_config_that_leaves_out_the_offset_and_clipping_draws_what_diffusers_draws(tmp_path, family):
+    folder = write_tiny_sd(tmp_path / family, family)
+    edit(folder / "scheduler" / "scheduler_config.json", clip_sample=None, steps_offset=None)
+    assert_pipelines_picture(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["DDIMScheduler", "EulerDiscreteScheduler", "PNDMScheduler"])
+def test_no_sampler_clips_latents(tmp_path, family, kind):
+    folder = write_tiny_sd(tmp_path / family, family)
+    edit(folder / "scheduler" / "scheduler_config.json", clip_sample=None, _class_name=kind)
+    base = load_base(str(folder))
+    assert make_scheduler(base, "base").config.clip_sample is make_scheduler(base, "ddim").config.clip_sample is False
 
 
 def test_text_as_wide_as_the_real_sd2_goes_through(tmp_path):
