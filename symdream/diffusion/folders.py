@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from symdream.diffusion.architecture import family_of_folder
+from symdream.diffusion.architecture import family_of_folder, wrong_architecture
 from symdream.diffusion.base import SAMPLING_DEFAULTS, Base
 from symdream.diffusion.hashes import weights_hash
 from symdream.diffusion.headers import read_header
@@ -23,6 +24,7 @@ STEMS = {
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
+CLIP_KINDS = ("clip_text_model", "clip")
 VARIANTS = ("", "fp16")  # full precision first
 
 
@@ -73,8 +75,10 @@ def plan_folder(folder: Path) -> FolderPlan:
     variants, weights = {}, []
     read_json(folder / "scheduler" / "scheduler_config.json")
     for component in weight_components(family):
-        read_json(folder / component / "config.json")
+        config = read_json(folder / component / "config.json")
         if component.startswith("text_encoder"):
+            if (kind := config.get("model_type", CLIP_KINDS[0])) not in CLIP_KINDS:
+                raise wrong_architecture(f"one whose {component} is a {kind}, not CLIP's", str(folder))
             _check_tokenizer(folder / component.replace("text_encoder", "tokenizer"))
         variants[component], files = _weight_files(folder / component, STEMS[component])
         weights += files
@@ -123,7 +127,8 @@ def _weight_files(folder: Path, stem: str) -> tuple[str, list[Path]]:
 def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> Base:
     """Load a diffusers folder of any of the families.
 
-    Raises: RequestError as `plan_folder` does, WorkError if the libraries cannot load what it holds.
+    Raises: RequestError as `plan_folder` does or if weights are missing, WorkError if the libraries cannot load what it
+    holds.
     """
     plan = plan_folder(folder)
     try:
@@ -148,6 +153,18 @@ def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> B
         defaults=dict(SAMPLING_DEFAULTS),
         hasher=lambda: weights_hash(folder, plan.weights),
     )
+
+
+def _refuse_missing(keys: Iterable[str], folder: Path) -> None:
+    """Raises: RequestError if weights are missing, which the libraries would fill with random numbers."""
+    # A count from 0 on, which some files hold and which is made anyway.
+    missing = sorted(key for key in keys if not key.endswith("position_ids"))
+    if missing:
+        raise RequestError(
+            f"The {folder.name} of this base lacks {len(missing)} of its weights, {missing[0]} first.",
+            where=str(folder),
+            fix="get the base again: its weight files do not belong to its config.json, or are not whole",
+        )
 
 
 def corrected(scheduler_config: dict, family: str) -> dict:
@@ -177,9 +194,10 @@ def _load_parts(plan: FolderPlan, dtype: torch.dtype) -> dict:
     for component, variant in plan.variants.items():
         options = {"subfolder": component, "local_files_only": True, "use_safetensors": True}
         number_format = "torch_dtype" if component in ("unet", "vae") else "dtype"
-        parts[component] = classes[component].from_pretrained(
-            plan.folder, variant=variant or None, **options, **{number_format: dtype}
+        parts[component], found = classes[component].from_pretrained(
+            plan.folder, variant=variant or None, output_loading_info=True, **options, **{number_format: dtype}
         )
+        _refuse_missing(found["missing_keys"], plan.folder / component)
         parts[component].eval()
         if component.startswith("text_encoder"):
             tokenizer = component.replace("text_encoder", "tokenizer")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from helpers.tiny_models import TINY_RESOLUTION, write_tiny_sd
+from safetensors.torch import load_file, save_file
 
 from symdream.diffusion.base import load_base
 from symdream.diffusion.checks import check_folder
@@ -202,4 +203,22 @@ def test_weights_of_other_shapes_than_the_config_end_in_one_error_of_ours(folder
     config["cross_attention_dim"] = 48
     (folder / "unet" / "config.json").write_text(json.dumps(config))
     with pytest.raises(SymdreamError, match="cannot be loaded"):
+        load_base(str(folder))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2"])
+def test_a_part_that_lacks_weights_is_refused_and_not_filled_with_random_numbers(tmp_path, part):
+    folder = write_tiny_sd(tmp_path / "xl", "sdxl")
+    [file] = (folder / part).glob("*.safetensors")
+    state = load_file(file)
+    gone = sorted(key for key in state if key.endswith(".weight"))[-1]
+    state.pop(gone)
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(RequestError, match=f"The {part} of this base lacks 1 of its weights"):
+        load_base(str(folder))
+
+
+def test_a_text_encoder_of_another_kind_is_refused_by_what_it_is(folder):
+    edit(folder / "text_encoder" / "config.json", model_type="xlm-roberta")
+    with pytest.raises(RequestError, match="text_encoder is a xlm-roberta, not CLIP's"):
         load_base(str(folder))
