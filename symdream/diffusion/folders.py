@@ -24,6 +24,7 @@ STEMS = {
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
+PREDICTIONS = ("epsilon", "v_prediction")
 CLIP_KINDS = ("clip_text_model", "clip")
 VARIANTS = ("", "fp16")  # full precision first
 
@@ -73,13 +74,17 @@ def plan_folder(folder: Path) -> FolderPlan:
     model_index = read_json(folder / "model_index.json")
     family = family_of_folder(model_index, _unet_config(folder, model_index), str(folder))
     variants, weights = {}, []
-    read_json(folder / "scheduler" / "scheduler_config.json")
+    prediction = read_json(folder / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise wrong_architecture(f"one that predicts {prediction!r}, not {' or '.join(PREDICTIONS)}", str(folder))
     for component in weight_components(family):
         config = read_json(folder / component / "config.json")
         if component.startswith("text_encoder"):
             if (kind := config.get("model_type", CLIP_KINDS[0])) not in CLIP_KINDS:
                 raise wrong_architecture(f"one whose {component} is a {kind}, not CLIP's", str(folder))
             _check_tokenizer(folder / component.replace("text_encoder", "tokenizer"))
+        if component == "vae" and (config.get("latents_mean") or config.get("latents_std")):
+            raise wrong_architecture("one whose VAE shifts its latents (latents_mean, latents_std)", str(folder))
         variants[component], files = _weight_files(folder / component, STEMS[component])
         weights += files
     for path in weights:
@@ -137,6 +142,9 @@ def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> B
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise WorkError(f"This base cannot be loaded: {error}", where=str(folder)) from error
     scheduler = parts["scheduler"]
+    if not hasattr(scheduler, "alphas_cumprod"):
+        # EDM's and flow matching's: the losses and the glimpses of pictures are written in alphas.
+        raise wrong_architecture(f"one on the noise schedule of {type(scheduler).__name__}", str(folder))
     encoders = [name for name in weight_components(plan.family) if name.startswith("text_encoder")]
     unet, vae = parts["unet"], parts["vae"]
     return Base(

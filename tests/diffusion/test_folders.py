@@ -222,3 +222,18 @@ def test_a_text_encoder_of_another_kind_is_refused_by_what_it_is(folder):
     edit(folder / "text_encoder" / "config.json", model_type="xlm-roberta")
     with pytest.raises(RequestError, match="text_encoder is a xlm-roberta, not CLIP's"):
         load_base(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "told"),
+    [
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "predicts 'sample'"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler"),
+        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEuler"),
+        ("vae/config.json", {"latents_mean": [0.1] * 4, "latents_std": [2.0] * 4}, "shifts its latents"),
+    ],
+)
+def test_what_is_trained_in_another_way_is_refused(folder, file, changes, told):
+    edit(folder / file, **changes)
+    with pytest.raises(RequestError, match=told):
+        load_base(str(folder))
