@@ -35,12 +35,16 @@ class MissingPart(RequestError):
 
 @dataclass(frozen=True)
 class FolderPlan:
-    """A diffusers folder found complete: its family, and each component's variant and weight files."""
+    """A diffusers folder found complete: its family, and each component's variant and weight files.
+
+    `force_zeros_for_empty_prompt`: see Base.
+    """
 
     folder: Path
     family: str
     variants: dict[str, str]
     weights: list[Path]
+    force_zeros_for_empty_prompt: bool
 
 
 def weight_components(family: str) -> list[str]:
@@ -89,7 +93,8 @@ def plan_folder(folder: Path) -> FolderPlan:
         weights += files
     for path in weights:
         read_header(path)
-    return FolderPlan(folder, family, variants, weights)
+    # True is the default of SDXL's pipeline.
+    return FolderPlan(folder, family, variants, weights, bool(model_index.get("force_zeros_for_empty_prompt", True)))
 
 
 def _check_tokenizer(folder: Path) -> None:
@@ -160,6 +165,7 @@ def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> B
         resolution=unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1),
         defaults=dict(SAMPLING_DEFAULTS),
         hasher=lambda: weights_hash(folder, plan.weights),
+        force_zeros_for_empty_prompt=plan.force_zeros_for_empty_prompt,
     )
 
 

@@ -50,6 +50,8 @@ def drawn_by(base: Base) -> dict[str, Any]:
         "base": base.hash,
         "dtype": str(base.dtype),
         "sampler": [type(base.scheduler).__name__, {k: str(v) for k, v in sorted(base.scheduler.config.items())}],
+        # Left out where it is as usual, so that pictures kept from before it was looked at are still known.
+        **({} if base.force_zeros_for_empty_prompt else {"force_zeros_for_empty_prompt": False}),
         **base.defaults,
     }
 
@@ -126,8 +128,8 @@ def tell(base: Base, prompts: Sequence[str], negative_prompt: str, guided: bool,
 
     text = embed(prompts)
     if guided:
-        if base.family == "sdxl" and not negative_prompt:
-            # No text is not "" on SDXL: it was trained with zeros for it.
+        if base.family == "sdxl" and base.force_zeros_for_empty_prompt and not negative_prompt:
+            # No text is not "" on most of SDXL: they were trained with zeros for it.
             empty = Text(torch.zeros_like(text.hidden), torch.zeros_like(text.pooled))
         else:
             empty = embed([negative_prompt] * len(prompts))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from symdream.diffusion.base import load_base
 from symdream.diffusion.checks import check_folder
+from symdream.diffusion.export_base import export_base
 from symdream.diffusion.sampling import make_scheduler, sample
 from symdream.errors import RequestError, SymdreamError
 
@@ -78,6 +79,16 @@ def test_a_scheduler_config_that_leaves_out_the_offset_and_clipping_draws_what_d
     folder = write_tiny_sd(tmp_path / family, family)
     edit(folder / "scheduler" / "scheduler_config.json", clip_sample=None, steps_offset=None)
     assert_pipelines_picture(folder)
+
+
+@pytest.mark.parametrize("zeros", [True, False, None])
+def test_what_sdxl_is_told_without_a_negative_prompt_is_as_its_model_index_says(tmp_path, zeros):
+    folder = write_tiny_sd(tmp_path / "xl", "sdxl")
+    edit(folder / "model_index.json", force_zeros_for_empty_prompt=zeros)
+    assert_pipelines_picture(folder)
+    export_base(load_base(str(folder)), tmp_path / "out")
+    exported = json.loads((tmp_path / "out" / "model_index.json").read_text())
+    assert exported["force_zeros_for_empty_prompt"] is (zeros is not False)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
