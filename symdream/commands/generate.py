@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from symdream.diffusion.limits import wrong_settings
+from symdream.diffusion.limits import MAX_SEED, wrong_settings
 from symdream.errors import Problem, Problems, RequestError, Stopped
 from symdream.ui import say
 from symdream.writable import not_writable
@@ -70,6 +70,8 @@ def check(args: Args) -> None:
     for name, least in (("count", 1), ("batch_size", 1), ("seed", 0)):
         if getattr(args, name) < least:
             problems.append(Problem(f"--{name.replace('_', '-')} {getattr(args, name)}", f"must be at least {least}"))
+    if args.seed + args.count - 1 > MAX_SEED:
+        problems.append(Problem(f"--seed {args.seed}", f"must be at most {MAX_SEED}, the last image's too"))
     for name, message in wrong_settings(args.steps, args.guidance, args.width, args.height).items():
         problems.append(Problem(f"--{name} {getattr(args, name)}", message))
     if args.weight is not None and not math.isfinite(args.weight):

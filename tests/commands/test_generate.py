@@ -119,6 +119,15 @@ def test_all_problems_are_told_at_once(tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [({"steps": 1000}, "--steps 1000"), ({"seed": 2**64}, f"--seed {2**64}"), ({"seed": 2**63 - 1}, "at most")],
+)
+def test_numbers_beyond_what_the_samplers_take_are_told(tmp_path, run, setting, told):
+    with pytest.raises(Problems, match=told):
+        make(run, tmp_path, "a {subject}", **setting)
+
+
 def test_existing_images_are_kept_unless_overwrite(tmp_path, run):
     output = make(run, tmp_path, "a {subject}", count=1)
     before = (output / "00-0.png").read_bytes()
