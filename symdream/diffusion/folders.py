@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,11 +147,11 @@ def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> B
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise WorkError(f"This base cannot be loaded: {error}", where=str(folder)) from error
     scheduler = parts["scheduler"]
+    encoders = [name for name in weight_components(plan.family) if name.startswith("text_encoder")]
+    unet, vae = parts["unet"], parts["vae"]
     if not hasattr(scheduler, "alphas_cumprod"):
         # EDM's and flow matching's: the losses and the glimpses of pictures are written in alphas.
         raise wrong_architecture(f"one on the noise schedule of {type(scheduler).__name__}", str(folder))
-    encoders = [name for name in weight_components(plan.family) if name.startswith("text_encoder")]
-    unet, vae = parts["unet"], parts["vae"]
     return Base(
         name=name,
         identity=identity,
@@ -162,7 +162,7 @@ def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> B
         tokenizers=[parts[part.replace("text_encoder", "tokenizer")] for part in encoders],
         scheduler=scheduler,
         prediction_type=scheduler.config.prediction_type,
-        resolution=unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1),
+        resolution=_latent_side(unet.config.sample_size, folder) * 2 ** (len(vae.config.block_out_channels) - 1),
         defaults=dict(SAMPLING_DEFAULTS),
         hasher=lambda: weights_hash(folder, plan.weights),
         force_zeros_for_empty_prompt=plan.force_zeros_for_empty_prompt,
@@ -193,6 +193,15 @@ def corrected(scheduler_config: dict, family: str) -> dict:
     return {**scheduler_config, **fixed}
 
 
+def _latent_side(sample_size: int | Sequence[int] | None, folder: Path) -> int:
+    """Raises: RequestError if the UNet's `sample_size` is none, or height and width and they differ."""
+    sides = {sample_size} if isinstance(sample_size, int) else set(sample_size or ())
+    if len(sides) != 1:
+        found = f"not one for square pictures: its UNet's sample_size is {sample_size}"
+        raise wrong_architecture(found, str(folder))
+    return sides.pop()
+
+
 def _load_parts(plan: FolderPlan, dtype: torch.dtype) -> dict:
     import diffusers
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -216,6 +225,9 @@ def _load_parts(plan: FolderPlan, dtype: torch.dtype) -> dict:
         if component.startswith("text_encoder"):
             tokenizer = component.replace("text_encoder", "tokenizer")
             parts[tokenizer] = CLIPTokenizer.from_pretrained(plan.folder / tokenizer, local_files_only=True)
+            # Without a tokenizer_config.json it believes in texts without end.
+            positions = parts[component].config.max_position_embeddings
+            parts[tokenizer].model_max_length = min(parts[tokenizer].model_max_length, positions)
     config = read_json(plan.folder / "scheduler" / "scheduler_config.json")
     scheduler_class = getattr(diffusers, config.get("_class_name", ""), None)
     if scheduler_class is None:

@@ -9,6 +9,7 @@ from diffusers import StableDiffusionPipeline
 from helpers.tiny_models import TINY_RESOLUTION, write_tiny_sd
 from safetensors.torch import load_file, save_file
 
+from symdream.diffusion.architecture import family_of_folder
 from symdream.diffusion.base import load_base
 from symdream.diffusion.checks import check_folder
 from symdream.diffusion.export_base import export_base
@@ -248,3 +249,28 @@ def test_what_is_trained_in_another_way_is_refused(folder, file, changes, told):
     edit(folder / file, **changes)
     with pytest.raises(RequestError, match=told):
         load_base(str(folder))
+
+
+def test_a_sample_size_of_two_sides_is_taken_if_they_are_the_same(folder):
+    edit(folder / "unet" / "config.json", sample_size=[8, 8])
+    assert load_base(str(folder)).resolution == TINY_RESOLUTION
+    edit(folder / "unet" / "config.json", sample_size=[8, 16])
+    with pytest.raises(RequestError, match="square pictures"):
+        load_base(str(folder))
+
+
+def test_a_tokenizer_that_tells_no_limit_has_that_of_its_text_encoder(folder):
+    for file in (folder / "tokenizer").iterdir():
+        if file.name != "tokenizer.json":
+            file.unlink()
+    base = load_base(str(folder))
+    assert base.tokenizer.model_max_length == 77
+    assert len(sample(base, ["a red bird " * 60], [0], steps=1)) == 1
+
+
+@pytest.mark.parametrize("entry", [None, [], [None, None]])
+def test_a_model_index_without_a_first_text_encoder_is_told(entry):
+    index = {"_class_name": "StableDiffusionXLPipeline", "text_encoder": entry}
+    unet = {"_class_name": "UNet2DConditionModel", "addition_embed_type": "text_time"}
+    with pytest.raises(RequestError, match="refiner"):
+        family_of_folder(index, unet, "here")
