@@ -10,7 +10,7 @@ from typing import Any
 from symdream.errors import RequestError
 from symdream.interop.grouping import adapter_files
 from symdream.interop.header import read_adapter_header
-from symdream.interop.metadata import OURS, recommended_weight, subject_words
+from symdream.interop.metadata import OURS, recommended_weight, subject_words, trained_base
 from symdream.training.run_folder import is_run
 from symdream_apps.context import Context
 
@@ -83,8 +83,7 @@ def read_card(context: Context, path: Path | str) -> AdapterCard:
 
 
 def _identity(told: dict[str, Any]) -> str | None:
-    base = told.get("base")
-    identity = base.get("identity") if isinstance(base, dict) else None
+    identity = trained_base(told).get("identity")
     return str(identity) if identity else None
 
 

@@ -45,7 +45,7 @@ class Export:
     folder: Positional[Path]
     """Where to write it."""
     overwrite: bool = False
-    """Replace the folder if it is there."""
+    """Replace the folder if it holds a base."""
 
 
 Args = List | Get | Check | Export
@@ -101,10 +101,11 @@ def check(args: Check) -> int:
 
 def export(args: Export) -> int:
     from symdream.diffusion.base import load_base
-    from symdream.diffusion.export_base import export_base, refuse_existing
+    from symdream.diffusion.export_base import export_base
+    from symdream.replacing import refuse_existing
     from symdream.ui import say
 
-    refuse_existing(args.folder, args.overwrite)
+    refuse_existing(args.folder, args.overwrite, "base")
     if wrong := not_writable(args.folder, "folder"):
         raise Problems("the request", [wrong])
     export_base(load_base(args.name), args.folder, overwrite=args.overwrite)

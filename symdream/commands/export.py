@@ -40,12 +40,15 @@ class Args:
     base: str | None = None
     """The base, if the adapter does not tell it (needed for merged only)."""
     overwrite: bool = False
-    """Replace the output if it is there."""
+    """Replace the output if it is there (a folder only by one of its kind), and the text and picture beside it."""
 
 
 def check(args: Args) -> list[tuple[Path, float]]:
     """The adapters to add. Raises: Problems, all at once."""
     import math
+
+    from symdream.interop.companions import outputs
+    from symdream.replacing import in_the_way
 
     problems = []
     is_file = args.output.suffix == ".safetensors"
@@ -53,8 +56,13 @@ def check(args: Args) -> list[tuple[Path, float]]:
         problems.append(Problem(f"--output {args.output}", f"must end in .safetensors: --to {args.to} is one file"))
     if args.to == "peft" and is_file:
         problems.append(Problem(f"--output {args.output}", "must be a folder: --to peft has one for each component"))
-    if args.output.exists() and not args.overwrite:
-        problems.append(Problem(f"--output {args.output}", "exists already; choose another, or add --overwrite"))
+    existing = [
+        Problem(f"--output {path}", "; ".join(wrong))
+        for path, kind in outputs(args.adapter, args.to, args.output).items()
+        if (wrong := in_the_way(path, args.overwrite, kind))
+    ]
+    if existing:
+        problems += existing
     elif wrong := not_writable(args.output):
         problems.append(wrong)
     if args.to == "merged":

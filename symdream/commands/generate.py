@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from symdream.diffusion.limits import wrong_settings
+from symdream.diffusion.limits import MAX_SEED, wrong_settings
 from symdream.errors import Problem, Problems, RequestError, Stopped
 from symdream.ui import say
 from symdream.writable import not_writable
 
 if TYPE_CHECKING:
     from PIL import Image
+
+GRID_NAME = "grid.png"
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Args:
     batch_size: int = 4
     """Images made together."""
     overwrite: bool = field(default=False)
-    """Replace images that are in the folder already."""
+    """Replace the images that symdream made in this folder; others stay."""
 
 
 def check(args: Args) -> None:
@@ -68,6 +70,8 @@ def check(args: Args) -> None:
     for name, least in (("count", 1), ("batch_size", 1), ("seed", 0)):
         if getattr(args, name) < least:
             problems.append(Problem(f"--{name.replace('_', '-')} {getattr(args, name)}", f"must be at least {least}"))
+    if args.seed + args.count - 1 > MAX_SEED:
+        problems.append(Problem(f"--seed {args.seed}", f"must be at most {MAX_SEED}, the last image's too"))
     for name, message in wrong_settings(args.steps, args.guidance, args.width, args.height).items():
         problems.append(Problem(f"--{name} {getattr(args, name)}", message))
     if args.weight is not None and not math.isfinite(args.weight):
@@ -77,19 +81,38 @@ def check(args: Args) -> None:
         problems.append(Problem(f"--adapter {args.adapter}", "does not exist"))
     if args.output.exists() and not args.output.is_dir():
         problems.append(Problem(f"--output {args.output}", "is a file"))
-    elif args.output.exists() and any(args.output.glob("*.png")) and not args.overwrite:
-        problems.append(Problem(f"--output {args.output}", "holds images already; choose another, or add --overwrite"))
-    elif wrong := not_writable(args.output):
+    elif wrong := in_the_way(args) or not_writable(args.output):
         problems.append(wrong)
     if problems:
         raise Problems("the request", problems)
+
+
+def in_the_way(args: Args) -> Problem | None:
+    """What of the output folder forbids to write there: symdream's own pictures, unless they are to be replaced, and
+    anyone else's under a name that is to be written."""
+    from symdream.diffusion.png import is_ours
+
+    foreign = [p for p in (*picture_paths(args), args.output / GRID_NAME) if p.is_file() and not is_ours(p)]
+    if foreign:
+        return Problem(
+            f"--output {args.output}",
+            f"holds a {foreign[0].name} that symdream did not make; choose another, or move that file",
+        )
+    if not args.overwrite and any(map(is_ours, args.output.glob("*.png"))):
+        return Problem(f"--output {args.output}", "holds images already; choose another, or add --overwrite")
+    return None
+
+
+def picture_paths(args: Args) -> list[Path]:
+    """Where the pictures go: prompt by prompt, each with its seeds."""
+    return [args.output / f"{i:02d}-{args.seed + j}.png" for i in range(len(args.prompt)) for j in range(args.count)]
 
 
 def run(args: Args) -> int:
     check(args)
     from symdream.diffusion.adapters import set_weight
     from symdream.diffusion.grid import save_grid
-    from symdream.diffusion.png import save_png
+    from symdream.diffusion.png import is_ours, save_png
     from symdream.diffusion.sampling import sample
     from symdream.interop.metadata import recommended_weight
     from symdream.interop.open import open_adapter
@@ -105,10 +128,10 @@ def run(args: Args) -> int:
     set_weight(base, weight)
     prompts = filled(args, metadata, base.tokenizer)
     seeds = [args.seed + i for i in range(args.count)]
-    asked = [(i, prompt, seed) for i, prompt in enumerate(prompts) for seed in seeds]
-    paths = [args.output / f"{i:02d}-{seed}.png" for i, _, seed in asked]
-    old = set(args.output.glob("*.png")) if args.overwrite else set()
-    grid = args.output / "grid.png"
+    asked = [(prompt, seed) for prompt in prompts for seed in seeds]
+    paths = picture_paths(args)
+    old = {path for path in args.output.glob("*.png") if is_ours(path)}
+    grid = args.output / GRID_NAME
     kept = 0
 
     def keep(first: int, images: list[Image.Image]) -> None:
@@ -117,9 +140,9 @@ def run(args: Args) -> int:
         grid.unlink(missing_ok=True)  # it would show what is no longer there
         for place, image in enumerate(images, first):
             settings = {
-                "prompt": asked[place][1],
+                "prompt": asked[place][0],
                 "negative_prompt": args.negative_prompt,
-                "seed": asked[place][2],
+                "seed": asked[place][1],
                 "steps": args.steps or base.defaults["steps"],
                 "guidance": base.defaults["guidance"] if args.guidance is None else args.guidance,
                 "sampler": args.sampler,
@@ -136,8 +159,8 @@ def run(args: Args) -> int:
         with Progress("denoising", 1) as progress:
             images = sample(
                 base,
-                [prompt for _, prompt, _ in asked],
-                [seed for *_, seed in asked],
+                [prompt for prompt, _ in asked],
+                [seed for _, seed in asked],
                 steps=args.steps,
                 guidance=args.guidance,
                 negative_prompt=args.negative_prompt,

@@ -51,7 +51,7 @@ def family_of_folder(model_index: Mapping, unet_config: Mapping, where: str) -> 
         kind = unet_config.get("_class_name", "UNet of unknown kind")
         raise wrong_architecture(f"a {kind} that takes {channels} channels, not 4", where)
     if unet_config.get("addition_embed_type") == "text_time":
-        if "text_encoder" not in model_index or model_index["text_encoder"][0] is None:
+        if not any(model_index.get("text_encoder") or ()):
             raise wrong_architecture("the SDXL refiner, which has no first text encoder", where)
         return "sdxl"
     return "sd2" if unet_config.get("use_linear_projection") else "sd1"

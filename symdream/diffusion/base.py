@@ -21,7 +21,8 @@ class Base:
 
     `family` is the architecture ("sd1", "sd2" or "sdxl"); `prediction_type` is what the UNet was trained to
     predict ("epsilon" or "v_prediction"); `resolution` is in pixels; `defaults` are the sampling `steps` and
-    `guidance` that suit it.
+    `guidance` that suit it. `force_zeros_for_empty_prompt` (SDXL alone has the choice): no negative prompt is zeros and
+    not the embedding of "".
     """
 
     name: str  # as the user asked for it
@@ -36,6 +37,7 @@ class Base:
     resolution: int
     defaults: dict
     hasher: Callable[[], str] = field(repr=False)
+    force_zeros_for_empty_prompt: bool = True
 
     @cached_property
     def hash(self) -> str:
@@ -85,6 +87,7 @@ class Base:
                 text_encoder_2=self.text_encoders[1],
                 tokenizer=self.tokenizers[0],
                 tokenizer_2=self.tokenizers[1],
+                force_zeros_for_empty_prompt=self.force_zeros_for_empty_prompt,
                 add_watermarker=False,
                 **shared,
             )

@@ -9,24 +9,17 @@ from pathlib import Path
 from symdream.diffusion.base import Base
 from symdream.diffusion.embedded import sprite_folder
 from symdream.diffusion.quiet import quiet_loading
-from symdream.errors import RequestError, WorkError
-
-
-def refuse_existing(folder: Path, overwrite: bool) -> None:
-    """Raises: RequestError if `folder` is there and must stay."""
-    if folder.exists() and not overwrite:
-        raise RequestError(
-            f"{folder} exists already; nothing was written.", fix="choose another folder, or add --overwrite"
-        )
+from symdream.errors import WorkError
+from symdream.replacing import refuse_existing
 
 
 def export_base(base: Base, folder: Path, *, overwrite: bool = False) -> None:
     """Write `base` to `folder`, complete or not at all.
 
     It is written beside `folder` under a temporary name and renamed, so that an interruption leaves the old one.
-    Raises: RequestError if `folder` exists and `overwrite` is False, WorkError if the disk fails.
+    Raises: RequestError if `folder` exists and `overwrite` is False or it is no base, WorkError if the disk fails.
     """
-    refuse_existing(folder, overwrite)
+    refuse_existing(folder, overwrite, "base")
     partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
     old = folder.parent / f".{folder.name}.old-{os.getpid()}"
     try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from symdream.diffusion.architecture import family_of_folder
+from symdream.diffusion.architecture import family_of_folder, wrong_architecture
 from symdream.diffusion.base import SAMPLING_DEFAULTS, Base
 from symdream.diffusion.hashes import weights_hash
 from symdream.diffusion.headers import read_header
@@ -23,6 +24,8 @@ STEMS = {
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
+PREDICTIONS = ("epsilon", "v_prediction")
+CLIP_KINDS = ("clip_text_model", "clip")
 VARIANTS = ("", "fp16")  # full precision first
 
 
@@ -32,12 +35,16 @@ class MissingPart(RequestError):
 
 @dataclass(frozen=True)
 class FolderPlan:
-    """A diffusers folder found complete: its family, and each component's variant and weight files."""
+    """A diffusers folder found complete: its family, and each component's variant and weight files.
+
+    `force_zeros_for_empty_prompt`: see Base.
+    """
 
     folder: Path
     family: str
     variants: dict[str, str]
     weights: list[Path]
+    force_zeros_for_empty_prompt: bool
 
 
 def weight_components(family: str) -> list[str]:
@@ -71,16 +78,23 @@ def plan_folder(folder: Path) -> FolderPlan:
     model_index = read_json(folder / "model_index.json")
     family = family_of_folder(model_index, _unet_config(folder, model_index), str(folder))
     variants, weights = {}, []
-    read_json(folder / "scheduler" / "scheduler_config.json")
+    prediction = read_json(folder / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise wrong_architecture(f"one that predicts {prediction!r}, not {' or '.join(PREDICTIONS)}", str(folder))
     for component in weight_components(family):
-        read_json(folder / component / "config.json")
+        config = read_json(folder / component / "config.json")
         if component.startswith("text_encoder"):
+            if (kind := config.get("model_type", CLIP_KINDS[0])) not in CLIP_KINDS:
+                raise wrong_architecture(f"one whose {component} is a {kind}, not CLIP's", str(folder))
             _check_tokenizer(folder / component.replace("text_encoder", "tokenizer"))
+        if component == "vae" and (config.get("latents_mean") or config.get("latents_std")):
+            raise wrong_architecture("one whose VAE shifts its latents (latents_mean, latents_std)", str(folder))
         variants[component], files = _weight_files(folder / component, STEMS[component])
         weights += files
     for path in weights:
         read_header(path)
-    return FolderPlan(folder, family, variants, weights)
+    # True is the default of SDXL's pipeline.
+    return FolderPlan(folder, family, variants, weights, bool(model_index.get("force_zeros_for_empty_prompt", True)))
 
 
 def _check_tokenizer(folder: Path) -> None:
@@ -123,7 +137,8 @@ def _weight_files(folder: Path, stem: str) -> tuple[str, list[Path]]:
 def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> Base:
     """Load a diffusers folder of any of the families.
 
-    Raises: RequestError as `plan_folder` does, WorkError if the libraries cannot load what it holds.
+    Raises: RequestError as `plan_folder` does or if weights are missing, WorkError if the libraries cannot load what it
+    holds.
     """
     plan = plan_folder(folder)
     try:
@@ -134,6 +149,9 @@ def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> B
     scheduler = parts["scheduler"]
     encoders = [name for name in weight_components(plan.family) if name.startswith("text_encoder")]
     unet, vae = parts["unet"], parts["vae"]
+    if not hasattr(scheduler, "alphas_cumprod"):
+        # EDM's and flow matching's: the losses and the glimpses of pictures are written in alphas.
+        raise wrong_architecture(f"one on the noise schedule of {type(scheduler).__name__}", str(folder))
     return Base(
         name=name,
         identity=identity,
@@ -144,10 +162,44 @@ def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> B
         tokenizers=[parts[part.replace("text_encoder", "tokenizer")] for part in encoders],
         scheduler=scheduler,
         prediction_type=scheduler.config.prediction_type,
-        resolution=unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1),
+        resolution=_latent_side(unet.config.sample_size, folder) * 2 ** (len(vae.config.block_out_channels) - 1),
         defaults=dict(SAMPLING_DEFAULTS),
         hasher=lambda: weights_hash(folder, plan.weights),
+        force_zeros_for_empty_prompt=plan.force_zeros_for_empty_prompt,
     )
+
+
+def _refuse_missing(keys: Iterable[str], folder: Path) -> None:
+    """Raises: RequestError if weights are missing, which the libraries would fill with random numbers."""
+    # A count from 0 on, which some files hold and which is made anyway.
+    missing = sorted(key for key in keys if not key.endswith("position_ids"))
+    if missing:
+        raise RequestError(
+            f"The {folder.name} of this base lacks {len(missing)} of its weights, {missing[0]} first.",
+            where=str(folder),
+            fix="get the base again: its weight files do not belong to its config.json, or are not whole",
+        )
+
+
+def corrected(scheduler_config: dict, family: str) -> dict:
+    """A scheduler's config with what old files leave out, stated, so that schedulers made from it inherit it.
+
+    As StableDiffusionPipeline corrects it. SDXL's pipeline trusts the file, so its offset stays.
+    """
+    # Latents are not confined to -1..1, as the pixels were that DDIM's default is for.
+    fixed = {"clip_sample": False}
+    if family != "sdxl":
+        fixed["steps_offset"] = 1
+    return {**scheduler_config, **fixed}
+
+
+def _latent_side(sample_size: int | Sequence[int] | None, folder: Path) -> int:
+    """Raises: RequestError if the UNet's `sample_size` is none, or height and width and they differ."""
+    sides = {sample_size} if isinstance(sample_size, int) else set(sample_size or ())
+    if len(sides) != 1:
+        found = f"not one for square pictures: its UNet's sample_size is {sample_size}"
+        raise wrong_architecture(found, str(folder))
+    return sides.pop()
 
 
 def _load_parts(plan: FolderPlan, dtype: torch.dtype) -> dict:
@@ -165,16 +217,20 @@ def _load_parts(plan: FolderPlan, dtype: torch.dtype) -> dict:
     for component, variant in plan.variants.items():
         options = {"subfolder": component, "local_files_only": True, "use_safetensors": True}
         number_format = "torch_dtype" if component in ("unet", "vae") else "dtype"
-        parts[component] = classes[component].from_pretrained(
-            plan.folder, variant=variant or None, **options, **{number_format: dtype}
+        parts[component], found = classes[component].from_pretrained(
+            plan.folder, variant=variant or None, output_loading_info=True, **options, **{number_format: dtype}
         )
+        _refuse_missing(found["missing_keys"], plan.folder / component)
         parts[component].eval()
         if component.startswith("text_encoder"):
             tokenizer = component.replace("text_encoder", "tokenizer")
             parts[tokenizer] = CLIPTokenizer.from_pretrained(plan.folder / tokenizer, local_files_only=True)
+            # Without a tokenizer_config.json it believes in texts without end.
+            positions = parts[component].config.max_position_embeddings
+            parts[tokenizer].model_max_length = min(parts[tokenizer].model_max_length, positions)
     config = read_json(plan.folder / "scheduler" / "scheduler_config.json")
     scheduler_class = getattr(diffusers, config.get("_class_name", ""), None)
     if scheduler_class is None:
         raise ValueError(f"scheduler_config.json names no scheduler of diffusers: {config.get('_class_name')!r}")
-    parts["scheduler"] = scheduler_class.from_config(config)
+    parts["scheduler"] = scheduler_class.from_config(corrected(config, plan.family))
     return parts

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from symdream.diffusion.png import save_overview
+
 MARGIN = 10
 TEXT = (40, 40, 46)
 
@@ -83,7 +85,7 @@ def first_of_last_row(grid: Image.Image, cell: int = 192) -> Image.Image:
 
 
 def save_grid(path: Path, rows: Sequence[Sequence[Image.Image]], **labels) -> None:
-    make_grid(rows, **labels).save(path)
+    save_overview(make_grid(rows, **labels), path)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-MAX_STEPS = 1000  # the timesteps of the noise schedule of every base
+# One less than the noise schedules have timesteps: Stable Diffusion's samplers leave out the first (steps_offset).
+MAX_STEPS = 999
+MAX_SEED = 2**63 - 1
 MAX_GUIDANCE = 100
 MIN_SIDE, MULTIPLE = 64, 8  # pixels: the UNet halves the latents three times, the VAE halves the picture as often
 

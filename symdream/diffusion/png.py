@@ -2,6 +2,7 @@
 
 Text chunk `symdream`: JSON with prompt, negative_prompt, seed, steps, guidance, sampler, width, height, base, adapter.
 Text chunk `parameters`: the same in the line format that image browsers of the field show.
+Text chunk `symdream-grid`: this is an overview of such pictures.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from symdream.ui import say
 
 KEY = "symdream"
+GRID = "symdream-grid"
 
 
 def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> None:
@@ -45,6 +47,23 @@ def read_settings(path: Path) -> dict[str, Any] | None:
         image.load()
         text = getattr(image, "text", {}).get(KEY)
     return json.loads(text) if text else None
+
+
+def save_overview(image: Image.Image, path: Path) -> None:
+    """Write `image` to `path` with a mark that symdream wrote it; `read_settings` finds none in it."""
+    info = PngInfo()
+    info.add_itxt(GRID, "1")
+    image.save(path, format="PNG", pnginfo=info)
+
+
+def is_ours(path: Path) -> bool:
+    """True if `save_png` or `save_overview` wrote `path`; False for anything else, damaged files included."""
+    try:
+        # `info` and not `text`, which would decode the pixels for chunks behind them.
+        with Image.open(path, formats=["PNG"]) as image:
+            return KEY in image.info or GRID in image.info
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
 
 
 def intact(file: Path) -> bool:

@@ -50,6 +50,8 @@ def drawn_by(base: Base) -> dict[str, Any]:
         "base": base.hash,
         "dtype": str(base.dtype),
         "sampler": [type(base.scheduler).__name__, {k: str(v) for k, v in sorted(base.scheduler.config.items())}],
+        # Left out where it is as usual, so that pictures kept from before it was looked at are still known.
+        **({} if base.force_zeros_for_empty_prompt else {"force_zeros_for_empty_prompt": False}),
         **base.defaults,
     }
 
@@ -74,12 +76,12 @@ def sample(
 ) -> list[Image.Image]:
     """One image for each (prompt, seed) pair, in order, by whatever adapters are active on the base, merged or not.
 
-    An image's starting noise depends only on its own seed, drawn on the CPU, so batching and device do not
-    change what is asked for. `on_step(done, total)` is called after each denoising step of each batch, and so is
-    `watch`, with what the pictures are going to be; `on_images(first, images)` after each batch, with what it made and
-    the first one's place: what is kept there outlives a stop. `stop()` is asked many times in a step
-    (symdream.diffusion.stopping). The pictures are those of diffusers' own pipeline; on CUDA the UNet and the guidance
-    run as one recorded graph (symdream.diffusion.sampling_engine).
+    An image's noise, at the start and of samplers that add some at each step, depends only on its own seed and is drawn
+    on the CPU, so batching and device do not change what is asked for. `on_step(done, total)` is called after each
+    denoising step of each batch, and so is `watch`, with what the pictures are going to be; `on_images(first, images)`
+    after each batch, with what it made and the first one's place: what is kept there outlives a stop. `stop()` is asked
+    many times in a step (symdream.diffusion.stopping). The pictures are those of diffusers' own pipeline; on CUDA the
+    UNet and the guidance run as one recorded graph (symdream.diffusion.sampling_engine).
 
     Raises: ValueError if prompts and seeds differ in number, or the sampler is unknown; Stopped if `stop` says so.
     """
@@ -109,8 +111,9 @@ def sample(
                     watch(Glimpse(base, scheduler, number * batch_size, done, total, x_t, prediction, t))
                 ask(stop)
 
-            latents = starting_noise(base, seeds[part], size) * scheduler.init_noise_sigma
-            made = decode(base, denoise(base, scheduler, latents, told, guidance, report))
+            generators = noise_sources(seeds[part])
+            latents = starting_noise(base, generators, size) * scheduler.init_noise_sigma
+            made = decode(base, denoise(base, scheduler, latents, told, guidance, generators, report))
             if on_images:
                 on_images(start, made)
             images += made
@@ -125,8 +128,8 @@ def tell(base: Base, prompts: Sequence[str], negative_prompt: str, guided: bool,
 
     text = embed(prompts)
     if guided:
-        if base.family == "sdxl" and not negative_prompt:
-            # No text is not "" on SDXL: it was trained with zeros for it.
+        if base.family == "sdxl" and base.force_zeros_for_empty_prompt and not negative_prompt:
+            # No text is not "" on most of SDXL: they were trained with zeros for it.
             empty = Text(torch.zeros_like(text.hidden), torch.zeros_like(text.pooled))
         else:
             empty = embed([negative_prompt] * len(prompts))
@@ -136,25 +139,37 @@ def tell(base: Base, prompts: Sequence[str], negative_prompt: str, guided: bool,
     return Told(text, size_ids(size, (0, 0), size).to(base.device).repeat(len(text.hidden), 1))
 
 
-def starting_noise(base: Base, seeds: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """Standard normal latents (B, 4, h, w), each from its own seed; size: (height, width) in pixels."""
+def noise_sources(seeds: Sequence[int]) -> list[torch.Generator]:
+    """For each image the CPU generator that all its noise comes from."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def starting_noise(base: Base, generators: Sequence[torch.Generator], size: tuple[int, int]) -> Tensor:
+    """Standard normal latents (B, 4, h, w), each from its own generator; size: (height, width) in pixels."""
     from diffusers.utils.torch_utils import randn_tensor
 
     factor = 2 ** (len(base.vae.config.block_out_channels) - 1)
-    shape = (len(seeds), base.unet.config.in_channels, size[0] // factor, size[1] // factor)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return randn_tensor(shape, generator=generators, device=base.device, dtype=base.dtype)
+    shape = (len(generators), base.unet.config.in_channels, size[0] // factor, size[1] // factor)
+    return randn_tensor(shape, generator=list(generators), device=base.device, dtype=base.dtype)
 
 
 def denoise(
-    base: Base, scheduler, latents: Tensor, told: Told, guidance: float, report: Callable[..., None]
+    base: Base,
+    scheduler,
+    latents: Tensor,
+    told: Told,
+    guidance: float,
+    generators: Sequence[torch.Generator],
+    report: Callable[..., None],
 ) -> Tensor:
     """From noise to latents (B, 4, h, w), along the scheduler's timesteps.
 
+    A scheduler that adds noise on its way (Euler ancestral, LCM, DDPM) draws it from the images' `generators`.
     After each, `report(done, x_t, prediction, t)` is told what the UNet was given and said at timestep t.
     """
     step = denoising_step(base.unet, latents, told, guidance if guidance > 1 else None)
-    options = {"eta": 0.0} if "eta" in inspect.signature(scheduler.step).parameters else {}
+    known = inspect.signature(scheduler.step).parameters
+    options = {k: v for k, v in {"eta": 0.0, "generator": list(generators)}.items() if k in known}
     timesteps = scheduler.timesteps.to(base.device)
     for i, t in enumerate(scheduler.timesteps):
         x_t = scheduler.scale_model_input(latents, t)

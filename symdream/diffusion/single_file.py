@@ -19,8 +19,9 @@ from symdream.diffusion.clip_tokenizer import VOCABULARY, clip_tokenizer
 from symdream.diffusion.clip_weights import build_text_encoder, openai_weights, openclip_weights
 from symdream.diffusion.hashes import file_sha256
 from symdream.diffusion.headers import read_header
+from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.diffusion.original_layout import RESOLUTION, unet_config, vae_config
-from symdream.diffusion.prediction import single_file_prediction
+from symdream.diffusion.prediction import ZERO_SNR_MARKER, single_file_prediction
 from symdream.diffusion.quiet import quiet_loading
 from symdream.errors import RequestError, WorkError
 
@@ -42,7 +43,7 @@ def load_single_file(path: Path, name: str, dtype: torch.dtype) -> Base:
     for module in (unet, vae, *text_encoders):
         torch.nn.Module.to(module, dtype=dtype)
     prediction_type = single_file_prediction(header, family, unet)
-    return Base(
+    base = Base(
         name=name,
         identity=f"file:{path.name}",
         family=family,
@@ -56,6 +57,10 @@ def load_single_file(path: Path, name: str, dtype: torch.dtype) -> Base:
         defaults=dict(SAMPLING_DEFAULTS),
         hasher=lambda: file_sha256(path),
     )
+    # A noise prediction says nothing of the picture where there is noise alone, so only v can be meant.
+    if ZERO_SNR_MARKER in header.shapes and prediction_type == "v_prediction":
+        use_zero_terminal_snr(base)
+    return base
 
 
 def _check_vocabulary(shapes, path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from symdream.data.captions import fill
-from symdream.interop.metadata import recommended_weight, subject_words
+from symdream.interop.metadata import recommended_weight, subject_words, trained_base
+from symdream.replacing import Kind
 from symdream.training.run_folder import write_atomically, write_text
 
 # Sprite knows only this language; the others are usual for photographs.
@@ -19,6 +20,18 @@ SPRITE_PROMPTS = (
     "a glossy icon of a {subject} and a hat on a green background",
 )
 PROMPTS = ("a photo of a {subject}", "a photo of a {subject} on a beach", "a painting of a {subject} in a forest")
+
+
+def outputs(source: Path, to: str, output: Path) -> dict[Path, Kind]:
+    """All that an export of the adapter at `source` to `output` writes, companions included, and what each is."""
+    if output.suffix != ".safetensors":
+        return {output: "peft" if to == "peft" else "base"}
+    return dict.fromkeys([output, *companion_paths(output, source)], "file")
+
+
+def companion_paths(path: Path, source: Path) -> list[Path]:
+    """path's .txt, and its .png if the run at `source` has a picture."""
+    return [path.with_suffix(suffix) for suffix in ([".txt", ".png"] if sample_picture(source) else [".txt"])]
 
 
 def write_companions(path: Path, source: Path, metadata: Mapping[str, Any], *, lora: bool = True) -> list[Path]:
@@ -40,7 +53,7 @@ def usage(name: str, metadata: Mapping[str, Any], *, lora: bool = True) -> str:
     """Trigger, three prompts, and for a LoRA its weight and the line for A1111."""
     subject = subject_words(metadata)
     prompts = example_prompts(metadata)
-    base = (metadata.get("base") or {}).get("identity", "unknown")
+    base = trained_base(metadata).get("identity", "unknown")
     weight = recommended_weight(metadata)
     lines = [
         f"{name}: a LoRA for {base}" if lora else f"{name}: {base} with its adapter merged in",
@@ -60,7 +73,7 @@ def example_prompts(metadata: Mapping[str, Any]) -> list[str]:
     if not metadata.get("trigger"):
         return []
     trigger, noun = str(metadata["trigger"]), str(metadata.get("class_noun") or "")
-    sprite = (metadata.get("base") or {}).get("identity") == "sprite"
+    sprite = trained_base(metadata).get("identity") == "sprite"
     usual = [fill(p, trigger=trigger, class_noun=noun) for p in (SPRITE_PROMPTS if sprite else PROMPTS)]
     known = [str(p) for p in metadata.get("prompts") or [] if re.search(rf"\b{re.escape(trigger)}\b", str(p))]
     return list(dict.fromkeys([*known, *usual]))[:3]

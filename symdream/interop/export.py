@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from symdream.diffusion.export_base import refuse_existing
 from symdream.errors import RequestError
 from symdream.interop import arithmetic
 from symdream.interop.attach import attach_adapter
 from symdream.interop.collect import collect
-from symdream.interop.companions import example_prompts, write_companions
+from symdream.interop.companions import example_prompts, outputs, write_companions
 from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, SymmetricLayer
 from symdream.interop.lora_file import Report, file_bytes, write_lora
@@ -24,6 +23,7 @@ from symdream.interop.metadata import recommended_weight
 from symdream.interop.open import base_of, open_adapter, tell
 from symdream.interop.read import read_adapter
 from symdream.interop.spectrum import relative_error
+from symdream.replacing import refuse_existing
 from symdream.ui import say
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def export(
     Raises: RequestError, WorkError; `output` is then as it was.
     """
     source, output = Path(source), Path(output)
-    refuse_existing(output, overwrite)
+    for path, kind in outputs(source, to, output).items():
+        refuse_existing(path, overwrite, kind)
     if to == "merged":
         return _merged(source, output, dtype=dtype, weight=weight, base=base, overwrite=overwrite)
     weight = 1.0 if weight is None else weight

@@ -15,7 +15,7 @@ import numpy as np
 from symdream.interop.grouping import Grouped, adapter_files, group_keys
 from symdream.interop.header import AdapterHeader, Tensor, read_adapter_header
 from symdream.interop.keys import ALPHA, DOWN, LAMBDA, MAGNITUDE, SINGLORA_A, SYMLORA_A, UP, Place
-from symdream.interop.metadata import OURS, subject_words
+from symdream.interop.metadata import OURS, subject_words, trained_base
 from symdream.interop.spectrum import singular_values
 from symdream.interop.strength import Strength
 
@@ -55,7 +55,7 @@ def inspect_adapter(path: Path) -> dict[str, Any]:
         "ranks": sorted({layer["rank"] for layer in layers}),
         "dtypes": sorted(dtypes),
         "trigger": subject_words(ours) or texts.get("modelspec.trigger_phrase"),
-        "base": (ours.get("base") or {}).get("identity") or texts.get("ss_sd_model_name"),
+        "base": trained_base(ours).get("identity") or texts.get("ss_sd_model_name"),
         "components": dict(Counter(layer["component"] for layer in layers)),
         "layers": layers,
         "unknown_keys": unknown,

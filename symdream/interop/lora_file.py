@@ -33,6 +33,7 @@ from symdream.interop.metadata import (
     peft_text,
 )
 from symdream.interop.spectrum import relative_error
+from symdream.replacing import refuse_existing
 from symdream.training.run_folder import disk_error, fsync_folder, write_atomically
 
 LAYOUTS = ("diffusers", "kohya", "peft")
@@ -77,7 +78,8 @@ def write_lora(
     Whole or not at all: what was at `path` stays until the new one is complete. `peft_metadata` False leaves PEFT's
     configuration out of a diffusers file: it names every layer up to three times (17 KB on sprite), and readers take
     the same ranks, of scale 1, from the tensors.
-    Raises: RequestError for a DoRA in kohya's layout, WorkError if the numbers are not finite or the disk is full.
+    Raises: RequestError for a DoRA in kohya's layout or a folder that is no PEFT adapter, WorkError if the numbers are
+    not finite or the disk is full.
     """
     path = Path(path)
     plain = replace(adapter.plain(), metadata={k: v for k, v in adapter.metadata.items() if k != "shapes"})
@@ -194,6 +196,7 @@ def _write_peft(adapter: Adapter, folder: Path) -> int:
     from peft import LoraConfig
 
     size = 0
+    refuse_existing(folder, True, "peft")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -218,13 +221,13 @@ def _write_peft(adapter: Adapter, folder: Path) -> int:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`, which may be there."""
+    """Put `new` in the place of the folder `folder`, which may be there."""
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
     if old.exists():
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+        shutil.rmtree(old)
 
 
 def peft_key(key: str, component: str) -> str:

@@ -41,6 +41,14 @@ def recommended_weight(metadata: Mapping[str, Any]) -> float:
     return float(weight) if isinstance(weight, int | float) and 0 < weight < 10 else 1.0
 
 
+def trained_base(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`identity` and `hash` of the base that an adapter was trained on, as far as told; a bare name is its identity."""
+    told = metadata.get("base")
+    if isinstance(told, str):
+        return {"identity": told}
+    return told if isinstance(told, Mapping) else {}
+
+
 def architecture(family: str, prediction_type: str) -> str:
     """modelspec's name for what the adapter belongs to (github.com/Stability-AI/ModelSpec)."""
     names = {
@@ -70,7 +78,7 @@ def kohya_texts(adapter, title: str) -> dict[str, str]:
         "ss_v2": str(family == "sd2"),
         "ss_training_comment": f"symdream {ours.get('method', adapter.layout)}",
     }
-    base = ours.get("base") or {}
+    base = trained_base(ours)
     given = {
         "ss_sd_model_name": base.get("identity"),
         "ss_new_sd_model_hash": base.get("hash"),

@@ -13,6 +13,7 @@ from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.errors import RequestError
 from symdream.interop.attach import Match, attach_adapter
+from symdream.interop.metadata import trained_base
 from symdream.interop.read import read_adapter
 from symdream.ui import say
 
@@ -70,7 +71,7 @@ def base_of(path: Path, metadata: Mapping[str, Any]) -> str:
             return tomllib.loads(config.read_text(encoding="utf-8"))["model"]["base"]
         except (tomllib.TOMLDecodeError, KeyError, TypeError, UnicodeDecodeError):
             raise RequestError(f"{config} does not name the base.", fix="name it with --base") from None
-    identity = (metadata.get("base") or {}).get("identity")
+    identity = trained_base(metadata).get("identity")
     if identity is None:
         say(f"{path.name} does not say which base it was made for; trying sprite (another: --base NAME).")
         return "sprite"
@@ -82,7 +83,7 @@ def base_of(path: Path, metadata: Mapping[str, Any]) -> str:
 
 def differences(base: Base, metadata: Mapping[str, Any]) -> list[str]:
     """What to tell about the base at hand, where it is not the one that the adapter was trained on."""
-    trained = metadata.get("base") or {}
+    trained = trained_base(metadata)
     identity = trained.get("identity")
     if identity is None:
         return []

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from symdream.diffusion.base import Base
 from symdream.diffusion.conditioning import unet_arguments
-from symdream.diffusion.sampling import denoise, make_scheduler, starting_noise, tell
+from symdream.diffusion.sampling import denoise, make_scheduler, noise_sources, starting_noise, tell
 from symdream.interop.keys import Place, with_text_model
 from symdream.interop.layers import Adapter, PlainLayer
 
@@ -67,9 +67,14 @@ def visited(base: Base, prompt: str, seed: int) -> list[tuple[Tensor, Tensor]]:
     scheduler.set_timesteps(base.defaults["steps"], device="cpu")
     size = (base.resolution, base.resolution)
     seen: list[tuple[Tensor, Tensor]] = []
-    latents = starting_noise(base, [seed], size) * scheduler.init_noise_sigma
+    generators = noise_sources([seed])
+    latents = starting_noise(base, generators, size) * scheduler.init_noise_sigma
     told = tell(base, [prompt], "", True, size)
-    denoise(base, scheduler, latents, told, base.defaults["guidance"], lambda _, x_t, __, t: seen.append((x_t, t)))
+
+    def see(_done: int, x_t: Tensor, _prediction: Tensor, t: Tensor) -> None:
+        seen.append((x_t, t))
+
+    denoise(base, scheduler, latents, told, base.defaults["guidance"], generators, see)
     places = torch.linspace(0, len(seen) - 1, min(LOOKS, len(seen))).round().int().tolist()
     return [seen[i] for i in places]
 

@@ -212,6 +212,40 @@ def test_all_problems_are_told_at_once(run, tmp_path, capsys):
     assert "neither a rank nor a size" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("to", ["peft", "merged"])
+def test_a_folder_of_another_kind_is_never_replaced(run, tmp_path, capsys, to):
+    folder, _ = run
+    (folder / "config.toml").write_text("")
+    base = str(write_base(tiny_base("sd1"), tmp_path / "base"))
+    flags = ["--to", to, "--base", base, "--overwrite"]
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "1.jpg").write_text("mine")
+    for place, told in ((folder, "is not a"), (photos, "is not a"), (photos / "1.jpg", "is a file")):
+        assert run_command("export", [str(folder), *flags, "-o", str(place)]) == 2
+        assert told in capsys.readouterr().err
+    assert (photos / "1.jpg").read_text() == "mine" and (folder / "adapter").is_dir()
+    out = tmp_path / "out"
+    out.mkdir()
+    for _ in range(2):
+        assert run_command("export", [str(folder), *flags, "-o", str(out)]) == 0
+    assert (out / "unet").is_dir()
+
+
+def test_what_lies_beside_the_file_counts_as_existing_too(run, tmp_path, capsys):
+    folder, _ = run
+    mine = [tmp_path / "owl.txt", tmp_path / "owl.png"]
+    for file in mine:
+        file.write_text("mine")
+    command = [str(folder), "--to", "kohya", "-o", str(tmp_path / "owl.safetensors")]
+    assert run_command("export", command) == 2
+    said = capsys.readouterr().err
+    assert all(f"{file}  exists already" in said for file in mine)
+    assert all(file.read_text() == "mine" for file in mine) and not (tmp_path / "owl.safetensors").exists()
+    assert run_command("export", [*command, "--overwrite"]) == 0
+    assert "trigger  sks dog" in mine[0].read_text()
+
+
 def test_a_dora_for_kohya_is_refused_with_the_way_out(tmp_path, capsys):
     folder, _ = make_run(tmp_path / "run", "dora")
     assert run_command("export", [str(folder), "--to", "kohya", "-o", str(tmp_path / "x.safetensors")]) == 2

@@ -119,6 +119,15 @@ def test_all_problems_are_told_at_once(tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [({"steps": 1000}, "--steps 1000"), ({"seed": 2**64}, f"--seed {2**64}"), ({"seed": 2**63 - 1}, "at most")],
+)
+def test_numbers_beyond_what_the_samplers_take_are_told(tmp_path, run, setting, told):
+    with pytest.raises(Problems, match=told):
+        make(run, tmp_path, "a {subject}", **setting)
+
+
 def test_existing_images_are_kept_unless_overwrite(tmp_path, run):
     output = make(run, tmp_path, "a {subject}", count=1)
     before = (output / "00-0.png").read_bytes()
@@ -127,6 +136,23 @@ def test_existing_images_are_kept_unless_overwrite(tmp_path, run):
     assert (output / "00-0.png").read_bytes() == before
     make(run, tmp_path, "a {subject}", count=1, seed=9, overwrite=True)
     assert sorted(p.name for p in output.iterdir()) == ["00-9.png", "grid.png"]
+
+
+def test_pictures_of_others_stay_and_only_their_names_are_in_the_way(tmp_path, run):
+    output = tmp_path / "images"
+    output.mkdir()
+    photo = Image.new("RGB", (8, 8), "red")
+    photo.save(output / "holiday.png")
+    (output / "broken.png").write_bytes(b"no picture")
+    make(run, tmp_path, "a {subject}", count=1)
+    make(run, tmp_path, "a {subject}", count=1, seed=9, overwrite=True)
+    assert sorted(p.name for p in output.iterdir()) == ["00-9.png", "broken.png", "grid.png", "holiday.png"]
+    for name in ("00-3.png", "grid.png"):
+        photo.save(output / name)
+        with pytest.raises(Problems, match=f"{name} that symdream did not make"):
+            make(run, tmp_path, "a {subject}", count=1, seed=3, overwrite=True)
+        assert Image.open(output / name).tobytes() == photo.tobytes() and (output / "00-9.png").is_file()
+        (output / name).unlink()
 
 
 def test_an_adapter_without_words_cannot_fill_the_placeholder(tmp_path, run):

@@ -2,13 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from helpers.tiny_models import TINY_RESOLUTION, write_tiny_sd
+from safetensors.torch import load_file, save_file
 
+from symdream.diffusion.architecture import family_of_folder
 from symdream.diffusion.base import load_base
 from symdream.diffusion.checks import check_folder
+from symdream.diffusion.export_base import export_base
+from symdream.diffusion.sampling import make_scheduler, sample
 from symdream.errors import RequestError, SymdreamError
 
 FAMILIES = ("sd1", "sd2", "sdxl")
@@ -50,6 +55,50 @@ def test_our_loading_gives_the_weights_that_diffusers_own_gives(folders):
     for name, module in {"vae": ours.vae, **ours.components()}.items():
         for key, tensor in getattr(theirs, name).state_dict().items():
             assert torch.equal(module.state_dict()[key], tensor), (name, key)
+
+
+def edit(path, **changes):
+    """Change a JSON file; a value of None takes its key out."""
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def assert_pipelines_picture(folder, **settings):
+    """What `sample` draws by the base in `folder` is what diffusers' own loading and pipeline draw by it."""
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    generator = torch.Generator().manual_seed(1)
+    size = {"width": TINY_RESOLUTION, "height": TINY_RESOLUTION}
+    theirs = pipe("a red bird", num_inference_steps=4, guidance_scale=5.0, generator=generator, **size).images
+    ours = sample(load_base(str(folder)), ["a red bird"], [1], steps=4, guidance=5.0)
+    assert np.abs(np.asarray(ours[0], int) - np.asarray(theirs[0], int)).max() <= 1
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_a_scheduler_config_that_leaves_out_the_offset_and_clipping_draws_what_diffusers_draws(tmp_path, family):
+    folder = write_tiny_sd(tmp_path / family, family)
+    edit(folder / "scheduler" / "scheduler_config.json", clip_sample=None, steps_offset=None)
+    assert_pipelines_picture(folder)
+
+
+@pytest.mark.parametrize("zeros", [True, False, None])
+def test_what_sdxl_is_told_without_a_negative_prompt_is_as_its_model_index_says(tmp_path, zeros):
+    folder = write_tiny_sd(tmp_path / "xl", "sdxl")
+    edit(folder / "model_index.json", force_zeros_for_empty_prompt=zeros)
+    assert_pipelines_picture(folder)
+    export_base(load_base(str(folder)), tmp_path / "out")
+    exported = json.loads((tmp_path / "out" / "model_index.json").read_text())
+    assert exported["force_zeros_for_empty_prompt"] is (zeros is not False)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["DDIMScheduler", "EulerDiscreteScheduler", "PNDMScheduler"])
+def test_no_sampler_clips_latents(tmp_path, family, kind):
+    folder = write_tiny_sd(tmp_path / family, family)
+    edit(folder / "scheduler" / "scheduler_config.json", clip_sample=None, _class_name=kind)
+    base = load_base(str(folder))
+    assert make_scheduler(base, "base").config.clip_sample is make_scheduler(base, "ddim").config.clip_sample is False
 
 
 def test_text_as_wide_as_the_real_sd2_goes_through(tmp_path):
@@ -167,3 +216,61 @@ def test_weights_of_other_shapes_than_the_config_end_in_one_error_of_ours(folder
     (folder / "unet" / "config.json").write_text(json.dumps(config))
     with pytest.raises(SymdreamError, match="cannot be loaded"):
         load_base(str(folder))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2"])
+def test_a_part_that_lacks_weights_is_refused_and_not_filled_with_random_numbers(tmp_path, part):
+    folder = write_tiny_sd(tmp_path / "xl", "sdxl")
+    [file] = (folder / part).glob("*.safetensors")
+    state = load_file(file)
+    gone = sorted(key for key in state if key.endswith(".weight"))[-1]
+    state.pop(gone)
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(RequestError, match=f"The {part} of this base lacks 1 of its weights"):
+        load_base(str(folder))
+
+
+def test_a_text_encoder_of_another_kind_is_refused_by_what_it_is(folder):
+    edit(folder / "text_encoder" / "config.json", model_type="xlm-roberta")
+    with pytest.raises(RequestError, match="text_encoder is a xlm-roberta, not CLIP's"):
+        load_base(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "told"),
+    [
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "predicts 'sample'"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler"),
+        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEuler"),
+        ("vae/config.json", {"latents_mean": [0.1] * 4, "latents_std": [2.0] * 4}, "shifts its latents"),
+    ],
+)
+def test_what_is_trained_in_another_way_is_refused(folder, file, changes, told):
+    edit(folder / file, **changes)
+    with pytest.raises(RequestError, match=told):
+        load_base(str(folder))
+
+
+def test_a_sample_size_of_two_sides_is_taken_if_they_are_the_same(folder):
+    edit(folder / "unet" / "config.json", sample_size=[8, 8])
+    assert load_base(str(folder)).resolution == TINY_RESOLUTION
+    edit(folder / "unet" / "config.json", sample_size=[8, 16])
+    with pytest.raises(RequestError, match="square pictures"):
+        load_base(str(folder))
+
+
+def test_a_tokenizer_that_tells_no_limit_has_that_of_its_text_encoder(folder):
+    for file in (folder / "tokenizer").iterdir():
+        if file.name != "tokenizer.json":
+            file.unlink()
+    base = load_base(str(folder))
+    assert base.tokenizer.model_max_length == 77
+    assert len(sample(base, ["a red bird " * 60], [0], steps=1)) == 1
+
+
+@pytest.mark.parametrize("entry", [None, [], [None, None]])
+def test_a_model_index_without_a_first_text_encoder_is_told(entry):
+    index = {"_class_name": "StableDiffusionXLPipeline", "text_encoder": entry}
+    unet = {"_class_name": "UNet2DConditionModel", "addition_embed_type": "text_time"}
+    with pytest.raises(RequestError, match="refiner"):
+        family_of_folder(index, unet, "here")

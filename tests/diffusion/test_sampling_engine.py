@@ -1,5 +1,6 @@
 """`sample` gives the pictures of diffusers' own pipeline: on CPU, where nothing is recorded, bit for bit."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -61,6 +62,19 @@ def test_pndm_which_keeps_the_predictions_it_is_given():
     assert_same(
         sample(base, PROMPTS[:1], [7], steps=6, guidance=2.0), pipeline_pictures(base, PROMPTS[:1], [7], 6, 2.0)
     )
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "LCMScheduler", "DDPMScheduler"],
+)
+def test_samplers_that_add_noise_on_their_way_draw_it_from_the_seeds(kind):
+    base = tiny_base("sd1")
+    base.scheduler = getattr(diffusers, kind).from_config(base.scheduler.config)
+    options = {"steps": 4, "guidance": 3.0}
+    first = sample(base, PROMPTS, [1, 2, 3], **options)
+    assert_same(sample(base, PROMPTS, [1, 2, 3], **options), first)
+    assert_same(first, pipeline_pictures(base, PROMPTS, [1, 2, 3], **options))
 
 
 @pytest.mark.parametrize("method", ["dora", "symlora"])

@@ -1,14 +1,18 @@
 """Single-file checkpoints: written in the original layout by an independent mapping, loaded without network."""
 
+import numpy as np
 import pytest
 import torch
 from helpers.tiny_models import CLIP_VOCABULARY, SPRITE_VOCABULARY, tiny_parts, write_tiny_single_file
 from safetensors.torch import load_file, save_file
 
 from symdream.diffusion.base import load_base
+from symdream.diffusion.export_base import export_base
 from symdream.diffusion.hashes import file_sha256
 from symdream.diffusion.prediction import measured_prediction
+from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError, SymdreamError
+from symdream.interop.merge import write_merged
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 # What shapes cannot tell or what is only the default picture size.
@@ -86,6 +90,20 @@ def test_a_marker_tensor_says_v_prediction(tmp_path):
     path = write_tiny_single_file(tmp_path / "x.safetensors", "sdxl")
     save_file(load_file(path) | {"v_pred": torch.zeros(0)}, path)
     assert load_base(str(path)).prediction_type == "v_prediction"
+
+
+def test_a_marker_tensor_says_that_the_schedule_ends_in_noise_alone(tmp_path):
+    path = write_tiny_single_file(tmp_path / "x.safetensors", "sdxl")
+    markers = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    save_file(load_file(path) | markers, path)
+    base = load_base(str(path))
+    assert base.scheduler.config.rescale_betas_zero_snr and base.scheduler.alphas_cumprod[-1] == 0
+
+    folder, merged = tmp_path / "folder", tmp_path / "merged.safetensors"
+    export_base(base, folder)
+    write_merged(load_base(str(folder)), merged, {}, dtype=torch.float32, overwrite=False)
+    pictures = [sample(load_base(str(p)), ["a toy"], [1], steps=4, width=64, height=64)[0] for p in (folder, merged)]
+    assert np.abs(np.subtract(*(np.asarray(picture, int) for picture in pictures))).max() <= 1
 
 
 def test_a_trained_noise_predictor_is_measured_as_one():

@@ -138,15 +138,19 @@ def test_an_existing_folder_is_kept_unless_asked(sprite, tmp_path):
     with pytest.raises(RequestError, match="--overwrite"):
         export_base(sprite, folder)
     assert (folder / "precious").exists()
+    with pytest.raises(RequestError, match="is not a base"):
+        export_base(sprite, folder, overwrite=True)
+    assert (folder / "precious").exists()
+    (folder / "precious").rename(folder / "model_index.json")
     export_base(sprite, folder, overwrite=True)
-    assert not (folder / "precious").exists()
-    assert (folder / "model_index.json").exists()
+    assert (folder / "unet").is_dir()
 
 
 def test_an_export_that_fails_leaves_the_old_folder(sprite, tmp_path, monkeypatch):
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "precious").touch()
+    for name in ("precious", "model_index.json"):
+        (folder / name).touch()
 
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")

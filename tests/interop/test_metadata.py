@@ -12,10 +12,13 @@ from safetensors.torch import load_file, save
 
 from symdream.interop.collect import collect
 from symdream.interop.companions import usage
+from symdream.interop.export import export
+from symdream.interop.inspect import inspect_adapter
 from symdream.interop.keys import Place
 from symdream.interop.layers import PlainLayer
 from symdream.interop.lora_file import base_facts, write_diffusers_lora, write_lora
 from symdream.interop.metadata import family_of
+from symdream.interop.open import base_of
 
 OURS = {
     "method": "symlora",
@@ -116,3 +119,13 @@ def test_the_text_beside_the_file_tells_how_to_use_it():
     assert len(prompts) == 3 and prompts[0] == "  a glossy icon of a sks vélo"
     assert all("sks vélo" in prompt for prompt in prompts)
     assert "unknown" in usage("x", {})
+
+
+@pytest.mark.parametrize(("told", "identity"), [("sprite", "sprite"), (["sprite"], None), (7, None), (None, None)])
+def test_a_base_told_in_another_form_is_its_name_or_unknown(tmp_path, told, identity):
+    adapter = collect(adapted("sd1", "lora").components(), metadata={"base": told, "trigger": "sks"})
+    write_lora(adapter, tmp_path / "a.safetensors", "diffusers")
+    assert inspect_adapter(tmp_path / "a.safetensors")["base"] == identity
+    export(tmp_path / "a.safetensors", "kohya", tmp_path / "b.safetensors")
+    assert texts_of(tmp_path / "b.safetensors").get("ss_sd_model_name") == identity
+    assert base_of(tmp_path, adapter.metadata) == "sprite"
