@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
@@ -102,15 +102,18 @@ def words_for(prompt: str, cards: Sequence[AdapterCard]) -> str:
 
 def prompt_notes(base: Any, prompt: str, cards: Sequence[AdapterCard]) -> list[str]:
     """What to tell about a prompt: words that the text encoder does not read, triggers that are missing."""
-    from symdream.diffusion.prompts import cut_off
-
-    notes = []
-    if lost := cut_off(base.tokenizer, prompt):
-        notes.append(f'The prompt is longer than the text encoder reads (75 tokens). Cut off: "{lost}"')
+    notes = cut_off_notes(base, prompt, "prompt")
     for card in cards:
         if card.trigger and not re.search(rf"\b{re.escape(card.trigger)}\b", prompt):
             notes.append(f'{card.name} answers to "{card.words}", which the prompt does not say.')
     return notes
+
+
+def cut_off_notes(base: Any, text: str, name: str) -> list[str]:
+    from symdream.diffusion.prompts import cut_off
+
+    lost = cut_off(base.tokenizer, text)
+    return [f'The {name} is longer than the text encoder reads (75 tokens). Cut off: "{lost}"'] if lost else []
 
 
 def make(
@@ -126,9 +129,10 @@ def make(
     check(request)
     cards = [read_card(studio.context, worn.path) for worn in request.adapters]
     prompt = words_for(request.prompt, cards)
+    request = replace(request, negative_prompt=words_for(request.negative_prompt, cards))
     base, notes = studio.wear(request.base, request.adapters, line.say)
     seeds = [(request.seed + i) % (MAX_SEED + 1) for i in range(request.count)]
-    notes = notes + prompt_notes(base, prompt, cards)
+    notes = notes + prompt_notes(base, prompt, cards) + cut_off_notes(base, request.negative_prompt, "negative prompt")
     line.say("Denoising …")
     pictures: list[Made] = []
 

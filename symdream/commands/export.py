@@ -47,6 +47,7 @@ def check(args: Args) -> list[tuple[Path, float]]:
     """The adapters to add. Raises: Problems, all at once."""
     import math
 
+    from symdream.diffusion.names import PICKLES
     from symdream.interop.companions import outputs
     from symdream.replacing import in_the_way
 
@@ -56,6 +57,9 @@ def check(args: Args) -> list[tuple[Path, float]]:
         problems.append(Problem(f"--output {args.output}", f"must end in .safetensors: --to {args.to} is one file"))
     if args.to == "peft" and is_file:
         problems.append(Problem(f"--output {args.output}", "must be a folder: --to peft has one for each component"))
+    if args.to == "merged" and args.output.suffix.lower() in PICKLES:
+        told = f"would be a folder of that name: {args.output.suffix} files are pickles, which symdream does not write"
+        problems.append(Problem(f"--output {args.output}", f"{told}; end it in .safetensors for one file"))
     existing = [
         Problem(f"--output {path}", "; ".join(wrong))
         for path, kind in outputs(args.adapter, args.to, args.output).items()

@@ -41,7 +41,7 @@ class Args:
     weight: float | None = None
     """Strength of the adapter: 0 is the base alone, 1 as trained (None: what its training found best, else 1)."""
     negative_prompt: str = ""
-    """What the images should not show."""
+    """What the images should not show; {subject} is filled in here, too."""
     steps: int | None = None
     """Denoising steps (None: the base's)."""
     guidance: float | None = None
@@ -126,7 +126,7 @@ def run(args: Args) -> int:
     if args.weight is None and weight != 1:
         say(f"The adapter's weight is {weight:g}, which its training found best; --weight sets another.")
     set_weight(base, weight)
-    prompts = filled(args, metadata, base.tokenizer)
+    prompts, negative_prompt = filled(args, metadata, base.tokenizer)
     seeds = [args.seed + i for i in range(args.count)]
     asked = [(prompt, seed) for prompt in prompts for seed in seeds]
     paths = picture_paths(args)
@@ -141,7 +141,7 @@ def run(args: Args) -> int:
         for place, image in enumerate(images, first):
             settings = {
                 "prompt": asked[place][0],
-                "negative_prompt": args.negative_prompt,
+                "negative_prompt": negative_prompt,
                 "seed": asked[place][1],
                 "steps": args.steps or base.defaults["steps"],
                 "guidance": base.defaults["guidance"] if args.guidance is None else args.guidance,
@@ -163,7 +163,7 @@ def run(args: Args) -> int:
                 [seed for _, seed in asked],
                 steps=args.steps,
                 guidance=args.guidance,
-                negative_prompt=args.negative_prompt,
+                negative_prompt=negative_prompt,
                 sampler=args.sampler,
                 width=args.width,
                 height=args.height,
@@ -184,8 +184,8 @@ def run(args: Args) -> int:
     return 0
 
 
-def filled(args: Args, metadata: dict[str, Any], tokenizer: Any) -> list[str]:
-    """The prompts with {subject} filled in; what they lack or lose is told.
+def filled(args: Args, metadata: dict[str, Any], tokenizer: Any) -> tuple[list[str], str]:
+    """The prompts and the negative prompt with {subject} filled in; what they lack or lose is told.
 
     Raises: RequestError if {subject} is asked for and nobody knows its words.
     """
@@ -193,16 +193,20 @@ def filled(args: Args, metadata: dict[str, Any], tokenizer: Any) -> list[str]:
     from symdream.diffusion.prompts import cut_off
 
     trigger, noun = metadata.get("trigger"), metadata.get("class_noun")
-    prompts = []
-    for prompt in args.prompt:
-        if "{subject}" in prompt and not trigger:
+    texts = []
+    for text in (*args.prompt, args.negative_prompt):
+        if "{subject}" in text and not trigger:
             raise RequestError(
                 f"{args.adapter} does not say which words stand for its subject, so {{subject}} cannot be filled in.",
                 fix="write the trigger into the prompt yourself",
             )
-        prompts.append(fill(prompt, trigger=trigger or "", class_noun=noun or ""))
-        if trigger and not re.search(rf"\b{re.escape(trigger)}\b", prompts[-1]):
-            say(f'note: "{prompts[-1]}" lacks the trigger; the subject answers to "{trigger} {noun}".')
-        if lost := cut_off(tokenizer, prompts[-1]):
+        texts.append(fill(text, trigger=trigger or "", class_noun=noun or ""))
+    *prompts, negative = texts
+    for prompt in prompts:
+        if trigger and not re.search(rf"\b{re.escape(trigger)}\b", prompt):
+            say(f'note: "{prompt}" lacks the trigger; the subject answers to "{trigger} {noun}".')
+        if lost := cut_off(tokenizer, prompt):
             say(f'note: the prompt is longer than the text encoder reads; cut off: "{lost}"')
-    return prompts
+    if lost := cut_off(tokenizer, negative):
+        say(f'note: the negative prompt is longer than the text encoder reads; cut off: "{lost}"')
+    return prompts, negative

@@ -232,6 +232,12 @@ def test_a_folder_of_another_kind_is_never_replaced(run, tmp_path, capsys, to):
     assert (out / "unet").is_dir()
 
 
+def test_a_merged_pickle_is_refused_and_no_folder_of_that_name_is_made(run, tmp_path, capsys):
+    folder, _ = run
+    assert run_command("export", [str(folder), "--to", "merged", "-o", str(tmp_path / "x.ckpt")]) == 2
+    assert "end it in .safetensors" in capsys.readouterr().err and not (tmp_path / "x.ckpt").exists()
+
+
 def test_what_lies_beside_the_file_counts_as_existing_too(run, tmp_path, capsys):
     folder, _ = run
     mine = [tmp_path / "owl.txt", tmp_path / "owl.png"]

@@ -102,6 +102,15 @@ def test_a_prompt_without_the_trigger_or_too_long_is_told(tmp_path, run, capsys)
     assert 'answers to "sks toy"' in messages and "cut off" in messages and "at night" in messages
 
 
+def test_the_negative_prompt_is_filled_in_and_told_where_it_is_cut_off(tmp_path, run, capsys):
+    unwanted = "a red {subject} " + "on grass " * 60 + "at night"
+    output = make(run, tmp_path, "a {subject}", count=1, negative_prompt=unwanted)
+    assert read_settings(output / "00-0.png")["negative_prompt"].startswith("a red sks toy on grass")
+    messages = capsys.readouterr().err
+    assert "the negative prompt is longer" in messages and "at night" in messages
+    assert "lacks the trigger" not in messages
+
+
 def test_all_problems_are_told_at_once(tmp_path):
     args = generate.Args(
         adapter=tmp_path / "nowhere",
