@@ -98,8 +98,10 @@ def start(
     given = {name: value for name, value in (settings or {}).items() if value is not None and value != ""}
     # Where it trains, what it starts from and which files it reads are not for a browser to say.
     closed = {"output", "overwrite", "images", "class_images", "cache_dir", "start_from", "dino", "clip", "wandb"}
-    for key in sorted(given.keys() - (fields().keys() - closed)):
-        problems.append(Problem(key, "is no setting that can be given here"))
+    own = {"base", "class_noun", "trigger", "method"}  # beside the settings, where they are checked
+    for key in sorted(given.keys() - (fields().keys() - closed - own)):
+        told = "has an argument of its own" if key in own else "is no setting that can be given here"
+        problems.append(Problem(key, told))
     if problems:
         raise Problems("the form", problems)
 

@@ -53,6 +53,13 @@ def test_a_browser_says_nothing_about_where_files_are(client, settings):
     )
 
 
+@pytest.mark.parametrize("settings", [{"base": "/etc/passwd"}, {"class_noun": "x"}, {"trigger": "x"}, {"method": "x"}])
+def test_no_setting_replaces_an_argument_that_is_checked(client, server, settings):
+    message = refused(client, "/train_start", class_noun="bird", sample="owl", settings=settings)
+    assert "has an argument of its own" in message
+    assert not (server.runs / "owl-singlora").exists()
+
+
 @pytest.mark.parametrize("base", ["/etc", "../..", "/tmp", "../owl", "~", "no such base"])
 def test_a_base_outside_of_the_folders_is_refused(client, base):
     refused(client, "/train_start", class_noun="bird", sample="owl", base=base)
