@@ -26,6 +26,7 @@ def build(context: Context, shared: Shared) -> None:
     tell = told(context)
 
     def generate(
+        request: gr.Request,
         prompt: str,
         adapters: list[dict | str] | None = None,
         base: str = "sprite",
@@ -50,7 +51,7 @@ def build(context: Context, shared: Shared) -> None:
             prompt, base, worn, negative_prompt, sampler, steps, guidance, width, height, seed, count
         )  # fmt: skip
         check(asked)
-        result = waited(shared, lambda line: make(shared.studio, asked, line))
+        result = waited(shared, request, lambda line: make(shared.studio, asked, line))
         return {
             "images": [handed_out(context, file) for file in shared.history.save(new_owner(), result.pictures)],
             "settings": [made.settings for made in result.pictures],
@@ -58,6 +59,7 @@ def build(context: Context, shared: Shared) -> None:
         }
 
     def compare(
+        request: gr.Request,
         prompts: list[str],
         adapters: list[str],
         seeds: list[int],
@@ -88,8 +90,8 @@ def build(context: Context, shared: Shared) -> None:
         known, about_photos = references.find(context, photos, paths, None)
         settings = PictureRequest("", base, (), negative_prompt, sampler, steps, guidance)
         result = waited(
-            shared, lambda line: comparison.compare(shared.studio, settings, variants, rows, known, line)
-        )  # fmt: skip
+            shared, request, lambda line: comparison.compare(shared.studio, settings, variants, rows, known, line)
+        )
         return answer(context, shared, result, [about_photos] if about_photos else [])
 
     gr.api(tell(checked(generate)), api_name="generate", **ON_DEVICE)
@@ -108,9 +110,9 @@ def wear(context: Context, entry: dict[str, Any] | str) -> Worn:
     return Worn(card.path, card.weight if weight is None else float(weight))
 
 
-def waited(shared: Shared, work: Callable[[Line], Any]) -> Any:
-    """The result of `work`, done on the studio's worker. What it tells on the way has no listener here."""
-    following = shared.desk.run("api", work)
+def waited(shared: Shared, request: gr.Request, work: Callable[[Line], Any]) -> Any:
+    """The result of `work`, done on the studio's worker until the client leaves. What it tells has no listener here."""
+    following = shared.desk.run(request.session_hash, work)
     while True:
         try:
             next(following)
