@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ class ComparePage:
             outputs, show_progress="minimal", show_progress_on=self.status,
             scroll_to_output=True, api_visibility="private", **ON_DEVICE,
         )  # fmt: skip
+        asked.then(time.time, None, shared.kept, **PRIVATE)
         self.slider.connect(self.result)
         self.blind.connect(self.result, asked)
         self.stop.click(self.end, None, None, queue=False, **PRIVATE)

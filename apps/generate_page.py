@@ -41,6 +41,7 @@ class GeneratePage:
     def __init__(self, context: Context, shared: Shared):
         self.context, self.shared = context, shared
         self.made = gr.State([])  # files of the pictures in the gallery, once they are finished
+        self.past = gr.State([])  # files of the pictures in the history's gallery
         self.picked = gr.State(None)  # the file whose settings are shown
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=340):
@@ -121,13 +122,15 @@ class GeneratePage:
             show_progress="minimal", show_progress_on=self.status,
             scroll_to_output=True, api_visibility="private", **ON_DEVICE,
         )  # fmt: skip
-        asked.then(tell(self.look_back), shared.browser, self.history, **PRIVATE)
+        remembered = [self.history, self.past]
+        asked.then(tell(self.look_back), shared.browser, remembered, **PRIVATE)
+        looked = [shared.kept.change, shared.browser.change]
+        gr.on(looked, tell(self.look_back), shared.browser, remembered, **PRIVATE)
         self.stop.click(self.end, None, None, queue=False, **PRIVATE)
-        shared.browser.change(tell(self.look_back), shared.browser, self.history, **PRIVATE)
         chosen = [self.picked, self.details, self.actions]
-        self.gallery.select(tell(self.pick_made), self.made, chosen, **PRIVATE)
-        self.history.select(tell(self.pick_past), shared.browser, chosen, **PRIVATE)
-        self.clear.click(tell(self.forget), shared.browser, self.history, **PRIVATE)
+        self.gallery.select(tell(self.pick), self.made, chosen, **PRIVATE)
+        self.history.select(tell(self.pick), self.past, chosen, **PRIVATE)
+        self.clear.click(tell(self.forget), shared.browser, [*remembered, self.gallery, self.made, *chosen], **PRIVATE)
         restored = [*self.settings, self.surprise, self.rows.redraw]
         self.use.click(tell(self.restore), self.picked, restored, **PRIVATE)
         self.dropped.upload(tell(self.take_dropped), self.dropped, [*restored, self.dropped], **PRIVATE)
@@ -208,25 +211,23 @@ class GeneratePage:
         if not self.shared.desk.stop(request.session_hash):
             gr.Info("Nothing of yours is being made.")
 
-    def look_back(self, browser: str, request: gr.Request) -> list[str]:
+    def look_back(self, browser: str, request: gr.Request) -> tuple[list[str], list[str]]:
+        """The pictures that the history shows, and their files: the folder may hold others when one is clicked."""
         history = self.shared.history
         files = history.newest(owner_of(browser, request))
-        return [served(self.context, history.thumbnail(file)) for file in files]
+        return [served(self.context, history.thumbnail(file)) for file in files], [str(file) for file in files]
 
-    def forget(self, browser: str, request: gr.Request) -> list[str]:
+    def forget(self, browser: str, request: gr.Request) -> tuple:
         count = self.shared.history.clear(owner_of(browser, request))
         gr.Info(f"{count} pictures moved to the trash folder.")
-        return []
+        return [], [], None, [], None, gr.Markdown(visible=False), gr.Row(visible=False)
 
-    def pick_made(self, made: list[str], event: gr.SelectData) -> tuple:
-        return self._pick(Path(made[event.index])) if event.index < len(made) else (None, gr.skip(), gr.skip())
-
-    def pick_past(self, browser: str, event: gr.SelectData, request: gr.Request) -> tuple:
-        files = self.shared.history.newest(owner_of(browser, request))
-        return self._pick(files[event.index]) if event.index < len(files) else (None, gr.skip(), gr.skip())
-
-    def _pick(self, file: Path) -> tuple:
-        return str(file), gr.Markdown(describe(settings_in(file)), visible=True), gr.Row(visible=True)
+    def pick(self, shown: list[str], event: gr.SelectData) -> tuple:
+        """The picture that was clicked among the files that a gallery shows."""
+        if event.index >= len(shown):
+            return None, gr.skip(), gr.skip()
+        file = shown[event.index]
+        return file, gr.Markdown(describe(settings_in(Path(file))), visible=True), gr.Row(visible=True)
 
     def restore(self, file: str | None) -> tuple:
         """The page's settings as those of a picture's file."""

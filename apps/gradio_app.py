@@ -36,9 +36,9 @@ def build(context: Context, desk: Desk) -> gr.Blocks:
         gr.Markdown(f"# {TITLE}\n{HEAD_LINE}", elem_id="head")
         # gradio encrypts with a key that it sends along; it is fixed so that a restart of the app loses no history.
         browser = gr.BrowserState(storage_key="symdream-owner", secret="symdream-owner-")
-        handed = gr.State(None)
+        handed, kept = gr.State(None), gr.State(None)
         with gr.Tabs(selected="generate") as tabs:
-            shared = Shared(tabs, handed, browser, desk.studio, desk, History(context))
+            shared = Shared(tabs, handed, kept, browser, desk.studio, desk, History(context))
             for key, (label, page) in pages.items():
                 with gr.Tab(label, id=key):
                     page.build(context, shared)

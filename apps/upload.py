@@ -28,7 +28,10 @@ def check_image(path: Path, name: str | None = None) -> Path:
     Raises: RequestError naming the file (as `name`) and what is wrong.
     """
     path, name = Path(path), name or Path(path).name
-    size = path.stat().st_size
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise RequestError(f"{name} is not there any more.", fix="choose another, or give it again") from None
     if size > MAX_IMAGE_BYTES:
         raise RequestError(
             f"{name} has {size / 1e6:.0f} MB; an image may have {MAX_IMAGE_BYTES / 1e6:.0f} MB.",

@@ -1,0 +1,72 @@
+"""What the Generate page does when it is used, called without a browser."""
+
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from symdream.errors import RequestError
+
+gr = pytest.importorskip("gradio")
+
+from symdream_apps import generation, history  # noqa: E402
+from symdream_apps.context import Context  # noqa: E402
+from symdream_apps.generate_page import GeneratePage  # noqa: E402
+from symdream_apps.shared import Shared  # noqa: E402
+from symdream_apps.studio import Studio  # noqa: E402
+from symdream_apps.work import Desk  # noqa: E402
+
+SETTINGS = {
+    "prompt": "a", "negative_prompt": "", "seed": 1, "steps": 2, "guidance": 1, "sampler": "base", "width": 64,
+    "height": 64, "base": "sprite", "adapters": [],
+}  # fmt: skip
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Context.at(tmp_path / "runs")
+
+
+@pytest.fixture
+def page(context):
+    studio = Studio(context)
+    with gr.Blocks():
+        states = gr.State(None), gr.State(None), gr.BrowserState()
+        shared = Shared(gr.Tabs(), *states, studio, Desk(studio), history.History(context))
+        yield GeneratePage(context, shared)
+    studio.close()
+
+
+def keep(page, owner, **settings):
+    image = Image.new("RGB", (SETTINGS["width"], SETTINGS["height"]))
+    [file] = page.shared.history.save(owner, [generation.Made(image, {**SETTINGS, **settings})])
+    return file
+
+
+def click(place):
+    return SimpleNamespace(index=place)
+
+
+def test_a_click_in_the_history_means_the_picture_that_is_shown_there(page):
+    owner = history.new_owner()
+    keep(page, owner, prompt="shown")
+    shown, past = page.look_back(owner, None)
+    assert len(shown) == len(past) == 1
+    keep(page, owner, prompt="made meanwhile", seed=2)  # by a comparison, or in a second tab
+    picked, details, _ = page.pick(past, click(0))
+    assert picked == past[0] and "shown" in details.value
+    assert page.pick(past, click(1))[0] is None
+
+
+def test_pictures_that_went_to_the_trash_are_not_chosen_any_more(page):
+    owner = history.new_owner()
+    keep(page, owner)
+    _, past = page.look_back(owner, None)
+    thumbnails, past_now, gallery, made, picked, details, actions = page.forget(owner, None)
+    assert (thumbnails, past_now, gallery, made, picked) == ([], [], None, [], None)
+    assert not details.visible and not actions.visible
+    # A second tab still shows them.
+    with pytest.raises(RequestError, match="not there any more"):
+        page.pick(past, click(0))
+    with pytest.raises(RequestError, match="not there any more"):
+        page.restore(past[0])
