@@ -15,7 +15,7 @@ from symdream_apps.adapters import read_card
 from symdream_apps.comparison import WEIGHTS, Comparison, Variant
 from symdream_apps.context import Context
 from symdream_apps.errors import inline, told
-from symdream_apps.generate_page import BASES, sizes_of
+from symdream_apps.generate_page import BASES, sizes_of, taken
 from symdream_apps.generation import Made, PictureRequest
 from symdream_apps.history import owner_of, served
 from symdream_apps.shared import ON_DEVICE, PRIVATE, Shared
@@ -115,7 +115,10 @@ class ComparePage:
             self.across, [self.weights, self.base_too], queue=False, **PRIVATE,
         )  # fmt: skip
         self.base.input(lambda base: sizes_of(base)[:2], self.base, [self.steps, self.guidance], **PRIVATE)
-        shared.handed.change(tell(self.take), [shared.handed, self.rows.chosen], self.rows.chosen, **PRIVATE)
+        shared.handed.change(
+            tell(self.take), [shared.handed, self.rows.chosen, self.base],
+            [self.rows.chosen, self.base, self.steps, self.guidance], **PRIVATE,
+        )  # fmt: skip
 
     def answer_compare(
         self,
@@ -209,11 +212,11 @@ class ComparePage:
         if not self.shared.desk.stop(request.session_hash):
             gr.Info("Nothing of yours is being made.")
 
-    def take(self, handed: dict[str, Any] | None, chosen: list[str]) -> Any:
-        """Adapters that another page sends."""
+    def take(self, handed: dict[str, Any] | None, chosen: list[str], base: str) -> tuple:
+        """Adapters that another page sends and, if they are the only ones, their base."""
         if not handed or handed["page"] != "compare":
-            return gr.skip()
-        return adapter_rows.accept(self.context, None, list(dict.fromkeys([*chosen, *handed["paths"]])))[1]
+            return (gr.skip(),) * 4
+        return taken(self.context, handed["paths"], chosen, base)[:4]
 
 
 def partial(variants: Sequence[Variant], rows: Sequence[comparison.Row], columns: int, so_far: dict[int, Any]) -> Any:

@@ -13,6 +13,7 @@ import gradio as gr
 from symdream.diffusion.sizes import KNOWN
 from symdream.errors import RequestError, Stopped, SymdreamError
 from symdream_apps import adapter_rows, examples
+from symdream_apps.adapters import base_for
 from symdream_apps.context import Context
 from symdream_apps.errors import inline, told, warn
 from symdream_apps.generation import MAX_COUNT, MAX_SEED, SAMPLERS, Made, PictureRequest, check, make
@@ -137,7 +138,10 @@ class GeneratePage:
         self.compare.click(tell(self.to_compare), self.picked, shared.receivers, **PRIVATE)
         # A choice of the user's, not a restored picture, which brings sizes of its own.
         self.base.input(sizes_of, self.base, [self.steps, self.guidance, self.width, self.height], **PRIVATE)
-        shared.handed.change(tell(self.take), [shared.handed, self.rows.chosen], self.rows.chosen, **PRIVATE)
+        shared.handed.change(
+            tell(self.take), [shared.handed, self.rows.chosen, self.base],
+            [self.rows.chosen, self.base, self.steps, self.guidance, self.width, self.height], **PRIVATE,
+        )  # fmt: skip
 
     def answer_generate(
         self,
@@ -259,11 +263,19 @@ class GeneratePage:
         dropdown, _, _ = adapter_rows.restored(self.context, [{"name": name} for name in names])
         return self.shared.hand_over("compare", *dropdown.value)
 
-    def take(self, handed: dict[str, Any] | None, chosen: list[str]) -> Any:
-        """An adapter that another page sends."""
+    def take(self, handed: dict[str, Any] | None, chosen: list[str], base: str) -> tuple:
+        """An adapter that another page sends and, if it is the only one, its base."""
         if not handed or handed["page"] != "generate":
-            return gr.skip()
-        return adapter_rows.accept(self.context, None, list(dict.fromkeys([*chosen, *handed["paths"]])))[1]
+            return (gr.skip(),) * 6
+        return taken(self.context, handed["paths"], chosen, base)
+
+
+def taken(context: Context, paths: list[str], chosen: list[str], base: str) -> tuple:
+    """The adapters at `paths` beside those that are chosen, and the base with its steps, guidance, width and height
+    where nothing but they says which."""
+    rows = adapter_rows.accept(context, None, list(dict.fromkeys([*chosen, *paths])))[1]
+    own = base_for(context, paths) if set(chosen) <= set(paths) else None
+    return (rows, own, *sizes_of(own)) if own and own != base else (rows, *(gr.skip(),) * 5)
 
 
 def known_as(base: str) -> str:

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from helpers.app_server import write_adapter
 from PIL import Image
 
 from symdream.errors import RequestError
@@ -10,6 +11,7 @@ from symdream.errors import RequestError
 gr = pytest.importorskip("gradio")
 
 from symdream_apps import generation, history  # noqa: E402
+from symdream_apps.compare_page import ComparePage  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
 from symdream_apps.generate_page import GeneratePage  # noqa: E402
 from symdream_apps.shared import Shared  # noqa: E402
@@ -70,3 +72,42 @@ def test_pictures_that_went_to_the_trash_are_not_chosen_any_more(page):
         page.pick(past, click(0))
     with pytest.raises(RequestError, match="not there any more"):
         page.restore(past[0])
+
+
+@pytest.mark.parametrize(
+    ("identity", "base", "steps"),
+    [
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5@451f4fe16113bff5a5d2269ed5ad43b0592e9a14", "sd15", 30),
+        ("stabilityai/stable-diffusion-xl-base-1.0@main", "sdxl", 30),
+        ("some/other@main", "some/other@main", 30),
+        ("folder:my base", "my base", 30),
+    ],
+)
+@pytest.mark.parametrize("on", ["generate", "compare"])
+def test_an_adapter_that_is_handed_over_brings_its_base(context, page, identity, base, steps, on):
+    write_adapter(context.runs / "dog", base=identity)
+    write_adapter(context.runs / "owl")
+    (context.runs / "my base").mkdir()
+    dog, owl = str(context.runs / "dog"), str(context.runs / "owl")
+    if on == "compare":
+        page = ComparePage(context, page.shared)
+
+    def taken(path, chosen, base):
+        return page.take({"page": on, "paths": [path]}, chosen, base)
+
+    rows, shown, its_steps, *_ = taken(dog, [], "sprite")
+    assert (rows.value, shown, its_steps) == ([dog], base, steps)
+    assert len(_) == (3 if on == "generate" else 1)
+    # What the page says already stays as it is, and so does what another adapter may need.
+    assert is_skip(taken(dog, [], base)[1]) and is_skip(taken(dog, [owl], "sprite")[1])
+    assert is_skip(taken(owl, [], "sprite")[1]) and taken(owl, [], "sd15")[1:4] == ("sprite", 25, 4.0)
+
+
+def is_skip(value):
+    return isinstance(value, dict) and value == gr.skip()
+
+
+def test_an_adapter_whose_base_is_not_here_or_not_told_changes_no_base(context, page):
+    for place, identity in enumerate(("folder:elsewhere", "file:x.safetensors", None)):
+        path = write_adapter(context.runs / f"run{place}", base=identity)
+        assert is_skip(page.take({"page": "generate", "paths": [str(path)]}, [], "sprite")[1])

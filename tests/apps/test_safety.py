@@ -118,6 +118,12 @@ def test_our_errors_say_what_and_how_to_mend_it_and_others_say_nothing_of_the_in
     assert escape("a_b*c[d]") == r"a\_b\*c\[d\]"
 
 
+def test_what_to_do_is_said_in_the_words_of_the_page(context):
+    for fix in ("name the base it was trained on with --base", "use --base sprite, or a local folder"):
+        shown = plain(RequestError("No.", fix=fix)).message
+        assert "the base" in shown and "--" not in shown
+
+
 def test_traces_are_in_the_log_and_not_in_what_is_raised(context, caplog):
     @told(context)
     def fails():
