@@ -87,8 +87,8 @@ def _row(
                 now["on"], label="on", scale=1, min_width=64, interactive=True, elem_classes="adapter-on"
             )
             weight = gr.Slider(
-                0, MAX_WEIGHT, value=now["weight"], step=0.05, label=f"Weight of {card.name}", scale=5, min_width=180,
-                interactive=True, elem_classes="adapter-weight",
+                min(0, now["weight"]), max(MAX_WEIGHT, now["weight"]), value=now["weight"], step=0.05,
+                label=f"Weight of {card.name}", scale=5, min_width=180, interactive=True, elem_classes="adapter-weight",
             )  # fmt: skip
         if prompt is not None and card.words:
             insert = gr.Button(f'Insert "{card.words}" into the prompt', size="sm", elem_classes="insert-trigger")

@@ -15,7 +15,7 @@ from symdream.errors import RequestError, Stopped, SymdreamError
 from symdream_apps import adapter_rows, examples
 from symdream_apps.adapters import base_for
 from symdream_apps.context import Context
-from symdream_apps.errors import inline, told, warn
+from symdream_apps.errors import escape, inline, told, warn
 from symdream_apps.generation import MAX_COUNT, MAX_SEED, SAMPLERS, Made, PictureRequest, check, make
 from symdream_apps.history import owner_of, served
 from symdream_apps.restore import describe, settings_in
@@ -28,6 +28,7 @@ BASES = [
     ("sd15 · Stable Diffusion 1.5, 2.7 GB", "sd15"),
     ("sdxl · Stable Diffusion XL, 6.9 GB", "sdxl"),
 ]
+STEPS, GUIDANCE = (1, 100), (0, 20)  # of the sliders; a picture that was made with more brings its own
 SIZES = {"sprite": (25, 4.0), "sd15": (30, 7.5), "sdxl": (30, 7.5)}  # steps and guidance that suit them
 
 
@@ -77,9 +78,9 @@ class GeneratePage:
                 self.sampler = gr.Dropdown(
                     [(SAMPLER_LABELS[name], name) for name in SAMPLERS], value="base", label="Sampler", min_width=150
                 )
-                self.steps = gr.Slider(1, 100, value=25, step=1, label="Steps", min_width=150, elem_id="steps")
+                self.steps = gr.Slider(*STEPS, value=25, step=1, label="Steps", min_width=150, elem_id="steps")
             self.guidance = gr.Slider(
-                0, 20, value=4, step=0.5, label="Guidance", info="how closely it follows the prompt; 1: not at all"
+                *GUIDANCE, value=4, step=0.5, label="Guidance", info="how closely it follows the prompt; 1: not at all"
             )
             with gr.Row():
                 self.width = gr.Slider(64, 256, value=128, step=8, label="Width", min_width=150, elem_id="width")
@@ -241,10 +242,14 @@ class GeneratePage:
         dropdown, strengths, missing = adapter_rows.restored(self.context, settings["adapters"])
         if missing:
             gr.Warning(f"Not in the runs folder any more: {', '.join(missing)}.")
+        sampler = settings["sampler"]
+        if sampler not in SAMPLERS:
+            gr.Warning(f"There is no sampler {escape(sampler)} here: {SAMPLER_LABELS['base']} is chosen.")
+            sampler = "base"
         gr.Info("The settings of the picture are back.")
         values = [
-            settings["prompt"], settings["base"], dropdown, strengths, settings["negative_prompt"], settings["sampler"],
-            int(settings["steps"]), float(settings["guidance"]),
+            settings["prompt"], settings["base"], dropdown, strengths, settings["negative_prompt"], sampler,
+            slider(int(settings["steps"]), *STEPS), slider(float(settings["guidance"]), *GUIDANCE),
             *(side_slider(settings["base"], int(settings[name])) for name in ("width", "height")),
             int(settings["seed"]), 1,
         ]  # fmt: skip
@@ -290,9 +295,14 @@ def sizes_of(base: str) -> tuple:
 
 
 def side_slider(base: str, value: int) -> gr.Slider:
-    """A width or height: from a quarter of the base's own to twice as much, and `value` in any case."""
+    """A width or height: from a quarter of the base's own to twice as much."""
     side = KNOWN[known_as(base)].resolution
-    return gr.Slider(minimum=min(value, max(64, side // 4)), maximum=max(value, 2 * side), value=value)
+    return slider(value, max(64, side // 4), 2 * side)
+
+
+def slider(value: float, low: float, high: float) -> gr.Slider:
+    """A slider from `low` to `high`, wide enough for `value` in any case: gradio refuses what lies beyond."""
+    return gr.Slider(minimum=min(value, low), maximum=max(value, high), value=value)
 
 
 def columns_for(count: int) -> int:

@@ -74,6 +74,17 @@ def test_pictures_that_went_to_the_trash_are_not_chosen_any_more(page):
         page.restore(past[0])
 
 
+def test_a_picture_beyond_the_sliders_brings_settings_that_can_be_used(page):
+    file = keep(page, history.new_owner(), steps=150, guidance=25.0, sampler="ddpm", width=512)
+    with pytest.warns(UserWarning, match="no sampler ddpm"):
+        values = dict(zip(page.settings, page.restore(str(file)), strict=False))
+    for shown, value in ((page.steps, 150), (page.guidance, 25.0), (page.width, 512)):
+        assert values[shown].value == value == values[shown].maximum
+    assert values[page.sampler] == "base"
+    usual = dict(zip(page.settings, page.restore(str(keep(page, history.new_owner()))), strict=False))
+    assert (usual[page.steps].maximum, usual[page.guidance].maximum) == (100, 20)
+
+
 @pytest.mark.parametrize(
     ("identity", "base", "steps"),
     [
