@@ -63,6 +63,18 @@ def test_a_file_is_renamed_and_deleted_with_what_tells_about_it(context):
     assert place.is_relative_to(context.trash) and place.with_suffix(".txt").is_file()
 
 
+def test_the_name_to_begin_a_new_one_with_is_whole(context):
+    gr = pytest.importorskip("gradio")
+    from symdream_apps.library_page import _Detail
+
+    (context.runs / "owl").rename(context.runs / "owl-lr1.5e-4")
+    export(context.runs / "owl-lr1.5e-4", "kohya", context.runs / "v1.5.safetensors")
+    with gr.Blocks():
+        detail = _Detail(context, None, Runs(context.runs))
+    assert detail.show(("run", "owl-lr1.5e-4"))[detail.name] == "owl-lr1.5e-4"
+    assert detail.show(("file", "v1.5.safetensors"))[detail.name] == "v1.5"
+
+
 @pytest.mark.parametrize("key", ["owl/adapter/unet/adapter_model.safetensors", "owl/config.toml", "../x", "owl"])
 def test_only_adapter_files_of_the_runs_folder_are_renamed_or_deleted(context, key):
     for act in (library.delete_file, lambda c, k: library.rename_file(c, k, "new")):
