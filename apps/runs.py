@@ -28,7 +28,7 @@ from symdream.errors import RequestError, SymdreamError
 from symdream.training.request import read_request, settings_of
 from symdream.training.run_folder import RunFolder, disk_error, is_run, new_run_path, write_json, write_text
 from symdream_apps.context import HOME
-from symdream_apps.run_status import BUSY, Status, last_change, status_of, told
+from symdream_apps.run_status import BUSY, Status, last_change, state_of, status_of, told
 
 log = logging.getLogger("symdream.app")
 
@@ -86,7 +86,7 @@ class Runs:
         """The runs that wait, the one whose turn it is first."""
         waiting = [
             name for name in self.names()
-            if RunFolder(self.folder / name).read_state().get("status") == "queued"
+            if state_of(RunFolder(self.folder / name)).get("status") == "queued"
         ]  # fmt: skip
         return sorted(waiting, key=lambda name: last_change(self.folder / name))
 
@@ -217,7 +217,7 @@ class Runs:
                 return None
             for name in self.queue():
                 run = RunFolder(self.folder / name)
-                state = run.read_state()
+                state = state_of(run)
                 try:
                     settings_of(run)
                     self._start(run, state)

@@ -17,6 +17,7 @@ MAX_IMAGE_BYTES = 50 * 10**6
 MAX_PIXELS = min(64_000_000, READABLE_PIXELS)
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow says of a broken image
 
 # What a browser may choose: not every one knows that HEIC is an image.
 PHOTOS = ["image", *sorted(HEIF)]
