@@ -15,10 +15,12 @@ from symdream_apps.arguments import checked
 from symdream_apps.context import Context
 from symdream_apps.errors import told
 from symdream_apps.generation import PictureRequest, check, make
-from symdream_apps.history import new_owner, served
+from symdream_apps.history import served
 from symdream_apps.shared import ON_DEVICE, Shared
 from symdream_apps.studio import Worn
 from symdream_apps.work import Line
+
+OWNER = "api"  # of the pictures made for programs, which no page shows
 
 
 def build(context: Context, shared: Shared) -> None:
@@ -53,7 +55,7 @@ def build(context: Context, shared: Shared) -> None:
         check(asked)
         result = waited(shared, request, lambda line: make(shared.studio, asked, line))
         return {
-            "images": [handed_out(context, file) for file in shared.history.save(new_owner(), result.pictures)],
+            "images": [handed_out(context, file) for file in shared.history.save(OWNER, result.pictures)],
             "settings": [made.settings for made in result.pictures],
             "notes": result.notes,
         }
@@ -124,7 +126,7 @@ def answer(
     context: Context, shared: Shared, result: comparison.Comparison, notes: Sequence[str]
 ) -> dict[str, Any]:
     flat = [(row, column) for row in range(len(result.rows)) for column in range(len(result.variants))]
-    files = shared.history.save(new_owner(), [result.cells[row][column].made for row, column in flat])
+    files = shared.history.save(OWNER, [result.cells[row][column].made for row, column in flat])
     cells = []
     for (row, column), file in zip(flat, files, strict=True):
         cell = result.cells[row][column]
@@ -138,7 +140,7 @@ def answer(
                 "image": handed_out(context, file),
             }
         )
-    grid = files[0].with_name("grid.png")
+    grid = files[0].with_name(f"{files[0].stem}-grid.png")
     result.grid().save(grid)
     means = result.means() if result.scored else []
     return {
