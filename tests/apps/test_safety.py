@@ -32,7 +32,10 @@ def test_paths_inside_the_folders_are_resolved_against_the_runs_folder(context):
     assert context.check_path(context.samples / "owl" / "00.png")
 
 
-@pytest.mark.parametrize("path", ["..", "owl/../../x", "/etc/passwd", "/", "a\0b", "~/x", "nothing"])
+@pytest.mark.parametrize(
+    "path",
+    ["..", "owl/../../x", "/etc/passwd", "/", "a\0b", "~/x", "nothing", "a" * 300, "a/" * 3000, "\ud800"],
+)
 def test_paths_that_lead_out_or_nowhere_are_refused(context, path):
     with pytest.raises(RequestError):
         context.check_path(path)
