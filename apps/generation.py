@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
 
-from symdream.data.captions import PLACEHOLDER, fill
+from symdream.data.captions import PLACEHOLDER, fill, says
 from symdream.diffusion.limits import wrong_settings
 from symdream.errors import Problem, Problems, RequestError, Stopped
 from symdream_apps.adapters import AdapterCard, read_card
@@ -108,7 +107,7 @@ def prompt_notes(base: Any, prompt: str, cards: Sequence[AdapterCard]) -> list[s
     if lost := cut_off(base.tokenizer, prompt):
         notes.append(f'The prompt is longer than the text encoder reads (75 tokens). Cut off: "{lost}"')
     for card in cards:
-        if card.trigger and not re.search(rf"\b{re.escape(card.trigger)}\b", prompt):
+        if card.trigger and not says(prompt, card.trigger):
             notes.append(f'{card.name} answers to "{card.words}", which the prompt does not say.')
     return notes
 
