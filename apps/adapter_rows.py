@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from symdream.data.captions import PLACEHOLDER
+from symdream.data.captions import PLACEHOLDER, says
 from symdream.errors import RequestError
 from symdream_apps.adapters import AdapterCard, choices, named, read_card
 from symdream_apps.context import Context
@@ -87,8 +87,8 @@ def _row(
                 now["on"], label="on", scale=1, min_width=64, interactive=True, elem_classes="adapter-on"
             )
             weight = gr.Slider(
-                0, MAX_WEIGHT, value=now["weight"], step=0.05, label=f"Weight of {card.name}", scale=5, min_width=180,
-                interactive=True, elem_classes="adapter-weight",
+                min(0, now["weight"]), max(MAX_WEIGHT, now["weight"]), value=now["weight"], step=0.05,
+                label=f"Weight of {card.name}", scale=5, min_width=180, interactive=True, elem_classes="adapter-weight",
             )  # fmt: skip
         if prompt is not None and card.words:
             insert = gr.Button(f'Insert "{card.words}" into the prompt', size="sm", elem_classes="insert-trigger")
@@ -109,7 +109,7 @@ def insert_words(prompt: str, card: AdapterCard) -> str:
     """The prompt with the adapter's words in it: in place of {subject}, before its class noun, or at the end."""
     if PLACEHOLDER in prompt:
         return prompt.replace(PLACEHOLDER, card.words)
-    if re.search(rf"\b{re.escape(card.words)}\b", prompt):
+    if says(prompt, card.words):
         return prompt
     if card.class_noun and (found := re.search(rf"\b{re.escape(card.class_noun)}\b", prompt)):
         return prompt[: found.start()] + card.words + prompt[found.end() :]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from symdream.diffusion.names import ALIASES
 from symdream.errors import RequestError
 from symdream.interop.grouping import adapter_files
 from symdream.interop.header import read_adapter_header
@@ -85,6 +86,23 @@ def read_card(context: Context, path: Path | str) -> AdapterCard:
 def _identity(told: dict[str, Any]) -> str | None:
     identity = trained_base(told).get("identity")
     return str(identity) if identity else None
+
+
+def base_for(context: Context, paths: Sequence[Path | str]) -> str | None:
+    """The base that all of these adapters were made on, as the pages name it; None where they do not tell one that is
+    to be had here."""
+    try:
+        told = {read_card(context, path).base for path in paths}
+    except RequestError:
+        return None
+    identity = told.pop() if len(told) == 1 else None
+    if identity is None:
+        return None
+    kind, _, name = identity.partition(":")
+    if kind in ("folder", "file"):  # of which the identity has the last part alone
+        return name if name and (context.runs / name).exists() else None
+    known = {repo: alias for alias, repo in ALIASES.items()}
+    return known.get(identity.split("@")[0], identity)
 
 
 def choices(context: Context) -> list[tuple[str, str]]:

@@ -15,10 +15,12 @@ from symdream_apps.arguments import checked
 from symdream_apps.context import Context
 from symdream_apps.errors import told
 from symdream_apps.generation import PictureRequest, check, make
-from symdream_apps.history import new_owner, served
+from symdream_apps.history import served
 from symdream_apps.shared import ON_DEVICE, Shared
 from symdream_apps.studio import Worn
 from symdream_apps.work import Line
+
+OWNER = "api"  # of the pictures made for programs, which no page shows
 
 
 def build(context: Context, shared: Shared) -> None:
@@ -26,6 +28,7 @@ def build(context: Context, shared: Shared) -> None:
     tell = told(context)
 
     def generate(
+        request: gr.Request,
         prompt: str,
         adapters: list[dict | str] | None = None,
         base: str = "sprite",
@@ -50,14 +53,15 @@ def build(context: Context, shared: Shared) -> None:
             prompt, base, worn, negative_prompt, sampler, steps, guidance, width, height, seed, count
         )  # fmt: skip
         check(asked)
-        result = waited(shared, lambda line: make(shared.studio, asked, line))
+        result = waited(shared, request, lambda line: make(shared.studio, asked, line))
         return {
-            "images": [handed_out(context, file) for file in shared.history.save(new_owner(), result.pictures)],
+            "images": [handed_out(context, file) for file in shared.history.save(OWNER, result.pictures)],
             "settings": [made.settings for made in result.pictures],
             "notes": result.notes,
         }
 
     def compare(
+        request: gr.Request,
         prompts: list[str],
         adapters: list[str],
         seeds: list[int],
@@ -88,8 +92,8 @@ def build(context: Context, shared: Shared) -> None:
         known, about_photos = references.find(context, photos, paths, None)
         settings = PictureRequest("", base, (), negative_prompt, sampler, steps, guidance)
         result = waited(
-            shared, lambda line: comparison.compare(shared.studio, settings, variants, rows, known, line)
-        )  # fmt: skip
+            shared, request, lambda line: comparison.compare(shared.studio, settings, variants, rows, known, line)
+        )
         return answer(context, shared, result, [about_photos] if about_photos else [])
 
     gr.api(tell(checked(generate)), api_name="generate", **ON_DEVICE)
@@ -108,9 +112,9 @@ def wear(context: Context, entry: dict[str, Any] | str) -> Worn:
     return Worn(card.path, card.weight if weight is None else float(weight))
 
 
-def waited(shared: Shared, work: Callable[[Line], Any]) -> Any:
-    """The result of `work`, done on the studio's worker. What it tells on the way has no listener here."""
-    following = shared.desk.run("api", work)
+def waited(shared: Shared, request: gr.Request, work: Callable[[Line], Any]) -> Any:
+    """The result of `work`, done on the studio's worker until the client leaves. What it tells has no listener here."""
+    following = shared.desk.run(request.session_hash, work)
     while True:
         try:
             next(following)
@@ -122,7 +126,7 @@ def answer(
     context: Context, shared: Shared, result: comparison.Comparison, notes: Sequence[str]
 ) -> dict[str, Any]:
     flat = [(row, column) for row in range(len(result.rows)) for column in range(len(result.variants))]
-    files = shared.history.save(new_owner(), [result.cells[row][column].made for row, column in flat])
+    files = shared.history.save(OWNER, [result.cells[row][column].made for row, column in flat])
     cells = []
     for (row, column), file in zip(flat, files, strict=True):
         cell = result.cells[row][column]
@@ -136,7 +140,7 @@ def answer(
                 "image": handed_out(context, file),
             }
         )
-    grid = files[0].with_name("grid.png")
+    grid = files[0].with_name(f"{files[0].stem}-grid.png")
     result.grid().save(grid)
     means = result.means() if result.scored else []
     return {

@@ -17,7 +17,7 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Raises: Problems that name every argument that is not.
     """
-    validated = validate_call(function)
+    validated = validate_call(function, config={"arbitrary_types_allowed": True})  # gr.Request is of no known kind
     names = list(inspect.signature(function).parameters)
 
     @wraps(function)

@@ -11,6 +11,7 @@ from symdream.errors import RequestError
 from symdream_apps.blind import NEITHER, A, B, Pair, Vote, as_csv, conclusion, draw_pairs
 from symdream_apps.context import Context
 from symdream_apps.errors import told
+from symdream_apps.history import served
 from symdream_apps.shared import PRIVATE
 
 INTRODUCTION = (
@@ -75,10 +76,12 @@ class BlindTest:
             return self.finish(state)
         pair: Pair = pairs[at]
         files, row = result["files"][pair.row], result["rows"][pair.row]
-        photos = gr.Gallery(value=result["references"], visible=bool(result["references"]))
+        a, b = (gr.Image(value=served(self.context, files[place])) for place in (pair.a, pair.b))
+        of_subject = [served(self.context, file) for file in result["references"]]
+        photos = gr.Gallery(value=of_subject, visible=bool(of_subject))
         return (
             state, f"**{at + 1} of {len(pairs)}** · Which one is more your subject?  \n{row['prompt']}",
-            gr.Button("Start again"), photos, gr.Row(visible=True), files[pair.a], files[pair.b], gr.Row(visible=True),
+            gr.Button("Start again"), photos, gr.Row(visible=True), a, b, gr.Row(visible=True),
             gr.DownloadButton(visible=False),
         )  # fmt: skip
 

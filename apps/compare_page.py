@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from symdream.errors import RequestError, Stopped, SymdreamError
+from symdream.errors import RequestError, Stopped
 from symdream_apps import adapter_rows, blind_test, comparison, references, slider
 from symdream_apps.adapters import read_card
 from symdream_apps.comparison import WEIGHTS, Comparison, Variant
 from symdream_apps.context import Context
 from symdream_apps.errors import inline, told
-from symdream_apps.generate_page import BASES, sizes_of
+from symdream_apps.generate_page import BASES, sizes_of, taken
 from symdream_apps.generation import Made, PictureRequest
-from symdream_apps.history import owner_of, served
+from symdream_apps.history import owner_of
 from symdream_apps.shared import ON_DEVICE, PRIVATE, Shared
 from symdream_apps.status import status
 from symdream_apps.upload import PHOTOS
@@ -89,7 +90,7 @@ class ComparePage:
                     visible=False, wrap=True, elem_id="means",
                 )  # fmt: skip
             with gr.Tab("Before / after"):
-                self.slider = slider.Slider()
+                self.slider = slider.Slider(self.context)
             with gr.Tab("Blind test"):
                 self.blind = blind_test.BlindTest(self.context)
 
@@ -105,6 +106,7 @@ class ComparePage:
             outputs, show_progress="minimal", show_progress_on=self.status,
             scroll_to_output=True, api_visibility="private", **ON_DEVICE,
         )  # fmt: skip
+        asked.then(time.time, None, shared.kept, **PRIVATE)
         self.slider.connect(self.result)
         self.blind.connect(self.result, asked)
         self.stop.click(self.end, None, None, queue=False, **PRIVATE)
@@ -113,7 +115,10 @@ class ComparePage:
             self.across, [self.weights, self.base_too], queue=False, **PRIVATE,
         )  # fmt: skip
         self.base.input(lambda base: sizes_of(base)[:2], self.base, [self.steps, self.guidance], **PRIVATE)
-        shared.handed.change(tell(self.take), [shared.handed, self.rows.chosen], self.rows.chosen, **PRIVATE)
+        shared.handed.change(
+            tell(self.take), [shared.handed, self.rows.chosen, self.base],
+            [self.rows.chosen, self.base, self.steps, self.guidance], **PRIVATE,
+        )  # fmt: skip
 
     def answer_compare(
         self,
@@ -165,7 +170,7 @@ class ComparePage:
                 event, grid = next(work), gr.skip()
                 if event.pictures:
                     so_far.update(event.pictures)
-                    grid = partial(variants, rows, columns, so_far)
+                    grid = gr.Image(value=partial(variants, rows, columns, so_far))
                 line = status(event.text, event.share) if event.text else gr.skip()
                 yield line, grid, gr.skip(), gr.skip(), gr.skip()
         except StopIteration as end:
@@ -177,41 +182,38 @@ class ComparePage:
             yield inline(self.context, error), gr.skip(), gr.skip(), gr.skip(), off
             return
         notes = result.notes + ([about_photos] if about_photos else [])
-        try:
-            kept = self.for_views(result, [files[place] for place in sorted(files)])
-        except (SymdreamError, OSError) as error:  # a full disk
-            yield inline(self.context, error), gr.skip(), gr.skip(), gr.skip(), off
-            return
+        kept = for_views(result, [files[place] for place in sorted(files)])
         scores = result.means() if result.scored else []
         means = [(label, round(dino, 3), round(clip_t, 3)) for label, dino, clip_t in scores]
         yield (
-            status("Done.", notes=notes), result.grid(), gr.Dataframe(value=means, visible=bool(means)), kept, off,
+            status("Done.", notes=notes), gr.Image(value=result.grid()),
+            gr.Dataframe(value=means, visible=bool(means)), kept, off,
         )  # fmt: skip
-
-    def for_views(self, result: Comparison, saved: list[Path]) -> dict[str, Any]:
-        """The comparison as slider and blind test need it: files and numbers, so that no session holds pictures."""
-        files = [served(self.context, file) for file in saved]
-        columns = len(result.variants)
-        return {
-            "variants": [variant.label for variant in result.variants],
-            "rows": [
-                {"prompt": prompt, "seed": row.seed} for prompt, row in zip(result.prompts, result.rows, strict=True)
-            ],
-            "files": [files[i : i + columns] for i in range(0, len(files), columns)],
-            "dino": [[cell.dino for cell in row] for row in result.cells],
-            "captions": [[cell.caption for cell in row] for row in result.cells],
-            "references": [served(self.context, Path(file)) for file in result.references],
-        }
 
     def end(self, request: gr.Request) -> None:
         if not self.shared.desk.stop(request.session_hash):
             gr.Info("Nothing of yours is being made.")
 
-    def take(self, handed: dict[str, Any] | None, chosen: list[str]) -> Any:
-        """Adapters that another page sends."""
+    def take(self, handed: dict[str, Any] | None, chosen: list[str], base: str) -> tuple:
+        """Adapters that another page sends and, if they are the only ones, their base."""
         if not handed or handed["page"] != "compare":
-            return gr.skip()
-        return adapter_rows.accept(self.context, None, list(dict.fromkeys([*chosen, *handed["paths"]])))[1]
+            return (gr.skip(),) * 4
+        return taken(self.context, handed["paths"], chosen, base)[:4]
+
+
+def for_views(result: Comparison, saved: list[Path]) -> dict[str, Any]:
+    """The comparison as slider and blind test need it: files and numbers, so that no session holds pictures."""
+    columns = len(result.variants)
+    return {
+        "variants": [variant.label for variant in result.variants],
+        "rows": [
+            {"prompt": prompt, "seed": row.seed} for prompt, row in zip(result.prompts, result.rows, strict=True)
+        ],
+        "files": [saved[i : i + columns] for i in range(0, len(saved), columns)],
+        "dino": [[cell.dino for cell in row] for row in result.cells],
+        "captions": [[cell.caption for cell in row] for row in result.cells],
+        "references": list(result.references),
+    }
 
 
 def partial(variants: Sequence[Variant], rows: Sequence[comparison.Row], columns: int, so_far: dict[int, Any]) -> Any:

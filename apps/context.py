@@ -12,6 +12,15 @@ from symdream.errors import RequestError
 HOME = ".app"  # hidden in the runs folder: no run has such a name
 
 
+def nameable(path: str) -> bool:
+    """Whether a file system takes `path` at all: to look for another one is an error of its own."""
+    try:
+        parts = os.fsencode(path).split(b"/")
+    except UnicodeEncodeError:  # half a character
+        return False
+    return "\0" not in path and max(map(len, parts)) <= 255 and len(path) < 4096
+
+
 @dataclass
 class Context:
     """The folders of one app. Only what lies in `runs`, `uploads` and `samples` may be read or handed out.
@@ -67,7 +76,9 @@ class Context:
         Raises: RequestError otherwise, or if nothing is there.
         """
         given = Path(path)
-        if "\0" in str(path) or ".." in given.parts:
+        if not nameable(str(path)):
+            raise RequestError(f'"{str(path)[:60]}" cannot be the name of a file.', fix="choose one of the list")
+        if ".." in given.parts:
             raise RequestError(f'"{path}" is not a path inside the folders of this app.', fix='leave out ".."')
         resolved = (self.runs / given).resolve()
         inside = any(resolved.is_relative_to(root) for root in self.roots)

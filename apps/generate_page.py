@@ -13,8 +13,9 @@ import gradio as gr
 from symdream.diffusion.sizes import KNOWN
 from symdream.errors import RequestError, Stopped, SymdreamError
 from symdream_apps import adapter_rows, examples
+from symdream_apps.adapters import base_for
 from symdream_apps.context import Context
-from symdream_apps.errors import inline, told, warn
+from symdream_apps.errors import escape, inline, told, warn
 from symdream_apps.generation import MAX_COUNT, MAX_SEED, SAMPLERS, Made, PictureRequest, check, make
 from symdream_apps.history import owner_of, served
 from symdream_apps.restore import describe, settings_in
@@ -27,6 +28,7 @@ BASES = [
     ("sd15 · Stable Diffusion 1.5, 2.7 GB", "sd15"),
     ("sdxl · Stable Diffusion XL, 6.9 GB", "sdxl"),
 ]
+STEPS, GUIDANCE = (1, 100), (0, 20)  # of the sliders; a picture that was made with more brings its own
 SIZES = {"sprite": (25, 4.0), "sd15": (30, 7.5), "sdxl": (30, 7.5)}  # steps and guidance that suit them
 
 
@@ -41,6 +43,7 @@ class GeneratePage:
     def __init__(self, context: Context, shared: Shared):
         self.context, self.shared = context, shared
         self.made = gr.State([])  # files of the pictures in the gallery, once they are finished
+        self.past = gr.State([])  # files of the pictures in the history's gallery
         self.picked = gr.State(None)  # the file whose settings are shown
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=340):
@@ -75,9 +78,9 @@ class GeneratePage:
                 self.sampler = gr.Dropdown(
                     [(SAMPLER_LABELS[name], name) for name in SAMPLERS], value="base", label="Sampler", min_width=150
                 )
-                self.steps = gr.Slider(1, 100, value=25, step=1, label="Steps", min_width=150, elem_id="steps")
+                self.steps = gr.Slider(*STEPS, value=25, step=1, label="Steps", min_width=150, elem_id="steps")
             self.guidance = gr.Slider(
-                0, 20, value=4, step=0.5, label="Guidance", info="how closely it follows the prompt; 1: not at all"
+                *GUIDANCE, value=4, step=0.5, label="Guidance", info="how closely it follows the prompt; 1: not at all"
             )
             with gr.Row():
                 self.width = gr.Slider(64, 256, value=128, step=8, label="Width", min_width=150, elem_id="width")
@@ -121,20 +124,25 @@ class GeneratePage:
             show_progress="minimal", show_progress_on=self.status,
             scroll_to_output=True, api_visibility="private", **ON_DEVICE,
         )  # fmt: skip
-        asked.then(tell(self.look_back), shared.browser, self.history, **PRIVATE)
+        remembered = [self.history, self.past]
+        asked.then(tell(self.look_back), shared.browser, remembered, **PRIVATE)
+        looked = [shared.kept.change, shared.browser.change]
+        gr.on(looked, tell(self.look_back), shared.browser, remembered, **PRIVATE)
         self.stop.click(self.end, None, None, queue=False, **PRIVATE)
-        shared.browser.change(tell(self.look_back), shared.browser, self.history, **PRIVATE)
         chosen = [self.picked, self.details, self.actions]
-        self.gallery.select(tell(self.pick_made), self.made, chosen, **PRIVATE)
-        self.history.select(tell(self.pick_past), shared.browser, chosen, **PRIVATE)
-        self.clear.click(tell(self.forget), shared.browser, self.history, **PRIVATE)
+        self.gallery.select(tell(self.pick), self.made, chosen, **PRIVATE)
+        self.history.select(tell(self.pick), self.past, chosen, **PRIVATE)
+        self.clear.click(tell(self.forget), shared.browser, [*remembered, self.gallery, self.made, *chosen], **PRIVATE)
         restored = [*self.settings, self.surprise, self.rows.redraw]
         self.use.click(tell(self.restore), self.picked, restored, **PRIVATE)
         self.dropped.upload(tell(self.take_dropped), self.dropped, [*restored, self.dropped], **PRIVATE)
         self.compare.click(tell(self.to_compare), self.picked, shared.receivers, **PRIVATE)
         # A choice of the user's, not a restored picture, which brings sizes of its own.
         self.base.input(sizes_of, self.base, [self.steps, self.guidance, self.width, self.height], **PRIVATE)
-        shared.handed.change(tell(self.take), [shared.handed, self.rows.chosen], self.rows.chosen, **PRIVATE)
+        shared.handed.change(
+            tell(self.take), [shared.handed, self.rows.chosen, self.base],
+            [self.rows.chosen, self.base, self.steps, self.guidance, self.width, self.height], **PRIVATE,
+        )  # fmt: skip
 
     def answer_generate(
         self,
@@ -208,25 +216,23 @@ class GeneratePage:
         if not self.shared.desk.stop(request.session_hash):
             gr.Info("Nothing of yours is being made.")
 
-    def look_back(self, browser: str, request: gr.Request) -> list[str]:
+    def look_back(self, browser: str, request: gr.Request) -> tuple[list[str], list[str]]:
+        """The pictures that the history shows, and their files: the folder may hold others when one is clicked."""
         history = self.shared.history
         files = history.newest(owner_of(browser, request))
-        return [served(self.context, history.thumbnail(file)) for file in files]
+        return [served(self.context, history.thumbnail(file)) for file in files], [str(file) for file in files]
 
-    def forget(self, browser: str, request: gr.Request) -> list[str]:
+    def forget(self, browser: str, request: gr.Request) -> tuple:
         count = self.shared.history.clear(owner_of(browser, request))
         gr.Info(f"{count} pictures moved to the trash folder.")
-        return []
+        return [], [], None, [], None, gr.Markdown(visible=False), gr.Row(visible=False)
 
-    def pick_made(self, made: list[str], event: gr.SelectData) -> tuple:
-        return self._pick(Path(made[event.index])) if event.index < len(made) else (None, gr.skip(), gr.skip())
-
-    def pick_past(self, browser: str, event: gr.SelectData, request: gr.Request) -> tuple:
-        files = self.shared.history.newest(owner_of(browser, request))
-        return self._pick(files[event.index]) if event.index < len(files) else (None, gr.skip(), gr.skip())
-
-    def _pick(self, file: Path) -> tuple:
-        return str(file), gr.Markdown(describe(settings_in(file)), visible=True), gr.Row(visible=True)
+    def pick(self, shown: list[str], event: gr.SelectData) -> tuple:
+        """The picture that was clicked among the files that a gallery shows."""
+        if event.index >= len(shown):
+            return None, gr.skip(), gr.skip()
+        file = shown[event.index]
+        return file, gr.Markdown(describe(settings_in(Path(file))), visible=True), gr.Row(visible=True)
 
     def restore(self, file: str | None) -> tuple:
         """The page's settings as those of a picture's file."""
@@ -236,10 +242,14 @@ class GeneratePage:
         dropdown, strengths, missing = adapter_rows.restored(self.context, settings["adapters"])
         if missing:
             gr.Warning(f"Not in the runs folder any more: {', '.join(missing)}.")
+        sampler = settings["sampler"]
+        if sampler not in SAMPLERS:
+            gr.Warning(f"There is no sampler {escape(sampler)} here: {SAMPLER_LABELS['base']} is chosen.")
+            sampler = "base"
         gr.Info("The settings of the picture are back.")
         values = [
-            settings["prompt"], settings["base"], dropdown, strengths, settings["negative_prompt"], settings["sampler"],
-            int(settings["steps"]), float(settings["guidance"]),
+            settings["prompt"], settings["base"], dropdown, strengths, settings["negative_prompt"], sampler,
+            slider(int(settings["steps"]), *STEPS), slider(float(settings["guidance"]), *GUIDANCE),
             *(side_slider(settings["base"], int(settings[name])) for name in ("width", "height")),
             int(settings["seed"]), 1,
         ]  # fmt: skip
@@ -258,11 +268,19 @@ class GeneratePage:
         dropdown, _, _ = adapter_rows.restored(self.context, [{"name": name} for name in names])
         return self.shared.hand_over("compare", *dropdown.value)
 
-    def take(self, handed: dict[str, Any] | None, chosen: list[str]) -> Any:
-        """An adapter that another page sends."""
+    def take(self, handed: dict[str, Any] | None, chosen: list[str], base: str) -> tuple:
+        """An adapter that another page sends and, if it is the only one, its base."""
         if not handed or handed["page"] != "generate":
-            return gr.skip()
-        return adapter_rows.accept(self.context, None, list(dict.fromkeys([*chosen, *handed["paths"]])))[1]
+            return (gr.skip(),) * 6
+        return taken(self.context, handed["paths"], chosen, base)
+
+
+def taken(context: Context, paths: list[str], chosen: list[str], base: str) -> tuple:
+    """The adapters at `paths` beside those that are chosen, and the base with its steps, guidance, width and height
+    where nothing but they says which."""
+    rows = adapter_rows.accept(context, None, list(dict.fromkeys([*chosen, *paths])))[1]
+    own = base_for(context, paths) if set(chosen) <= set(paths) else None
+    return (rows, own, *sizes_of(own)) if own and own != base else (rows, *(gr.skip(),) * 5)
 
 
 def known_as(base: str) -> str:
@@ -277,9 +295,14 @@ def sizes_of(base: str) -> tuple:
 
 
 def side_slider(base: str, value: int) -> gr.Slider:
-    """A width or height: from a quarter of the base's own to twice as much, and `value` in any case."""
+    """A width or height: from a quarter of the base's own to twice as much."""
     side = KNOWN[known_as(base)].resolution
-    return gr.Slider(minimum=min(value, max(64, side // 4)), maximum=max(value, 2 * side), value=value)
+    return slider(value, max(64, side // 4), 2 * side)
+
+
+def slider(value: float, low: float, high: float) -> gr.Slider:
+    """A slider from `low` to `high`, wide enough for `value` in any case: gradio refuses what lies beyond."""
+    return gr.Slider(minimum=min(value, low), maximum=max(value, high), value=value)
 
 
 def columns_for(count: int) -> int:

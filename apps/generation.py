@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
 
-from symdream.data.captions import PLACEHOLDER, fill
+from symdream.data.captions import PLACEHOLDER, fill, says
 from symdream.diffusion.limits import wrong_settings
 from symdream.errors import Problem, Problems, RequestError, Stopped
 from symdream_apps.adapters import AdapterCard, read_card
@@ -104,7 +103,7 @@ def prompt_notes(base: Any, prompt: str, cards: Sequence[AdapterCard]) -> list[s
     """What to tell about a prompt: words that the text encoder does not read, triggers that are missing."""
     notes = cut_off_notes(base, prompt, "prompt")
     for card in cards:
-        if card.trigger and not re.search(rf"\b{re.escape(card.trigger)}\b", prompt):
+        if card.trigger and not says(prompt, card.trigger):
             notes.append(f'{card.name} answers to "{card.words}", which the prompt does not say.')
     return notes
 

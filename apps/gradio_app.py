@@ -16,7 +16,6 @@ from symdream_apps import api, compare_page, generate_page, library_page, train_
 from symdream_apps.context import Context
 from symdream_apps.history import History, new_owner
 from symdream_apps.shared import PRIVATE, Shared
-from symdream_apps.studio import Studio
 from symdream_apps.work import Desk
 
 TITLE = "symdream"
@@ -24,9 +23,8 @@ HEAD_LINE = "Teach Stable Diffusion one subject from a few photos, and put it in
 CACHE_HOURS = 24  # what browsers sent and gradio served is removed after that
 
 
-def build(context: Context, studio: Studio | None = None) -> gr.Blocks:
-    """All pages of the app as one gradio Blocks."""
-    studio = studio or Studio(context)
+def build(context: Context, desk: Desk) -> gr.Blocks:
+    """All pages of the app as one gradio Blocks; `desk` does its work."""
     pages = {
         "generate": ("Generate", generate_page),
         "compare": ("Compare", compare_page),
@@ -38,16 +36,16 @@ def build(context: Context, studio: Studio | None = None) -> gr.Blocks:
         gr.Markdown(f"# {TITLE}\n{HEAD_LINE}", elem_id="head")
         # gradio encrypts with a key that it sends along; it is fixed so that a restart of the app loses no history.
         browser = gr.BrowserState(storage_key="symdream-owner", secret="symdream-owner-")
-        handed = gr.State(None)
+        handed, kept = gr.State(None), gr.State(None)
         with gr.Tabs(selected="generate") as tabs:
-            shared = Shared(tabs, handed, browser, studio, Desk(studio), History(context))
+            shared = Shared(tabs, handed, kept, browser, desk.studio, desk, History(context))
             for key, (label, page) in pages.items():
                 with gr.Tab(label, id=key):
                     page.build(context, shared)
         api.build(context, shared)
 
         def leave(request: gr.Request) -> None:
-            shared.desk.stop(request.session_hash)  # a page that was closed or loaded anew waits for no pictures
+            shared.desk.stop(request.session_hash)  # a page or client that is gone waits for no pictures
 
         blocks.unload(leave)
         list(blocks.default_config.fns.values())[-1].api_visibility = "private"  # for which unload has no argument

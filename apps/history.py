@@ -86,5 +86,14 @@ class History:
 
 
 def served(context: Context, path: Path) -> str:
-    """A copy of one of the app's own files where gradio serves from; nothing else is ever served."""
-    return save_file_to_cache(path, cache_dir=str(context.uploads))
+    """A copy of one of the app's own files where gradio serves from; nothing else is ever served.
+
+    gradio removes it in time once a component has shown it, so serve nothing in advance. A component that is also sent
+    updates (gr.skip() is one) must get files by an update too: a plain value goes to the session's copy of it, whose
+    files gradio never removes.
+    Raises: RequestError if the file is gone.
+    """
+    try:
+        return save_file_to_cache(path, cache_dir=str(context.uploads))
+    except FileNotFoundError:
+        raise RequestError(f"{Path(path).name} is not there any more.", fix="make it again") from None

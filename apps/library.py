@@ -20,7 +20,9 @@ from symdream.training.run_folder import RunFolder, is_run, new_run_path
 from symdream_apps import watching
 from symdream_apps.adapters import find_adapters, read_card
 from symdream_apps.context import Context
+from symdream_apps.run_status import summary_of
 from symdream_apps.runs import Runs, checked_name
+from symdream_apps.upload import UNREADABLE
 
 SIDE = 256  # pixels of a card's picture
 RUN, FILE = "run", "file"
@@ -79,7 +81,7 @@ def _photo(context: Context, run: RunFolder) -> Path | None:
         settings = read_toml(run.config)
         folder = (settings.get("subjects") or [settings.get("subject") or {}])[0].get("images")
         return find_images(context.check_path(folder))[0] if isinstance(folder, str) else None
-    except RequestError:
+    except (RequestError, OSError, AttributeError, LookupError, TypeError):  # settings of another shape, too
         return None
 
 
@@ -99,7 +101,7 @@ def _adapter_line(context: Context, path: Path) -> str:
 
 
 def _has_adapter(path: Path) -> bool:
-    return any(path.glob("adapter/*/adapter_model.safetensors"))
+    return any(file.is_file() for file in path.glob("adapter/*/adapter_model.safetensors"))
 
 
 def adapter_bytes(path: Path) -> int:
@@ -108,16 +110,18 @@ def adapter_bytes(path: Path) -> int:
 
 def scores(run: RunFolder) -> str:
     """ "DINO .31 (before −.19), CLIP-T .40", or "" without an evaluation."""
-    found = run.read_summary().get("scores")
-    before, after = (found or {}).get("before"), (found or {}).get("after")
-    if not isinstance(after, dict):
-        return ""
+    found = summary_of(run).get("scores")
+    before, after = (_numbers(found.get(key)) if isinstance(found, dict) else {} for key in ("before", "after"))
     names = (("dino", "DINO"), ("clip_i", "CLIP-I"), ("clip_t", "CLIP-T"))
-    told = [
-        f"{label} {_number(after[key])}" + (f" (base {_number(before[key])})" if key == "dino" and before else "")
-        for key, label in names if isinstance(after.get(key), int | float)
-    ]  # fmt: skip
+    base = f" (base {_number(before['dino'])})" if "dino" in before else ""
+    told = [f"{label} {_number(after[key])}{base if key == 'dino' else ''}" for key, label in names if key in after]
     return ", ".join(told)
+
+
+def _numbers(scores: Any) -> dict[str, float]:
+    """The scores that are numbers."""
+    told = scores if isinstance(scores, dict) else {}
+    return {key: value for key, value in told.items() if isinstance(value, int | float)}
 
 
 def _number(value: float) -> str:
@@ -135,7 +139,7 @@ def _picture(file: Path | None, name: str) -> Image.Image:
                 side = min(image.size)
                 left, top = (image.width - side) // 2, (image.height - side) // 2
                 return image.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-        except OSError:
+        except UNREADABLE:
             pass  # half written, or gone meanwhile
     hue = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 360
     image = Image.new("HSV", (SIDE, SIDE), (hue * 255 // 360, 60, 200)).convert("RGB")
@@ -201,7 +205,7 @@ def facts_table(context: Context, runs: Runs, kind: str, key: str, facts: dict[s
     ]
     if kind == RUN:
         run = runs.get(key)
-        summary = run.read_summary()
+        summary = summary_of(run)
         rows.append(["steps", str(summary.get("steps", ""))])
         for name, label, words in (
             ("seconds_total", "time", lambda s: watching.time_left(s).removeprefix("about ")),

@@ -130,7 +130,7 @@ class _Detail:
             self.export = gr.Button("Export", variant="primary")
             self.exported = gr.File(label="Exported", file_count="multiple", interactive=False, visible=False)
         with gr.Accordion("Rename or delete", open=False, visible=False, elem_id="change") as self.change_box:
-            self.name = gr.Textbox(label="New name", max_length=80)
+            self.name = gr.Textbox(label="New name", max_length=120)
             with gr.Row():
                 self.rename = gr.Button("Rename", min_width=110)
                 self.delete = gr.Button("Delete", variant="stop", min_width=110)
@@ -153,8 +153,8 @@ class _Detail:
             gone = {box: gr.update(visible=False) for box in boxes}
             return {self.title: gr.Markdown(visible=False), **gone, **hidden}
         kind, key = card
-        name = no_markdown(key)
-        told_as = {self.title: gr.Markdown(f"### {name}", visible=True), self.name: Path(key).stem, **hidden}
+        name, plain = no_markdown(key), key if kind == RUN else Path(key).stem
+        told_as = {self.title: gr.Markdown(f"### {name}", visible=True), self.name: plain, **hidden}
         try:
             path = library.place(self.context, self.runs, kind, key)
             from symdream.interop.inspect import inspect_adapter

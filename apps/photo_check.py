@@ -17,7 +17,7 @@ from PIL import Image
 
 from symdream.data.buckets import cuts, kept
 from symdream.data.captions import caption_of
-from symdream.data.images import MASK_SUFFIX, read_image
+from symdream.data.images import MASK_SUFFIX, SUFFIXES, heif_is_readable, read_image
 from symdream.diffusion.photographs import photo_warning
 from symdream.diffusion.sizes import KNOWN
 from symdream.errors import RequestError
@@ -160,7 +160,7 @@ def is_blurred(crop: Image.Image) -> bool:
 
 
 def copy_photos(photos: Sequence[Path], captions: Sequence[str], folder: Path) -> None:
-    """Copy the photos into `folder` under names of our own, each with its caption beside it where it has one.
+    """Copy the photos into `folder` under names that training finds, each with its caption beside it where it has one.
 
     Raises: OSError on a full disk.
     """
@@ -168,7 +168,17 @@ def copy_photos(photos: Sequence[Path], captions: Sequence[str], folder: Path) -
         stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in path.stem)[:60]
         # A name that ends so would make a mask of it.
         stem = stem.removesuffix(MASK_SUFFIX) or "photo"
-        target = folder / f"{number:02d}-{stem}{path.suffix.lower()}"
+        target = folder / f"{number:02d}-{stem}{_ending(path)}"
         shutil.copyfile(path, target)
         if caption.strip():
             target.with_suffix(".txt").write_text(caption.strip() + "\n", encoding="utf-8")
+
+
+def _ending(path: Path) -> str:
+    """The name's own ending where training goes by it, else (.jfif, none at all) the one of what the file holds."""
+    if (suffix := path.suffix.lower()) in SUFFIXES:
+        return suffix
+    heif_is_readable()
+    with Image.open(path) as image:
+        # Some cameras put a second picture into a JPEG; Pillow has a name of its own for it.
+        return ".jpg" if image.format == "MPO" else f".{image.format.lower()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from symdream.training.run_folder import RunFolder
 
 BUSY = ("starting", "running", "stopping", "evaluating")
 RESUMABLE = ("stopped", "failed", "killed")
+KINDS = {"status": str, "step": int, "steps": int, "error": str}  # in state.json
 RECENT = 20  # steps from which the time left is told
 
 
@@ -43,6 +45,23 @@ class Status:
         return self.status in RESUMABLE
 
 
+def state_of(run: RunFolder) -> dict[str, Any]:
+    """state.json, without what is of another kind than it should be: one odd file must not hide the other runs."""
+    return {key: value for key, value in _opened(run.read_state).items() if isinstance(value, KINDS.get(key, object))}
+
+
+def summary_of(run: RunFolder) -> dict[str, Any]:
+    """summary.json, or an empty dict where there is none."""
+    return _opened(run.read_summary)
+
+
+def _opened(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return read()
+    except OSError:  # a folder of that name, or not ours to read
+        return {}
+
+
 def metrics(run: RunFolder) -> list[dict[str, Any]]:
     """The steps in metrics.jsonl; a line that is being written is left out."""
     lines = []
@@ -54,7 +73,7 @@ def metrics(run: RunFolder) -> list[dict[str, Any]]:
         try:
             value = json.loads(line)
             lines.append({**value, "step": int(value["step"]), "loss": float(value["loss"])})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue
     return lines
 
@@ -62,7 +81,7 @@ def metrics(run: RunFolder) -> list[dict[str, Any]]:
 def status_of(run: RunFolder, place: int = 0) -> Status:
     """`place`: its place in the queue, if it waits."""
     status, state = told(run)
-    step, steps, left = int(state.get("step") or 0), int(state.get("steps") or 0), None
+    step, steps, left = state.get("step", 0), state.get("steps", 0), None
     if status in ("running", "stopping"):
         lines = metrics(run)
         step = max(step, lines[-1]["step"] if lines else 0)
@@ -73,7 +92,7 @@ def status_of(run: RunFolder, place: int = 0) -> Status:
 
 def told(run: RunFolder) -> tuple[str, dict[str, Any]]:
     """What state.json and the lock say together, and state.json itself."""
-    state = run.read_state()
+    state = state_of(run)
     if run.is_locked():
         if state.get("status") == "finished":
             return "evaluating", state
@@ -82,7 +101,7 @@ def told(run: RunFolder) -> tuple[str, dict[str, Any]]:
         return state.get("status") or "stopped", state
     if _began_before(state.get("pid"), run.state):
         return "starting", state
-    state = run.read_state()  # it may have ended, and said so, between the two looks
+    state = state_of(run)  # it may have ended, and said so, between the two looks
     return ("killed" if state.get("status") == "running" else state.get("status") or "stopped"), state
 
 

@@ -27,13 +27,14 @@ from symdream.config import to_toml
 from symdream.errors import RequestError, SymdreamError
 from symdream.training.request import read_request, settings_of
 from symdream.training.run_folder import RunFolder, disk_error, is_run, new_run_path, write_json, write_text
-from symdream_apps.context import HOME
-from symdream_apps.run_status import BUSY, Status, last_change, status_of, told
+from symdream_apps.context import HOME, nameable
+from symdream_apps.run_status import BUSY, Status, last_change, state_of, status_of, told
 
 log = logging.getLogger("symdream.app")
 
 TERMINAL = "terminal.txt"  # what the process printed: log.txt, and what no log could catch
 PHOTOS = "photos"
+NAME_BYTES = 120  # of a name: file systems take 255, and endings are added to it
 
 
 class Runs:
@@ -64,7 +65,7 @@ class Runs:
         Raises: RequestError if there is none here; a name is no path, so nothing outside of the folder is one.
         """
         plain = isinstance(name, str) and name and name == Path(name).name and not name.startswith(".")
-        if not plain or not is_run(self.folder / name) or (self.folder / name).is_symlink():
+        if not plain or not nameable(name) or not is_run(self.folder / name) or (self.folder / name).is_symlink():
             raise RequestError(f"There is no run {name!r} here.", fix="choose one of the list, or reload the page")
         return RunFolder(self.folder / name)
 
@@ -86,7 +87,7 @@ class Runs:
         """The runs that wait, the one whose turn it is first."""
         waiting = [
             name for name in self.names()
-            if RunFolder(self.folder / name).read_state().get("status") == "queued"
+            if state_of(RunFolder(self.folder / name)).get("status") == "queued"
         ]  # fmt: skip
         return sorted(waiting, key=lambda name: last_change(self.folder / name))
 
@@ -217,7 +218,7 @@ class Runs:
                 return None
             for name in self.queue():
                 run = RunFolder(self.folder / name)
-                state = run.read_state()
+                state = state_of(run)
                 try:
                     settings_of(run)
                     self._start(run, state)
@@ -257,7 +258,7 @@ def checked_name(name: str) -> str:
     """`name` without spaces around it. Raises: RequestError if it is not fit for a file or folder."""
     name = name.strip()
     plain = name and name == Path(name).name and not name.startswith(".") and name.isprintable()
-    if not plain or len(name.encode()) > 120:
+    if not plain or len(name.encode()) > NAME_BYTES:
         raise RequestError(f"{name!r} is no name for it.", fix="take letters, digits, - and _")
     return name
 

@@ -34,9 +34,10 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
     from symdream_apps.studio import Studio
     from symdream_apps.theme import CSS, THEME
     from symdream_apps.upload import MAX_FILE_BYTES
+    from symdream_apps.work import Desk
 
-    studio = Studio(context)
-    blocks = build(context, studio)
+    desk = Desk(Studio(context))
+    blocks = build(context, desk)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
@@ -65,7 +66,7 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
         say("The app ends.")
     finally:
         blocks.close(verbose=False)
-        studio.close()
+        desk.close()
 
 
 def write_log(context: Context) -> None:

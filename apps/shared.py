@@ -33,6 +33,7 @@ class Shared:
 
     tabs: gr.Tabs
     handed: gr.State
+    kept: gr.State  # set to anything new once pictures are in the history
     browser: gr.BrowserState  # the name under which this browser's pictures are kept
     studio: Studio
     desk: Desk

@@ -6,13 +6,17 @@ from typing import Any
 
 import gradio as gr
 
+from symdream_apps.context import Context
+from symdream_apps.errors import told
+from symdream_apps.history import served
 from symdream_apps.shared import PRIVATE
 
 
 class Slider:
     """The components, laid out where this is made."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: Context) -> None:
+        self.context = context
         with gr.Row():
             self.before = gr.Dropdown([], label="Left", min_width=130, elem_id="before")
             self.after = gr.Dropdown([], label="Right", min_width=130, elem_id="after")
@@ -23,12 +27,10 @@ class Slider:
         )  # fmt: skip
 
     def connect(self, result: gr.State) -> None:
-        choices = [self.before, self.after, self.which]
-        result.change(self.offer, result, choices, **PRIVATE).then(
-            self.show, [result, *choices], self.pictures, **PRIVATE
-        )
+        choices, show = [self.before, self.after, self.which], told(self.context)(self.show)
+        result.change(self.offer, result, choices, **PRIVATE).then(show, [result, *choices], self.pictures, **PRIVATE)
         for choice in choices:
-            choice.input(self.show, [result, *choices], self.pictures, queue=False, **PRIVATE)
+            choice.input(show, [result, *choices], self.pictures, queue=False, **PRIVATE)
 
     def offer(self, result: dict[str, Any] | None) -> tuple:
         if not result:
@@ -44,4 +46,4 @@ class Slider:
         if not result or before is None or after is None or which is None:
             return None
         row = result["files"][which]
-        return row[before], row[after]
+        return gr.ImageSlider(value=(served(self.context, row[before]), served(self.context, row[after])))

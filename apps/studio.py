@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from symdream.errors import RequestError
-from symdream_apps.context import Context
+from symdream_apps.context import Context, nameable
 
 if TYPE_CHECKING:
     from symdream.diffusion.base import Base
@@ -82,6 +82,8 @@ class Studio:
         name = name.strip()
         if not name:
             raise RequestError("No base was chosen.", fix="choose one, such as sprite")
+        if not nameable(name):
+            raise RequestError("No base has such a name.", fix="choose one, such as sprite")
         if (self.context.runs / name).exists():
             return str(self.context.check_path(name))
         source = resolve_name(name)

@@ -15,7 +15,7 @@ from symdream.presets import PRESETS
 from symdream.tuners.methods import METHODS
 from symdream_apps import run_api, run_pane, train_request
 from symdream_apps.context import Context
-from symdream_apps.errors import told
+from symdream_apps.errors import told, without_flags
 from symdream_apps.photo_check import Report, check
 from symdream_apps.runs import Keeper, Runs
 from symdream_apps.shared import Shared
@@ -211,5 +211,5 @@ def _findings(report: Report) -> str:
     lines += [f"- {text}" for text in report.notes]
     lines += [f"- **{no_markdown(photo.name)}:** {note}" for photo in report.photos for note in photo.notes]
     if report.photographs:
-        lines.append(f"- **{no_markdown(report.photographs)}**")
+        lines.append(f"- **{no_markdown(without_flags(report.photographs))}**")
     return "\n".join(lines) or f"{len(report.photos)} photos, nothing to complain about."

@@ -14,9 +14,9 @@ from symdream.errors import Problem, Problems, RequestError
 from symdream.metrics.prompts import PHOTO_SCENES, SPRITE_SCENES, read_prompts
 from symdream.presets import PRESETS
 from symdream.tuners.methods import METHODS
-from symdream_apps.context import Context
+from symdream_apps.context import Context, nameable
 from symdream_apps.photo_check import check, copy_photos
-from symdream_apps.runs import Runs
+from symdream_apps.runs import NAME_BYTES, Runs
 
 SAMPLE_EVERY = 50  # steps: some pictures on the way, at a cost of a few steps each
 SCENES = 2  # prompts of those pictures
@@ -47,6 +47,8 @@ def checked_base(context: Context, base: str) -> str:
     base = str(base or "").strip()
     if base == EMBEDDED or base in ALIASES:
         return base
+    if not nameable(base):
+        raise RequestError("No base has such a name.", fix=f"take {EMBEDDED}, {' or '.join(ALIASES)}")
     # An existing path wins over a hub id of the same spelling, so what could be one is looked at as a path first.
     if HUB_ID.fullmatch(base) and ".." not in Path(base).parts and not Path(base).exists():
         inside = context.runs / base
@@ -58,7 +60,7 @@ def checked_base(context: Context, base: str) -> str:
 
 def plain_name(words: str) -> str:
     """Words as a folder name: "my dog & I" -> "my-dog-I"; "" if nothing is left."""
-    return re.sub(r"[^\w.-]+", "-", words.strip()).strip("-.")[:80]
+    return re.sub(r"[^\w.-]+", "-", words.strip()).strip("-.")[:80].encode()[:NAME_BYTES].decode(errors="ignore")
 
 
 def start(
@@ -98,8 +100,13 @@ def start(
     given = {name: value for name, value in (settings or {}).items() if value is not None and value != ""}
     # Where it trains, what it starts from and which files it reads are not for a browser to say.
     closed = {"output", "overwrite", "images", "class_images", "cache_dir", "start_from", "dino", "clip", "wandb"}
-    for key in sorted(given.keys() - (fields().keys() - closed)):
-        problems.append(Problem(key, "is no setting that can be given here"))
+    own = {"base", "class_noun", "trigger", "method"}  # beside the settings, where they are checked
+    for key in sorted(given.keys() - (fields().keys() - closed - own)):
+        told = "has an argument of its own" if key in own else "is no setting that can be given here"
+        problems.append(Problem(key, told))
+    for key, value in given.items():
+        if isinstance(value, int | float) and abs(value) >= 2**63:  # no answer of the app could hold it
+            problems.append(Problem(key, "is too large a number"))
     if problems:
         raise Problems("the form", problems)
 

@@ -17,6 +17,7 @@ MAX_IMAGE_BYTES = 50 * 10**6
 MAX_PIXELS = min(64_000_000, READABLE_PIXELS)
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow says of a broken image
 
 # What a browser may choose: not every one knows that HEIC is an image.
 PHOTOS = ["image", *sorted(HEIF)]
@@ -28,7 +29,10 @@ def check_image(path: Path, name: str | None = None) -> Path:
     Raises: RequestError naming the file (as `name`) and what is wrong.
     """
     path, name = Path(path), name or Path(path).name
-    size = path.stat().st_size
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise RequestError(f"{name} is not there any more.", fix="choose another, or give it again") from None
     if size > MAX_IMAGE_BYTES:
         raise RequestError(
             f"{name} has {size / 1e6:.0f} MB; an image may have {MAX_IMAGE_BYTES / 1e6:.0f} MB.",

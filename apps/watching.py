@@ -9,8 +9,9 @@ import pandas as pd
 from PIL import Image
 
 from symdream.training.run_folder import RunFolder
-from symdream_apps.run_status import Status, metrics
+from symdream_apps.run_status import Status, metrics, summary_of
 from symdream_apps.runs import Runs
+from symdream_apps.upload import UNREADABLE
 
 POINTS = 300  # of a curve: more are not seen, and every one is sent again with each look
 SMOOTH = 0.95  # as the trainer's own smoothed loss
@@ -70,7 +71,7 @@ def time_left(seconds: float) -> str:
 
 
 def took(run: RunFolder) -> str:
-    seconds = run.read_summary().get("seconds_total")
+    seconds = summary_of(run).get("seconds_total")
     return f" in {time_left(seconds).removeprefix('about ')}" if isinstance(seconds, int | float) else ""
 
 
@@ -98,6 +99,6 @@ def pictures(files: list[Path]) -> list[tuple[Image.Image, str]]:
         try:
             with Image.open(file) as image:
                 shown.append((image.convert("RGB"), f"after step {int(file.stem.rpartition('-')[2])}"))
-        except (OSError, ValueError):
+        except UNREADABLE:
             continue
     return shown

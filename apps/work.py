@@ -94,3 +94,9 @@ class Desk:
         for line in lines:
             line.stop.set()
         return bool(lines)
+
+    def close(self) -> None:
+        """Ask all work to end, and let nothing begin any more: the process cannot end before its work."""
+        self.studio.close()
+        for _, line in list(self._lines):
+            line.stop.set()

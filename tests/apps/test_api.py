@@ -248,6 +248,14 @@ def test_no_file_outside_of_the_apps_cache_is_served(server):
         assert "s3cret" not in answer.text and "root:" not in answer.text
 
 
+def test_pictures_of_programs_lie_in_one_folder(server, client):
+    client.predict(prompt=PROMPT, **QUICK, api_name="/generate")
+    asked = {"prompts": [PROMPT], "adapters": ["owl"], "photos": "none", **QUICK}
+    grids = [client.predict(**asked, seeds=[seed], api_name="/compare")["grid"] for seed in (0, 1)]
+    assert [folder.name for folder in (server.runs / ".app" / "images").iterdir()] == ["api"]
+    assert pixels(grids[0]) != pixels(grids[1])
+
+
 def test_the_log_has_what_the_browser_does_not(server, client):
     refused(client, "/generate", prompt="")
     assert "refused: 1 problem in the request" in (server.runs / ".app" / "app.log").read_text()

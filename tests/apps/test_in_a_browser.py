@@ -270,6 +270,15 @@ def test_compare_across_weights(page):
     page.click("#compare")
     say(page, "#compare-status", "Done.")
     say(page, "#means", "× 1.5")
+    # The history follows, and what is clicked there is what is told.
+    select_tab(page, "Generate")
+    page.locator("#history-box .label-wrap").click()
+    page.wait_for_function("document.querySelectorAll('#history img').length >= 8")
+    page.locator("#history button.thumbnail-item").first.click()
+    say(page, "#details", "owl two × 1.5")
+    page.get_by_role("button", name="Move all to the trash").click()
+    page.wait_for_function("document.querySelectorAll('#history img').length == 0")
+    page.locator("#details").wait_for(state="hidden")
 
 
 def test_the_keyboard_alone_makes_a_picture(page):

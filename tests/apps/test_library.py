@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from symdream.commands.demo import sample_data
 from symdream.errors import RequestError
 from symdream.interop.export import export
 from symdream.interop.inspect import inspect_adapter
-from symdream_apps import library
+from symdream_apps import library, watching
 from symdream_apps.context import Context
 from symdream_apps.exports import export_for_others
 from symdream_apps.runs import Runs
@@ -37,6 +38,43 @@ def test_a_broken_file_has_a_card_that_says_so(context):
     assert card.key == "broken.safetensors" and card.lines[0].startswith("cannot be used")
 
 
+ODD = {
+    "state.json": [
+        '{"status": "stopped", "step": "x"}', '{"status": "stopped", "step": 1e400, "steps": NaN}', '{"status": 5}',
+        '{"status": "failed", "error": ["a"]}', "[]", None,
+    ],
+    "summary.json": ['{"scores": "x"}', '{"scores": {"before": 1, "after": {"dino": "high", "clip_t": 0.4}}}', None],
+    "metrics.jsonl": ['{"step": 1e999, "loss": 1}', None],
+    "config.toml": ["subject = 3", "subjects = [1]", "subjects = []\nsubject = 3"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, content) for name in ODD for content in ODD[name]])
+def test_one_odd_file_hides_no_run(context, name, content):
+    """None is a folder of that name."""
+    shutil.copytree(context.runs / "owl", context.runs / "odd")
+    (context.runs / "odd" / name).unlink(missing_ok=True)
+    if content is None:
+        (context.runs / "odd" / name).mkdir()
+    else:
+        (context.runs / "odd" / name).write_text(content)
+    runs = Runs(context.runs)
+    assert {card.key for card in library.cards(context, runs)} == {"owl", "odd"}
+    assert all(watching.label(status) and watching.sentence(runs, status) for status in runs.statuses())
+    assert watching.curve(runs.get("odd")).empty and runs.start_next() is None
+
+
+@pytest.mark.parametrize("cut", [8, 15, 20, 30, 100])
+def test_a_broken_picture_beside_an_adapter_is_no_picture(context, tmp_path, cut):
+    broken = bytearray((sample_data() / "owl" / "00.png").read_bytes())
+    broken[11] = 12  # the header says that it is shorter than one
+    for number, data in enumerate((bytes(broken), bytes(broken[:cut]))):
+        file = tmp_path / f"{number}.png"
+        file.write_bytes(data)
+        assert library._picture(file, "x").size == (library.SIDE, library.SIDE)
+        assert watching.pictures([file]) == []
+
+
 def test_tables_and_plots_hold_what_inspect_found(context):
     facts = inspect_adapter(context.runs / "owl")
     rows = library.layer_rows(facts)
@@ -61,6 +99,18 @@ def test_a_file_is_renamed_and_deleted_with_what_tells_about_it(context):
     assert (context.runs / "ours.txt").is_file() and not (context.runs / "mine.txt").exists()
     place = library.delete_file(context, "ours.safetensors")
     assert place.is_relative_to(context.trash) and place.with_suffix(".txt").is_file()
+
+
+def test_the_name_to_begin_a_new_one_with_is_whole(context):
+    gr = pytest.importorskip("gradio")
+    from symdream_apps.library_page import _Detail
+
+    (context.runs / "owl").rename(context.runs / "owl-lr1.5e-4")
+    export(context.runs / "owl-lr1.5e-4", "kohya", context.runs / "v1.5.safetensors")
+    with gr.Blocks():
+        detail = _Detail(context, None, Runs(context.runs))
+    assert detail.show(("run", "owl-lr1.5e-4"))[detail.name] == "owl-lr1.5e-4"
+    assert detail.show(("file", "v1.5.safetensors"))[detail.name] == "v1.5"
 
 
 @pytest.mark.parametrize("key", ["owl/adapter/unet/adapter_model.safetensors", "owl/config.toml", "../x", "owl"])

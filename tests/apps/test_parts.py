@@ -3,6 +3,7 @@
 import random
 import shutil
 import threading
+from types import SimpleNamespace
 
 import pytest
 from helpers.app_server import write_adapter, write_run
@@ -61,12 +62,26 @@ def test_a_link_inside_of_a_run_does_not_lead_out_of_the_folders(context, owl, t
         ("a {subject} on a red background", "a sks bird on a red background"),
         ("a bird on a red background", "a sks bird on a red background"),
         ("a sks bird on a red background", "a sks bird on a red background"),
+        ("A SKS bird on a red background", "A SKS bird on a red background"),
         ("a birdcage", "a birdcage sks bird"),
         ("", "sks bird"),
     ],
 )
 def test_the_trigger_is_inserted_where_it_belongs(owl, before, after):
     assert adapter_rows.insert_words(before, owl) == after
+
+
+@pytest.mark.parametrize(
+    ("trigger", "prompt", "missing"),
+    [("sks", "a SKS bird", False), ("sks", "a skskin", True), ("<owl>", "a <owl> bird", False), ("<owl>", "owl", True)],
+)
+def test_a_trigger_is_missed_only_where_it_is_not_read(monkeypatch, context, trigger, prompt, missing):
+    from symdream.diffusion import prompts
+
+    monkeypatch.setattr(prompts, "cut_off", lambda tokenizer, prompt: "")
+    write_adapter(context.runs / "mine", trigger=trigger)
+    notes = generation.prompt_notes(SimpleNamespace(tokenizer=None), prompt, [read_card(context, "mine")])
+    assert [trigger in note for note in notes] == ([True] if missing else [])
 
 
 def test_examples_speak_of_the_chosen_adapter_or_of_the_samples_class(context, owl):

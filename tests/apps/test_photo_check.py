@@ -117,6 +117,19 @@ def test_copied_photos_keep_their_captions_and_train(tmp_path):
     assert len(find_images(config.subject.images)) == 2
 
 
+@pytest.mark.parametrize("name", ["from windows.jfif", "no ending", "photo.txt", "IMG.2024-05-01"])
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "HEIF"])
+def test_a_photo_that_is_shown_is_trained_on_whatever_its_name_ends_in(tmp_path, name, kind):
+    owl, more = read_image(OWL / "00.png"), {"save_all": True, "append_images": [read_image(OWL / "01.png")]}
+    photo, folder = tmp_path / name, tmp_path / "photos"
+    pillow_heif.register_heif_opener()
+    save(owl, photo, format=kind, **(more if kind == "MPO" else {}))
+    folder.mkdir()
+    copy_photos([photo.path for photo in check([photo], "sd15").photos], ["a {subject} on red"], folder)
+    [found] = find_images(folder)
+    assert read_image(found).size == owl.size and found.with_suffix(".txt").read_text() == "a {subject} on red\n"
+
+
 def test_captions_follow_the_photo_that_their_row_names():
     photos = [Path("1/a.png"), Path("2/a.png"), Path("b.png"), Path("c.png")]
     rows = [["b.png", "B"], ["", ""], ["a.png", "first"], ["a.png", "second"], ["gone.png", "?"], ["c.png"]]

@@ -11,6 +11,9 @@ from gradio_client.exceptions import AppError
 from helpers.runs import make_photos
 from safetensors import safe_open
 
+from symdream_apps.errors import UNEXPECTED
+from symdream_apps.train_request import plain_name
+
 TINY = {"steps": 200, "batch_size": 1, "rank": 4, "checkpoint_every": 0, "sample_every": 0, "tensorboard": False}
 
 
@@ -51,6 +54,35 @@ def test_a_browser_says_nothing_about_where_files_are(client, settings):
     assert "no setting that can be given here" in refused(
         client, "/train_start", class_noun="bird", sample="owl", settings=settings
     )
+
+
+@pytest.mark.parametrize("settings", [{"base": "/etc/passwd"}, {"class_noun": "x"}, {"trigger": "x"}, {"method": "x"}])
+def test_no_setting_replaces_an_argument_that_is_checked(client, server, settings):
+    message = refused(client, "/train_start", class_noun="bird", sample="owl", settings=settings)
+    assert "has an argument of its own" in message
+    assert not (server.runs / "owl-singlora").exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [("steps", 10**30), ("rank", 2**63), ("seed", -(10**20)), ("lr", 1e300)])
+def test_a_number_that_no_answer_could_hold_starts_nothing(client, server, key, value):
+    message = refused(client, "/train_start", class_noun="bird", sample="owl", settings={key: value})
+    assert f"{key}  is too large a number" in message
+    assert client.predict(api_name="/train_status")["runs"] and not (server.runs / "owl-singlora").exists()
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "𠀀" * 100, "a\0b"])
+def test_a_name_that_no_file_can_have_is_told(client, name):
+    for endpoint, arguments in (("/inspect", {"adapter": name}), ("/generate", {"prompt": "a", "base": name})):
+        assert "name" in (message := refused(client, endpoint, **arguments)) and UNEXPECTED not in message
+    assert "No base" in refused(client, "/train_start", class_noun="bird", sample="owl", base=name)
+    assert "no run" in refused(client, "/train_status", run=name)
+
+
+@pytest.mark.parametrize("words", ["a" * 300, "𠀀" * 100, "my dog & I"])
+def test_a_name_of_a_run_is_cut_to_what_a_folder_can_have(tmp_path, words):
+    name = plain_name(words)
+    assert name and words.replace(" & ", "-").replace(" ", "-").startswith(name)
+    (tmp_path / f"{name}-kohya.safetensors").touch()
 
 
 @pytest.mark.parametrize("base", ["/etc", "../..", "/tmp", "../owl", "~", "no such base"])

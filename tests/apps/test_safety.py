@@ -32,7 +32,10 @@ def test_paths_inside_the_folders_are_resolved_against_the_runs_folder(context):
     assert context.check_path(context.samples / "owl" / "00.png")
 
 
-@pytest.mark.parametrize("path", ["..", "owl/../../x", "/etc/passwd", "/", "a\0b", "~/x", "nothing"])
+@pytest.mark.parametrize(
+    "path",
+    ["..", "owl/../../x", "/etc/passwd", "/", "a\0b", "~/x", "nothing", "a" * 300, "a/" * 3000, "\ud800"],
+)
 def test_paths_that_lead_out_or_nowhere_are_refused(context, path):
     with pytest.raises(RequestError):
         context.check_path(path)
@@ -116,6 +119,12 @@ def test_our_errors_say_what_and_how_to_mend_it_and_others_say_nothing_of_the_in
     line = inline(context, Problems("the request", [Problem("prompt", "is <empty>")]))
     assert "&lt;empty&gt;" in line and "<empty>" not in line and "&amp;" not in line
     assert escape("a_b*c[d]") == r"a\_b\*c\[d\]"
+
+
+def test_what_to_do_is_said_in_the_words_of_the_page(context):
+    for fix in ("name the base it was trained on with --base", "use --base sprite, or a local folder"):
+        shown = plain(RequestError("No.", fix=fix)).message
+        assert "the base" in shown and "--" not in shown
 
 
 def test_traces_are_in_the_log_and_not_in_what_is_raised(context, caplog):

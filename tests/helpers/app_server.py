@@ -66,11 +66,13 @@ def stop(server: Server) -> int:
 
 
 def write_adapter(
-    path: Path, *, seed: int = 0, noun: str = "bird", trigger: str = "sks", strength: float = 1.0, width: int = 0
+    path: Path, *, seed: int = 0, noun: str = "bird", trigger: str = "sks", strength: float = 1.0, width: int = 0,
+    base: str | None = "sprite",
 ) -> Path:
     """A native LoRA of rank 2 for sprite's attention, random, strong enough to be seen, as a run folder at `path`.
 
-    width: another width than sprite's layers have, for an adapter of another architecture.
+    width: another width than sprite's layers have, for an adapter of another architecture. base: what it says that it
+    was trained on.
     """
     import json
 
@@ -91,7 +93,7 @@ def write_adapter(
         tensors[f"{stem}.lora_B.weight"] = torch.randn(channels, 2, generator=generator) * strength / 2**0.5
     told = {
         "format": 1, "method": "lora", "rank": 2, "alpha": 2, "trigger": trigger, "class_noun": noun,
-        "base": {"identity": "sprite"},
+        "base": {"identity": base},
     }  # fmt: skip
     folder = path / "adapter" / "unet"
     folder.mkdir(parents=True)

@@ -1,0 +1,70 @@
+"""What the Compare page shows, as gradio takes it in, without a browser."""
+
+import asyncio
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from helpers.app_server import write_run
+
+from symdream.commands.demo import sample_data
+from symdream.errors import RequestError
+
+gr = pytest.importorskip("gradio")
+
+from gradio.context import LocalContext  # noqa: E402
+from gradio.state_holder import SessionState  # noqa: E402
+
+from symdream_apps import history  # noqa: E402
+from symdream_apps.compare_page import ComparePage  # noqa: E402
+from symdream_apps.context import Context  # noqa: E402
+from symdream_apps.shared import Shared  # noqa: E402
+from symdream_apps.studio import Studio  # noqa: E402
+from symdream_apps.work import Desk  # noqa: E402
+
+
+@pytest.fixture
+def context(tmp_path, monkeypatch):
+    context = Context.at(tmp_path / "runs")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(context.uploads))
+    return context
+
+
+@contextmanager
+def within_an_event():
+    """Where a component is an update of one that is there, and not a new one."""
+    token = LocalContext.in_event_listener.set(True)
+    try:
+        yield
+    finally:
+        LocalContext.in_event_listener.reset(token)
+
+
+def test_every_file_of_a_comparison_is_one_that_gradio_removes_in_time(context):
+    owl = str(write_run(context.runs / "owl", photos=sample_data().resolve() / "owl"))
+    studio = Studio(context)
+    with gr.Blocks() as blocks:
+        states = gr.State(None), gr.State(None), gr.BrowserState()
+        page = ComparePage(context, Shared(gr.Tabs(), *states, studio, Desk(studio), history.History(context)))
+        page.connect()
+    session = SessionState(blocks)
+
+    asked = page.answer_compare(
+        history.new_owner(), "adapters", [owl], {}, True, [], "a {subject}", "0, 1", 2, "run", None, "sprite", 1.0, "",
+        SimpleNamespace(username=None, session_hash="session"),
+    )  # fmt: skip
+    with within_an_event():
+        told = list(asked)
+        result = told[-1][3]
+        more = [("show", page.slider.show(result, 0, 1, 1)), ("begin", page.blind.begin(result))]
+    for name, values in [("answer_compare", values) for values in told] + more:
+        event = next(fn for fn in blocks.fns.values() if fn.name == name)
+        asyncio.run(blocks.postprocess_data(event, values, session))
+    written = {str(path) for path in context.uploads.rglob("*") if path.is_file()}
+    assert len(written) > 5 and written <= set().union(*blocks.temp_file_sets)
+    assert result["dino"][0][0] is not None and len(result["references"]) == 5
+    Path(result["files"][0][0]).unlink()
+    with pytest.raises(RequestError, match="not there any more"):
+        page.slider.show(result, 0, 1, 0)
+    studio.close()

@@ -1,0 +1,124 @@
+"""What the Generate page does when it is used, called without a browser."""
+
+from types import SimpleNamespace
+
+import pytest
+from helpers.app_server import write_adapter
+from PIL import Image
+
+from symdream.errors import RequestError
+
+gr = pytest.importorskip("gradio")
+
+from symdream_apps import generation, history  # noqa: E402
+from symdream_apps.compare_page import ComparePage  # noqa: E402
+from symdream_apps.context import Context  # noqa: E402
+from symdream_apps.generate_page import GeneratePage  # noqa: E402
+from symdream_apps.shared import Shared  # noqa: E402
+from symdream_apps.studio import Studio  # noqa: E402
+from symdream_apps.work import Desk  # noqa: E402
+
+SETTINGS = {
+    "prompt": "a", "negative_prompt": "", "seed": 1, "steps": 2, "guidance": 1, "sampler": "base", "width": 64,
+    "height": 64, "base": "sprite", "adapters": [],
+}  # fmt: skip
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Context.at(tmp_path / "runs")
+
+
+@pytest.fixture
+def page(context):
+    studio = Studio(context)
+    with gr.Blocks():
+        states = gr.State(None), gr.State(None), gr.BrowserState()
+        shared = Shared(gr.Tabs(), *states, studio, Desk(studio), history.History(context))
+        yield GeneratePage(context, shared)
+    studio.close()
+
+
+def keep(page, owner, **settings):
+    image = Image.new("RGB", (SETTINGS["width"], SETTINGS["height"]))
+    [file] = page.shared.history.save(owner, [generation.Made(image, {**SETTINGS, **settings})])
+    return file
+
+
+def click(place):
+    return SimpleNamespace(index=place)
+
+
+def test_a_click_in_the_history_means_the_picture_that_is_shown_there(page):
+    owner = history.new_owner()
+    keep(page, owner, prompt="shown")
+    shown, past = page.look_back(owner, None)
+    assert len(shown) == len(past) == 1
+    keep(page, owner, prompt="made meanwhile", seed=2)  # by a comparison, or in a second tab
+    picked, details, _ = page.pick(past, click(0))
+    assert picked == past[0] and "shown" in details.value
+    assert page.pick(past, click(1))[0] is None
+
+
+def test_pictures_that_went_to_the_trash_are_not_chosen_any_more(page):
+    owner = history.new_owner()
+    keep(page, owner)
+    _, past = page.look_back(owner, None)
+    thumbnails, past_now, gallery, made, picked, details, actions = page.forget(owner, None)
+    assert (thumbnails, past_now, gallery, made, picked) == ([], [], None, [], None)
+    assert not details.visible and not actions.visible
+    # A second tab still shows them.
+    with pytest.raises(RequestError, match="not there any more"):
+        page.pick(past, click(0))
+    with pytest.raises(RequestError, match="not there any more"):
+        page.restore(past[0])
+
+
+def test_a_picture_beyond_the_sliders_brings_settings_that_can_be_used(page):
+    file = keep(page, history.new_owner(), steps=150, guidance=25.0, sampler="ddpm", width=512)
+    with pytest.warns(UserWarning, match="no sampler ddpm"):
+        values = dict(zip(page.settings, page.restore(str(file)), strict=False))
+    for shown, value in ((page.steps, 150), (page.guidance, 25.0), (page.width, 512)):
+        assert values[shown].value == value == values[shown].maximum
+    assert values[page.sampler] == "base"
+    usual = dict(zip(page.settings, page.restore(str(keep(page, history.new_owner()))), strict=False))
+    assert (usual[page.steps].maximum, usual[page.guidance].maximum) == (100, 20)
+
+
+@pytest.mark.parametrize(
+    ("identity", "base", "steps"),
+    [
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5@451f4fe16113bff5a5d2269ed5ad43b0592e9a14", "sd15", 30),
+        ("stabilityai/stable-diffusion-xl-base-1.0@main", "sdxl", 30),
+        ("some/other@main", "some/other@main", 30),
+        ("folder:my base", "my base", 30),
+    ],
+)
+@pytest.mark.parametrize("on", ["generate", "compare"])
+def test_an_adapter_that_is_handed_over_brings_its_base(context, page, identity, base, steps, on):
+    write_adapter(context.runs / "dog", base=identity)
+    write_adapter(context.runs / "owl")
+    (context.runs / "my base").mkdir()
+    dog, owl = str(context.runs / "dog"), str(context.runs / "owl")
+    if on == "compare":
+        page = ComparePage(context, page.shared)
+
+    def taken(path, chosen, base):
+        return page.take({"page": on, "paths": [path]}, chosen, base)
+
+    rows, shown, its_steps, *_ = taken(dog, [], "sprite")
+    assert (rows.value, shown, its_steps) == ([dog], base, steps)
+    assert len(_) == (3 if on == "generate" else 1)
+    # What the page says already stays as it is, and so does what another adapter may need.
+    assert is_skip(taken(dog, [], base)[1]) and is_skip(taken(dog, [owl], "sprite")[1])
+    assert is_skip(taken(owl, [], "sprite")[1]) and taken(owl, [], "sd15")[1:4] == ("sprite", 25, 4.0)
+
+
+def is_skip(value):
+    return isinstance(value, dict) and value == gr.skip()
+
+
+def test_an_adapter_whose_base_is_not_here_or_not_told_changes_no_base(context, page):
+    for place, identity in enumerate(("folder:elsewhere", "file:x.safetensors", None)):
+        path = write_adapter(context.runs / f"run{place}", base=identity)
+        assert is_skip(page.take({"page": "generate", "paths": [str(path)]}, [], "sprite")[1])
