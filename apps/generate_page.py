@@ -25,7 +25,7 @@ from symdream_apps.status import status
 SAMPLER_LABELS = {"base": "the base's own", "ddim": "DDIM", "euler": "Euler", "dpm++": "DPM++ 2M"}
 BASES = [
     ("sprite · embedded, draws toys and emoji art", "sprite"),
-    ("sd15 · Stable Diffusion 1.5, 2.7 GB", "sd15"),
+    ("sd15 · Stable Diffusion 1.5, 2.1 GB", "sd15"),
     ("sdxl · Stable Diffusion XL, 6.9 GB", "sdxl"),
 ]
 STEPS, GUIDANCE = (1, 100), (0, 20)  # of the sliders; a picture that was made with more brings its own
