@@ -32,10 +32,11 @@ lint: $(READY)
 
 $(READY): pyproject.toml
 	@echo "setting up $(VENV): this takes some minutes the first time"
-	@# A venv that is of an older Python or has no pip is what a try that failed left (Debian: apt-get install python3-venv).
-	@$(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null || { \
+	@$(BIN)/python -c '$(NEW_ENOUGH)' 2>/dev/null || { \
 	    $(PYTHON) -c '$(NEW_ENOUGH)' || { echo "$(PYTHON) is no Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }; \
 	    $(PYTHON) -m venv --clear $(VENV); }
+	@# Without pip: the venv of another tool, or one that was begun before there was an ensurepip (Debian: python3-venv).
+	@$(BIN)/python -c 'import pip' 2>/dev/null || $(BIN)/python -m ensurepip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[app,bench,test]"
 	@touch $@
 

@@ -8,8 +8,12 @@ from typing import Literal
 from symdream.errors import RequestError
 
 Kind = Literal["file", "base", "peft"]
-# Per kind of folder: what it is, and the pattern of the files that only such a one has.
-FOLDERS = {"base": ("a base", "model_index.json"), "peft": ("a PEFT adapter", "*/adapter_config.json")}
+NAMES = {"base": "a base", "peft": "a PEFT adapter"}
+BASE_PARTS = {"unet", "vae", "scheduler", "safety_checker", "feature_extractor", "image_encoder"}
+BASE_PARTS |= {"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"}
+BASE_FILES = {"model_index.json", "README.md", "LICENSES.md", "LICENSE.md", "LICENSE"}
+PEFT_PARTS = {"unet", "text_encoder", "text_encoder_2"}
+PEFT_FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
 
 
 def in_the_way(path: Path, overwrite: bool, kind: Kind) -> tuple[str, str] | None:
@@ -21,11 +25,24 @@ def in_the_way(path: Path, overwrite: bool, kind: Kind) -> tuple[str, str] | Non
             return "is a folder", "choose another"
     elif not path.is_dir():
         return "is a file", "choose another"
-    elif any(path.iterdir()):
-        name, pattern = FOLDERS[kind]
-        if (path / "config.toml").exists() or not any(path.glob(pattern)):
-            return f"exists already and is not {name}, all that --overwrite would replace here", "choose another"
+    elif any(path.iterdir()) and (why := _why_no(kind, path)):
+        return f"exists already and is not {NAMES[kind]} alone, all that --overwrite replaces: {why}", "choose another"
     return None if overwrite else ("exists already", "choose another, or add --overwrite")
+
+
+def _why_no(kind: Kind, folder: Path) -> str | None:
+    """What tells that a folder is not what an export of this kind leaves, and no more than that."""
+    parts, files = (BASE_PARTS, BASE_FILES) if kind == "base" else (PEFT_PARTS, set())
+    for entry in sorted(folder.iterdir()):
+        known = entry.name.startswith(".") or entry.name in (parts if entry.is_dir() else files)
+        if not known:
+            return f"there is {entry.name}"
+    if kind == "base":
+        return None if (folder / "model_index.json").is_file() else "there is no model_index.json"
+    if folder.name == "adapter" and (folder.parent / "config.toml").exists():
+        return "it is what a run has trained"
+    inside = [file for part in sorted(folder.iterdir()) if part.is_dir() for file in sorted(part.iterdir())]
+    return next((f"there is {file.parent.name}/{file.name}" for file in inside if file.name not in PEFT_FILES), None)
 
 
 def refuse_existing(path: Path, overwrite: bool, kind: Kind) -> None:

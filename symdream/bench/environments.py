@@ -33,7 +33,9 @@ def environments_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def distinct(environments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [one for i, one in enumerate(environments) if one not in environments[:i]]
+    """Each once; one that tells less (older results lack the number format) is the one that tells more."""
+    once = [one for i, one in enumerate(environments) if one not in environments[:i]]
+    return [one for one in once if not any(one.items() < other.items() for other in once)]
 
 
 def mixed(content: Mapping[str, Any]) -> str | None:

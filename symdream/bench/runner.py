@@ -61,6 +61,7 @@ class Comparison:
         self.cells: list[Cell] = []
         self.arms: list[Arm] = []
         self.worked = 0.0  # seconds inside tasks
+        self.computed = False  # whether this start has run a cell
 
     def run(self, given: Given | None = None, *, tuning_only: bool = False) -> dict[str, Any]:
         """Do what is not done yet; returns results.json. `given`: settings tuned before; `tuning_only`: then stop.
@@ -218,6 +219,7 @@ class Comparison:
         """Run the groups; their cells, each with its result, as they end."""
         for number, results in self._timed(self.do([("run_cells", (group,), {}) for group in groups])):
             group = groups[number]
+            self.computed = True
             if isinstance(results, Exception):
                 told = results.what if isinstance(results, SymdreamError) else str(results)
                 results = [{"cell": failed_entry(cell, "failed", told), "rows": []} for cell in group]
@@ -324,7 +326,8 @@ class Comparison:
     def _environments(self) -> list[dict[str, Any]]:
         """All that the cells were computed in: earlier starts may have had another machine or other versions."""
         finished = any(cell["status"] == "finished" for cell in self.known.get("cells", []))
-        return distinct([*(environments_of(self.known) if finished else []), environment(self.workshop.base)])
+        before = environments_of(self.known) if finished else []
+        return distinct([*before, environment(self.workshop.base)]) if self.computed or not before else before
 
     def _notes(self) -> list[str]:
         """What a reader must know of these scores before anything else."""

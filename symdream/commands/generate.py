@@ -92,13 +92,15 @@ def in_the_way(args: Args) -> Problem | None:
     anyone else's under a name that is to be written."""
     from symdream.diffusion.png import is_ours
 
-    foreign = [p for p in (*picture_paths(args), args.output / GRID_NAME) if p.is_file() and not is_ours(p)]
-    if foreign:
+    ours = {path for path in args.output.glob("*.png") if is_ours(path)}
+    # Beside pictures of ours a grid is ours as well: it had no mark of its own once.
+    names = [*picture_paths(args), *([] if ours else [args.output / GRID_NAME])]
+    if foreign := [path for path in names if path.is_file() and path not in ours]:
         return Problem(
             f"--output {args.output}",
             f"holds a {foreign[0].name} that symdream did not make; choose another, or move that file",
         )
-    if not args.overwrite and any(map(is_ours, args.output.glob("*.png"))):
+    if ours and not args.overwrite:
         return Problem(f"--output {args.output}", "holds images already; choose another, or add --overwrite")
     return None
 

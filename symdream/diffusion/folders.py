@@ -84,10 +84,11 @@ def plan_folder(folder: Path) -> FolderPlan:
     for component in weight_components(family):
         config = read_json(folder / component / "config.json")
         if component.startswith("text_encoder"):
-            if (kind := config.get("model_type", CLIP_KINDS[0])) not in CLIP_KINDS:
+            if (kind := config.get("model_type") or CLIP_KINDS[0]) not in CLIP_KINDS:
                 raise wrong_architecture(f"one whose {component} is a {kind}, not CLIP's", str(folder))
             _check_tokenizer(folder / component.replace("text_encoder", "tokenizer"))
-        if component == "vae" and (config.get("latents_mean") or config.get("latents_std")):
+        shifted = _other_than(0, config.get("latents_mean")) or _other_than(1, config.get("latents_std"))
+        if component == "vae" and shifted:
             raise wrong_architecture("one whose VAE shifts its latents (latents_mean, latents_std)", str(folder))
         variants[component], files = _weight_files(folder / component, STEMS[component])
         weights += files
@@ -95,6 +96,10 @@ def plan_folder(folder: Path) -> FolderPlan:
         read_header(path)
     # True is the default of SDXL's pipeline.
     return FolderPlan(folder, family, variants, weights, bool(model_index.get("force_zeros_for_empty_prompt", True)))
+
+
+def _other_than(usual: float, values: Sequence[float] | None) -> bool:
+    return any(value != usual for value in values or ())
 
 
 def _check_tokenizer(folder: Path) -> None:

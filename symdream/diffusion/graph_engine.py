@@ -19,7 +19,7 @@ from symdream.diffusion.batch import Batch
 from symdream.diffusion.captured import Captured, fill
 from symdream.diffusion.eager_engine import EagerEngine, mark_bad
 from symdream.diffusion.engine import Engine, StepParts
-from symdream.diffusion.group_norm import why_not
+from symdream.diffusion.group_norm import first_line, why_not
 
 Shapes = tuple[tuple[str, tuple[int, ...] | None], ...]
 
@@ -63,7 +63,7 @@ class GraphEngine(Engine):
                 self._prepare(first)
             except torch.OutOfMemoryError:
                 raise  # its explanation names what takes less memory
-            except RuntimeError as error:
+            except Exception as error:  # CUDA's are RuntimeErrors, a compiler's are whatever it likes
                 self._give_up(error)
         if self.instead is not None:
             return self.instead.step(itertools.chain([first], batches))
@@ -129,8 +129,9 @@ class GraphEngine(Engine):
         self.total.zero_()
         self.parts.optimizer.zero_grad(set_to_none=False)
 
-    def _give_up(self, error: RuntimeError) -> None:
-        self.say(f"  engine: eager, since the step could not be recorded: {str(error).splitlines()[0]}")
+    def _give_up(self, error: Exception) -> None:
+        why = first_line(error) or type(error).__name__
+        self.say(f"  engine: eager, since the step could not be recorded: {why}")
         bad = self.bad.clone() if self.update is not None else torch.zeros_like(self.bad)
         self.passes.clear()
         self.update, self.pool = None, None

@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 SWITCH = "SYMDREAM_KERNELS"  # 0: PyTorch's kernels everywhere
 PROGRAMS = 1024  # as many programs as fill a large GPU
 LEAST = 1024  # numbers that are worth a program
+MOST = 2**22  # numbers of a group: up to here the kernels' division is exact in fp32
 TOLERANCE = 0.02  # of 1 + |value|, against PyTorch in fp32; bf16 has 8 bits, a wrong kernel is wrong by about 1
 
 
@@ -31,7 +32,7 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float,
     """y (B, C, H, W), channels-last, as x is or else is made. weight, bias (C,): frozen, they get no gradient.
 
     Raises: ValueError if a gradient to weight or bias is wanted, C is no multiple of `groups`, or a group has more than
-    2²² numbers.
+    MOST numbers.
     """
     if torch.is_grad_enabled() and (weight.requires_grad or bias.requires_grad):
         raise ValueError("weight and bias get no gradient here")
@@ -53,28 +54,37 @@ def _why_not(device: torch.device) -> str | None:
     try:
         return None if largest_difference(device) < TOLERANCE else "Triton's kernels are not exact here"
     except Exception as error:  # whatever a compiler, a driver or a missing package may raise
-        return f"Triton's kernels do not work here ({type(error).__name__}: {str(error).splitlines()[0][:100]})"
+        return f"Triton's kernels do not work here ({type(error).__name__}: {first_line(error)})"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; "" if it says nothing, as a bare assertion does."""
+    return (str(error).splitlines() or [""])[0][:100]
 
 
 def largest_difference(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> float:
     """The largest |ours - PyTorch's in fp32| / (1 + |PyTorch's|) of y and dx, on two small batches of pictures."""
-    found = 0.0
+    # Pictures are drawn in inference mode, which knows no gradients.
+    with torch.inference_mode(False), torch.enable_grad():
+        return max(_difference(64, 7, False, device, dtype), _difference(320, 16, True, device, dtype))
+
+
+def _difference(channels: int, side: int, silu: bool, device: torch.device, dtype: torch.dtype) -> float:
     generator = torch.Generator().manual_seed(0)
-    for channels, side, silu in ((64, 7, False), (320, 16, True)):
-        x, dy = (torch.randn(2, channels, side, side, generator=generator).to(device, dtype) for _ in range(2))
-        x = (3 * x + 1).to(memory_format=torch.channels_last).requires_grad_()
-        weight, bias = (torch.randn(channels, generator=generator).to(device, dtype) for _ in range(2))
-        with torch.enable_grad():
-            y = group_norm(x, 32, weight, bias, 1e-5, silu=silu)
-            (dx,) = torch.autograd.grad(y, x, dy)
-            wide = x.detach().float().requires_grad_()
-            wanted = F.group_norm(wide, 32, weight.float(), bias.float(), 1e-5)
-            wanted = F.silu(wanted) if silu else wanted
-            (wanted_dx,) = torch.autograd.grad(wanted, wide, dy.float())
-        for ours, theirs in ((y, wanted), (dx, wanted_dx)):
-            apart = (ours - theirs).detach().abs() / (1 + theirs.detach().abs())
-            found = max(found, float(apart.nan_to_num(torch.inf).max()))
-    return found
+    x, dy = (torch.randn(2, channels, side, side, generator=generator).to(device, dtype) for _ in range(2))
+    x = (3 * x + 1).to(memory_format=torch.channels_last).requires_grad_()
+    weight, bias = (torch.randn(channels, generator=generator).to(device, dtype) for _ in range(2))
+    y = group_norm(x, 32, weight, bias, 1e-5, silu=silu)
+    (dx,) = torch.autograd.grad(y, x, dy)
+    wide = x.detach().float().requires_grad_()
+    wanted = F.group_norm(wide, 32, weight.float(), bias.float(), 1e-5)
+    wanted = F.silu(wanted) if silu else wanted
+    (wanted_dx,) = torch.autograd.grad(wanted, wide, dy.float())
+
+    def apart(ours: Tensor, theirs: Tensor) -> float:
+        return float(((ours - theirs).abs() / (1 + theirs.abs())).nan_to_num(torch.inf).max())
+
+    return max(apart(y.detach(), wanted.detach()), apart(dx, wanted_dx))
 
 
 class _GroupNorm(torch.autograd.Function):
@@ -124,7 +134,7 @@ class _Shape:
         count, channels, height, width = x.shape
         self.rows, group = count * groups, channels // groups
         total = height * width * group
-        if total > kernels.MOST:
+        if total > MOST:
             raise ValueError(f"a group of {total} numbers is more than these kernels count")
         splits = min(kernels.SPLITS, ceil(PROGRAMS / self.rows), ceil(total / LEAST))
         chunk = ceil(total / splits / kernels.BLOCK) * kernels.BLOCK

@@ -13,14 +13,14 @@ import triton.language as tl
 
 BLOCK = 1024  # numbers that a program reads at once
 SPLITS = 32  # at most so many chunks a group
-MOST = 2**22  # numbers of a group: up to here `_offsets` is exact
 
 
 @triton.jit
 def _offsets(numbers, group, inverse, channels):
     """Where a group's numbers lie, from its first one, and which of its channels each is.
 
-    The pixel is numbers // group, by a product with 1 / group: an integer division costs more than all the rest.
+    The pixel is numbers // group, by a product with 1 / group: an integer division costs more than all the rest. In
+    fp32 it is exact up to 2²² numbers.
     """
     pixel = ((numbers + 0.5) * inverse).to(tl.int32)
     own = numbers - pixel * group

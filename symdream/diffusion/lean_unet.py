@@ -19,7 +19,7 @@ from diffusers import Transformer2DModel, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from symdream.diffusion.group_norm import group_norm
+from symdream.diffusion.group_norm import MOST, group_norm
 
 Normalise = Callable[..., Tensor]
 
@@ -72,7 +72,7 @@ def _is_plain_resnet(module: nn.Module) -> bool:
 
 def _normalised(norm: nn.GroupNorm, normalise: Normalise, *, silu: bool) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        if x.ndim == 4:
+        if x.ndim == 4 and x[0].numel() // norm.num_groups <= MOST:
             return normalise(x, norm.num_groups, norm.weight, norm.bias, norm.eps, silu=silu)
         y = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
         return F.silu(y) if silu else y

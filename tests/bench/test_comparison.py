@@ -167,6 +167,12 @@ def test_shards_make_the_same_whole_and_two_files_are_enough_to_go_on(whole, tin
     assert sum(cell["status"] == "finished" for cell in other["cells"]) == 2
     merged = merge_folders([tmp_path / "half", tmp_path / "other"], tmp_path / "merged")
     assert merged["environments"] == [here]
+    # To look at a finished comparison on another machine adds none.
+    found = json.loads((tmp_path / "other" / RESULTS).read_text())
+    found["environments"][0]["device"] = "another"
+    (tmp_path / "other" / RESULTS).write_text(json.dumps(found))
+    again = Comparison(grid, tmp_path / "other", shard=(1, 2)).run()
+    assert again["environments"] == [here | {"device": "another"}]
     assert merged["complete"] and cells(merged) == cells(content) == cells(result)
     assert scores(read_rows(tmp_path / "merged")) == scores(read_rows(folder)) == scores(read_rows(bare))
     for cell in merged["cells"]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from symdream.bench import pictures
 from symdream.bench.analysis import analyse
+from symdream.bench.environments import distinct
 from symdream.bench.report import FIGURES, draw, write_report
 from symdream.bench.sections import provenance
 from symdream.bench.subjects import BenchSubject
@@ -162,6 +163,7 @@ def test_cells_of_several_machines_or_number_formats_are_told():
     content["environments"] = [one]
     content = analysed(content, rows)
     assert not any("computed on several" in line for line in warnings(content))
+    assert distinct([content["environment"], one, one]) == [one]
     content["environments"] = [one, one | {"dtype": "float32", "device": "a GPU"}]
     told = next(line for line in warnings(content) if "computed on several" in line)
     assert "devices and number formats" in told

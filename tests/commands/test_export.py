@@ -230,6 +230,20 @@ def test_a_folder_of_another_kind_is_never_replaced(run, tmp_path, capsys, to):
     for _ in range(2):
         assert run_command("export", [str(folder), *flags, "-o", str(out)]) == 0
     assert (out / "unet").is_dir()
+    # One that holds more than such an export, or is what the run itself has trained, stays.
+    (out / "notes").mkdir()
+    assert run_command("export", [str(folder), *flags, "-o", str(out)]) == 2
+    assert "there is notes" in capsys.readouterr().err and (out / "notes").is_dir()
+    assert run_command("export", [str(folder), *flags, "-o", str(folder / "adapter")]) == 2
+
+
+def test_a_file_among_an_adapters_own_keeps_its_folder(run, tmp_path, capsys):
+    folder, _ = run
+    out = tmp_path / "out"
+    assert run_command("export", [str(folder), "--to", "peft", "-o", str(out)]) == 0
+    (out / "unet" / "1.jpg").write_text("mine")
+    assert run_command("export", [str(folder), "--to", "peft", "-o", str(out), "--overwrite"]) == 2
+    assert "there is unet/1.jpg" in capsys.readouterr().err and (out / "unet" / "1.jpg").read_text() == "mine"
 
 
 def test_a_merged_pickle_is_refused_and_no_folder_of_that_name_is_made(run, tmp_path, capsys):

@@ -156,12 +156,23 @@ def test_pictures_of_others_stay_and_only_their_names_are_in_the_way(tmp_path, r
     make(run, tmp_path, "a {subject}", count=1)
     make(run, tmp_path, "a {subject}", count=1, seed=9, overwrite=True)
     assert sorted(p.name for p in output.iterdir()) == ["00-9.png", "broken.png", "grid.png", "holiday.png"]
-    for name in ("00-3.png", "grid.png"):
-        photo.save(output / name)
-        with pytest.raises(Problems, match=f"{name} that symdream did not make"):
-            make(run, tmp_path, "a {subject}", count=1, seed=3, overwrite=True)
-        assert Image.open(output / name).tobytes() == photo.tobytes() and (output / "00-9.png").is_file()
-        (output / name).unlink()
+    photo.save(output / "00-3.png")
+    with pytest.raises(Problems, match="00-3.png that symdream did not make"):
+        make(run, tmp_path, "a {subject}", count=1, seed=3, overwrite=True)
+    assert Image.open(output / "00-3.png").tobytes() == photo.tobytes() and (output / "00-9.png").is_file()
+
+
+def test_a_grid_of_others_is_in_the_way_but_not_one_that_was_made_before_they_were_marked(tmp_path, run):
+    output = tmp_path / "images"
+    output.mkdir()
+    Image.new("RGB", (8, 8), "red").save(output / "grid.png")
+    with pytest.raises(Problems, match="grid.png that symdream did not make"):
+        make(run, tmp_path, "a {subject}", count=1, overwrite=True)
+    (output / "grid.png").unlink()
+    make(run, tmp_path, "a {subject}", count=1)
+    Image.open(output / "grid.png").save(output / "grid.png")  # without the mark
+    make(run, tmp_path, "a {subject}", count=1, seed=9, overwrite=True)
+    assert sorted(p.name for p in output.iterdir()) == ["00-9.png", "grid.png"]
 
 
 def test_an_adapter_without_words_cannot_fill_the_placeholder(tmp_path, run):

@@ -251,6 +251,12 @@ def test_what_is_trained_in_another_way_is_refused(folder, file, changes, told):
         load_base(str(folder))
 
 
+def test_values_that_say_what_is_usual_are_no_obstacle(folder):
+    edit(folder / "vae" / "config.json", latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
+    edit(folder / "text_encoder" / "config.json", model_type=None)
+    assert load_base(str(folder)).family == "sd1"
+
+
 def test_a_sample_size_of_two_sides_is_taken_if_they_are_the_same(folder):
     edit(folder / "unet" / "config.json", sample_size=[8, 8])
     assert load_base(str(folder)).resolution == TINY_RESOLUTION

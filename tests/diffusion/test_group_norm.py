@@ -40,6 +40,15 @@ check((1, 8, 40, 40), 2, False, torch.float32, 3e-3, mean=3000.0)   # a mean far
 check((1, 40, 9, 9), 4, True, torch.bfloat16, 2e-2)
 check((1, 40, 9, 9), 4, True, torch.float16, 4e-3)
 check((2, 12, 6, 6), 3, True, torch.float32, 1e-5, last=False)   # of the other layout
+
+# Pictures are drawn in inference mode; what is found there holds for training afterwards.
+from symdream.diffusion.group_norm import _why_not
+with torch.inference_mode():
+    assert _why_not(torch.device("cpu")) is None, _why_not(torch.device("cpu"))
+    x = torch.randn(1, 8, 4, 4)
+    y = group_norm(x, 2, torch.ones(8), torch.zeros(8), 1e-5, silu=False)
+torch.testing.assert_close(y, F.group_norm(x, 2, eps=1e-5))
+print("right")
 """
 
 
@@ -50,7 +59,7 @@ def test_pictures_and_gradients_are_pytorchs():
         capture_output=True,
         text=True,
     )
-    assert told.stdout.split() == ["right"] * 8, told.stderr[-2000:]
+    assert told.stdout.split() == ["right"] * 9, told.stderr[-2000:]
 
 
 @pytest.mark.parametrize("kernel", ["moments", "normalise", "gradient_sums", "gradient"])
@@ -73,10 +82,8 @@ def test_each_kernel_compiles_for_gpus(kernel):
 
 def test_a_pixel_is_found_by_a_product_up_to_the_largest_group():
     # As _offsets does it, in fp32: exact where it is hardest, just below and at a multiple of the group.
-    from symdream.diffusion.group_norm_kernels import MOST
-
     for group in (1, 2, 3, 7, 10, 20, 30, 40, 60, 80, 127):
-        multiples = torch.arange(0, MOST, group, dtype=torch.int32)
+        multiples = torch.arange(0, ours.MOST, group, dtype=torch.int32)
         numbers = torch.cat([multiples, multiples[1:] - 1])
         pixel = ((numbers.float() + 0.5) * torch.tensor(1 / group)).int()
         assert torch.equal(pixel, numbers // group)
@@ -102,6 +109,17 @@ def test_a_device_on_which_the_kernels_fail_keeps_pytorchs():
     reason = ours._why_not(torch.device("cpu"))
     ours._why_not.cache_clear()
     assert reason.startswith("Triton's kernels do not work here (")
+
+
+def test_an_error_without_a_word_is_a_reason_too(monkeypatch):
+    def fails(device):
+        raise AssertionError
+
+    monkeypatch.setattr(ours, "largest_difference", fails)
+    ours._why_not.cache_clear()
+    reason = ours._why_not(torch.device("cpu"))
+    ours._why_not.cache_clear()
+    assert reason == "Triton's kernels do not work here (AssertionError: )"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from helpers.tiny_bases import adapted, tiny_base
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from symdream.diffusion import lean_unet
 from symdream.diffusion.conditioning import Text, size_ids, unet_arguments
 from symdream.diffusion.lean_unet import lean
 
@@ -87,6 +88,22 @@ def test_every_normalisation_is_asked_for_and_silu_only_where_it_follows():
     transformers = sum(type(m).__name__ == "Transformer2DModel" for m in base.unet.modules())
     assert len(asked) == norms
     assert asked.count(False) == transformers
+
+
+def test_groups_too_large_for_the_kernels_are_left_to_pytorch(monkeypatch):
+    base, asked = channels_last(tiny_base("sd1")), []
+
+    def told(x, *args, silu):
+        asked.append(x.shape)
+        return reference(x, *args, silu=silu)
+
+    before = answer(base)
+    # Of 12 x 20 latents; the deeper ones have fewer numbers a group.
+    monkeypatch.setattr(lean_unet, "MOST", 12 * 20 * base.unet.config.block_out_channels[0] // 32 - 1)
+    with lean(base.unet, told):
+        within = answer(base)
+    torch.testing.assert_close(within[0], before[0])
+    assert asked and all(shape[2] < 12 for shape in asked)
 
 
 def test_nothing_is_left_behind_even_after_an_error():
