@@ -28,6 +28,18 @@ def _offsets(numbers, group, inverse, channels):
 
 
 @triton.jit
+def _read(x, weight, bias, begin, high, group, inverse, channels, BLOCK: tl.constexpr):
+    """The numbers from `begin` on: where they lie, which there are, what they are, and their weight and bias."""
+    numbers = begin + tl.arange(0, BLOCK)
+    held = numbers < high
+    where, own = _offsets(numbers, group, inverse, channels)
+    values = tl.load(x + where, mask=held, other=0.0).to(tl.float32)
+    scale = tl.load(weight + own, mask=held, other=0.0).to(tl.float32)
+    shift = tl.load(bias + own, mask=held, other=0.0).to(tl.float32)
+    return where, held, values, scale, shift
+
+
+@triton.jit
 def _start(row, pixels, channels, group):
     """The first number of a row (one group of one picture), and its first channel."""
     groups = channels // group
@@ -103,12 +115,9 @@ def normalise(
     low = split * chunk
     high = tl.minimum(low + chunk, total)
     for begin in range(low, high, BLOCK):
-        numbers = begin + tl.arange(0, BLOCK)
-        held = numbers < high
-        where, own = _offsets(numbers, group, inverse, channels)
-        values = tl.load(x + start + where, mask=held, other=0.0).to(tl.float32)
-        scale = tl.load(weight + channel + own, mask=held, other=0.0).to(tl.float32)
-        shift = tl.load(bias + channel + own, mask=held, other=0.0).to(tl.float32)
+        where, held, values, scale, shift = _read(
+            x + start, weight + channel, bias + channel, begin, high, group, inverse, channels, BLOCK
+        )
         normal, z = _moved(values, mean, rstd, scale, shift)
         z = tl.where(silu != 0, z / (1 + tl.exp(-z)), z)
         tl.store(y + start + where, z.to(y.dtype.element_ty), mask=held)
@@ -129,13 +138,10 @@ def gradient_sums(
     first = tl.full([], 0.0, tl.float32)
     second = tl.full([], 0.0, tl.float32)
     for begin in range(low, high, BLOCK):
-        numbers = begin + tl.arange(0, BLOCK)
-        held = numbers < high
-        where, own = _offsets(numbers, group, inverse, channels)
-        values = tl.load(x + start + where, mask=held, other=0.0).to(tl.float32)
+        where, held, values, scale, shift = _read(
+            x + start, weight + channel, bias + channel, begin, high, group, inverse, channels, BLOCK
+        )
         upper = tl.load(dy + start + where, mask=held, other=0.0).to(tl.float32)
-        scale = tl.load(weight + channel + own, mask=held, other=0.0).to(tl.float32)
-        shift = tl.load(bias + channel + own, mask=held, other=0.0).to(tl.float32)
         normal, slope = _gradient(values, upper, mean, rstd, scale, shift, silu)
         first += tl.sum(slope)  # 0 where nothing is held: dy is
         second += tl.sum(slope * normal)
@@ -162,13 +168,10 @@ def gradient(
     low = split * chunk
     high = tl.minimum(low + chunk, total)
     for begin in range(low, high, BLOCK):
-        numbers = begin + tl.arange(0, BLOCK)
-        held = numbers < high
-        where, own = _offsets(numbers, group, inverse, channels)
-        values = tl.load(x + start + where, mask=held, other=0.0).to(tl.float32)
+        where, held, values, scale, shift = _read(
+            x + start, weight + channel, bias + channel, begin, high, group, inverse, channels, BLOCK
+        )
         upper = tl.load(dy + start + where, mask=held, other=0.0).to(tl.float32)
-        scale = tl.load(weight + channel + own, mask=held, other=0.0).to(tl.float32)
-        shift = tl.load(bias + channel + own, mask=held, other=0.0).to(tl.float32)
         normal, slope = _gradient(values, upper, mean, rstd, scale, shift, silu)
         slope = rstd * (slope - first - normal * second)
         tl.store(dx + start + where, slope.to(dx.dtype.element_ty), mask=held)
