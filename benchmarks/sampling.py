@@ -3,8 +3,9 @@
     PYTHONPATH=. python benchmarks/sampling.py [--shape sd15] [--output sampling.json]
 
 All make the same pictures: same prompts, seeds, steps, guidance, LoRA on the UNet's q, k, v and out. The row tells by
-how many of 255 levels they differ: on CPU by none; on CUDA the same kernels run, so unmerged by none either unless a
-library chooses another kernel while recording; merged by the rounding of the weights.
+how many of 255 levels they differ: on CPU by none; on CUDA by the rounding of our group normalisation, which keeps fp32
+up to SiLU's output where PyTorch's rounds in between (with SYMDREAM_KERNELS=0 the same kernels run: then unmerged by
+none, unless a library chooses another one while recording); merged also by the rounding of the weights.
 """
 
 from __future__ import annotations
