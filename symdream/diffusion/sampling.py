@@ -80,8 +80,8 @@ def sample(
     on the CPU, so batching and device do not change what is asked for. `on_step(done, total)` is called after each
     denoising step of each batch, and so is `watch`, with what the pictures are going to be; `on_images(first, images)`
     after each batch, with what it made and the first one's place: what is kept there outlives a stop. `stop()` is asked
-    many times in a step (symdream.diffusion.stopping). The pictures are those of diffusers' own pipeline; on CUDA, where
-    the UNet and the guidance run as one recorded graph (symdream.diffusion.sampling_engine), up to rounding.
+    many times in a step (symdream.diffusion.stopping). The pictures are those of diffusers' own pipeline; on CUDA,
+    where UNet and guidance run as one recorded graph (symdream.diffusion.sampling_engine), up to rounding.
 
     Raises: ValueError if prompts and seeds differ in number, or the sampler is unknown; Stopped if `stop` says so.
     """
