@@ -149,8 +149,7 @@ def test_an_existing_folder_is_kept_unless_asked(sprite, tmp_path):
 def test_an_export_that_fails_leaves_the_old_folder(sprite, tmp_path, monkeypatch):
     folder = tmp_path / "mine"
     folder.mkdir()
-    for name in ("precious", "model_index.json"):
-        (folder / name).touch()
+    (folder / "model_index.json").write_text("precious")
 
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
@@ -159,4 +158,4 @@ def test_an_export_that_fails_leaves_the_old_folder(sprite, tmp_path, monkeypatc
     with pytest.raises(Exception, match="No space left"):
         export_base(sprite, folder, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
-    assert (folder / "precious").exists()
+    assert (folder / "model_index.json").read_text() == "precious"
