@@ -7,7 +7,6 @@ beside them. Seeds S, S+1, … are used for every prompt, so that columns can be
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -191,7 +190,7 @@ def filled(args: Args, metadata: dict[str, Any], tokenizer: Any) -> tuple[list[s
 
     Raises: RequestError if {subject} is asked for and nobody knows its words.
     """
-    from symdream.data.captions import fill
+    from symdream.data.captions import fill, says
     from symdream.diffusion.prompts import cut_off
 
     trigger, noun = metadata.get("trigger"), metadata.get("class_noun")
@@ -205,7 +204,7 @@ def filled(args: Args, metadata: dict[str, Any], tokenizer: Any) -> tuple[list[s
         texts.append(fill(text, trigger=trigger or "", class_noun=noun or ""))
     *prompts, negative = texts
     for prompt in prompts:
-        if trigger and not re.search(rf"\b{re.escape(trigger)}\b", prompt):
+        if trigger and not says(prompt, trigger):
             say(f'note: "{prompt}" lacks the trigger; the subject answers to "{trigger} {noun}".')
         if lost := cut_off(tokenizer, prompt):
             say(f'note: the prompt is longer than the text encoder reads; cut off: "{lost}"')

@@ -97,9 +97,10 @@ def test_every_sampler_makes_an_image(tmp_path, run, sampler):
 
 
 def test_a_prompt_without_the_trigger_or_too_long_is_told(tmp_path, run, capsys):
-    make(run, tmp_path, "a red toy", "a {subject} " + "on grass " * 60 + "at night", count=1)
+    make(run, tmp_path, "a red toy", "a SKS toy", "a {subject} " + "on grass " * 60 + "at night", count=1)
     messages = capsys.readouterr().err
     assert 'answers to "sks toy"' in messages and "cut off" in messages and "at night" in messages
+    assert '"a SKS toy" lacks' not in messages  # the tokenizer knows no case
 
 
 def test_the_negative_prompt_is_filled_in_and_told_where_it_is_cut_off(tmp_path, run, capsys):
