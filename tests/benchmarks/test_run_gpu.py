@@ -14,6 +14,7 @@ import torch
 from benchmarks import rows
 from benchmarks.rows import Row, Setting, run_rows, spread, table
 from benchmarks.run_gpu import in_order_of_worth
+from benchmarks.step_gpu import KERNELS
 
 ROOT = Path(__file__).parents[2]
 HERE = Setting(torch.device("cpu"), torch.float32, "sprite", True)
@@ -111,7 +112,7 @@ def test_it_runs_with_torch_and_the_four_libraries_alone(tmp_path):
     by_name = {row["bench"]: row for row in found}
     step, sampling = by_name["step_gpu"], by_name["sampling"]
     assert set(found[0]["times"]) == {"floor, graph", "script, LoRA", "lora, graph", "singlora, graph"}
-    assert {"floor, eager", "script, DoRA", "symlora, graph", "singlora, eager"} == set(step["times"])
+    assert {"floor, eager", "script, DoRA", "symlora, graph", "singlora, eager", *KERNELS} == set(step["times"])
     assert sampling["facts"]["ours: levels of 255 apart"].startswith("0 at most")
     assert by_name["memory"]["facts"]["ours"].endswith("GiB")
     assert "not installed" in by_name["time_to_adapter"]["facts"]["symdream train"]
