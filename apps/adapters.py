@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from symdream.diffusion.names import ALIASES
+from symdream.diffusion.names import ALIASES, EMBEDDED, HUB_ID
 from symdream.errors import RequestError
 from symdream.interop.grouping import adapter_files
 from symdream.interop.header import read_adapter_header
@@ -96,13 +96,26 @@ def base_for(context: Context, paths: Sequence[Path | str]) -> str | None:
     except RequestError:
         return None
     identity = told.pop() if len(told) == 1 else None
-    if identity is None:
-        return None
+    return None if identity is None else page_name(context, identity)
+
+
+def page_name(context: Context, identity: str) -> str | None:
+    """A base's identity as a base box takes it; None if no such base is to be had here."""
     kind, _, name = identity.partition(":")
     if kind in ("folder", "file"):  # of which the identity has the last part alone
-        return name if name and (context.runs / name).exists() else None
+        try:
+            place = context.check_path(name)
+        except RequestError:
+            return None
+        is_base = (place / "model_index.json").is_file() or (place.is_file() and place.suffix == ".safetensors")
+        return name if is_base and place.parent == context.runs else None
+    if identity == EMBEDDED or identity in ALIASES:
+        return identity
     known = {repo: alias for alias, repo in ALIASES.items()}
-    return known.get(identity.split("@")[0], identity)
+    if alias := known.get(identity.partition("@")[0]):
+        return alias
+    # What is there as a file would be taken for one.
+    return identity if HUB_ID.fullmatch(identity) and not Path(identity).exists() else None
 
 
 def choices(context: Context) -> list[tuple[str, str]]:

@@ -91,7 +91,12 @@ class BlindTest:
         pair: Pair = state["pairs"][state["at"]]
         row, dino, names = result["rows"][pair.row], result["dino"][pair.row], result["variants"]
         vote = Vote(row["prompt"], row["seed"], names[pair.a], names[pair.b], choice, dino[pair.a], dino[pair.b])
-        return self.show(result, {**state, "at": state["at"] + 1, "votes": [*state["votes"], vote]})
+        state = {**state, "at": state["at"] + 1, "votes": [*state["votes"], vote]}
+        try:
+            return self.show(result, state)
+        except RequestError as error:  # the pictures went to the trash meanwhile; the votes stay
+            gr.Warning(str(error.what))
+            return self.finish({**state, "at": len(state["pairs"])})
 
     def finish(self, state: dict[str, Any]) -> tuple:
         folder = self.context.uploads / f"votes-{secrets.token_hex(8)}"

@@ -11,7 +11,16 @@ from PIL import Image
 
 from symdream.errors import Problem, Problems, RequestError, SymdreamError
 from symdream_apps.adapters import AdapterCard, read_card
-from symdream_apps.generation import Made, PictureRequest, check, draw, prompt_notes, settings_of, words_for
+from symdream_apps.generation import (
+    Made,
+    PictureRequest,
+    check,
+    cut_off_notes,
+    draw,
+    prompt_notes,
+    settings_of,
+    words_for,
+)
 from symdream_apps.references import read
 from symdream_apps.studio import Studio, Worn
 from symdream_apps.work import Line, Told
@@ -149,10 +158,12 @@ def compare(
             check(replace(request, adapters=variant.adapters, prompt=prompt, seed=row.seed, count=1))
 
     def draw_column(place: int, variant: Variant, cards: Sequence[AdapterCard], prompts: Sequence[str]) -> list[Cell]:
-        asked = replace(request, adapters=variant.adapters)
+        negative = words_for(request.negative_prompt, cards or all_cards)
+        asked = replace(request, adapters=variant.adapters, negative_prompt=negative)
         base, found = studio.wear(request.base, variant.adapters, line.say)
         for prompt in dict.fromkeys(prompts):
             found = found + prompt_notes(base, prompt, cards)
+        found = found + cut_off_notes(base, negative, "negative prompt")
         notes.extend(note for note in found if note not in notes)
         column: list[Cell] = []
 

@@ -18,7 +18,7 @@ def nameable(path: str) -> bool:
         parts = os.fsencode(path).split(b"/")
     except UnicodeEncodeError:  # half a character
         return False
-    return "\0" not in path and max(map(len, parts)) <= 255 and len(path) < 4096
+    return "\0" not in path and max(map(len, parts)) <= 255 and sum(map(len, parts)) + len(parts) < 2048
 
 
 @dataclass

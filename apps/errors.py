@@ -25,7 +25,7 @@ def plain(error: BaseException) -> gr.Error:
         return error
     if isinstance(error, SymdreamError):
         # gradio shows a message as HTML, and ours quotes what users and files say.
-        title, text = "That did not work", html.escape(without_flags(str(error)), quote=False)
+        title, text = "That did not work", html.escape(message(error), quote=False)
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         title, text = "Disk full", "The disk is full; nothing could be saved.\n  fix:   free some space, then try again"
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -35,10 +35,16 @@ def plain(error: BaseException) -> gr.Error:
     return gr.Error(text, title=title, duration=None, print_exception=False)
 
 
+def message(error: SymdreamError) -> str:
+    """The error as a page says it: what to do without flags of the command line."""
+    text = str(error)
+    return text.removesuffix(error.fix) + without_flags(error.fix) if error.fix else text
+
+
 def without_flags(text: str) -> str:
     """A message of the library's as a page says it, which has a box for the base and no command line."""
     text = text.replace("name the base it was trained on with --base", "choose the base that it was trained on")
-    return text.replace("--base ", "the base ")
+    return re.sub(r"--base\b ?", "the base ", text).rstrip()
 
 
 def inline(context: Context, error: Exception) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from symdream.errors import RequestError
 from symdream.training.run_folder import disk_error, is_run
+from symdream_apps.adapters import page_name, read_card
 from symdream_apps.context import Context
 
 # What each format is for, as the pages say it.
@@ -36,6 +37,7 @@ def export_for_others(
     if dtype not in DTYPES:
         raise RequestError(f"There is no number format {dtype!r}.", fix=f"choose one of {', '.join(DTYPES)}")
     path = context.check_path(path)
+    base = base_to_load(context, path, to)
     from symdream.interop.export import export
     from symdream.interop.layers import DTYPES as TORCH
 
@@ -45,13 +47,35 @@ def export_for_others(
         kept.mkdir(exist_ok=True)
         name = f"{path.stem if path.is_file() else path.name}-{to}"
         target = kept / (name if to == "peft" else f"{name}.safetensors")
-        result = export(path, to, target, dtype=TORCH[dtype], weight=weight, overwrite=True)
+        result = export(path, to, target, dtype=TORCH[dtype], weight=weight, base=base, overwrite=True)
         files = [result.path, *result.companions]
         if to == "peft":
             return [Path(shutil.make_archive(str(handed / name), "zip", target))]
         return files if kept == handed else [_copy(file, handed / file.name) for file in files]
     except OSError as error:
         raise disk_error(path, error) from error
+
+
+def base_to_load(context: Context, path: Path, to: str) -> str | None:
+    """The base by which to load that of the adapter at `path`; None: as its run says, or nothing will be loaded.
+
+    What an adapter's file says may come from anywhere: it opens nothing outside of the app's folders.
+    Raises: RequestError if the base that is needed is not to be had here.
+    """
+    if is_run(path) and path.parent == context.runs:
+        return None
+    identity = read_card(context, path).base
+    if identity is None:
+        return None
+    name = page_name(context, identity)
+    if name is not None:
+        return str(context.check_path(name)) if (context.runs / name).exists() else name
+    if to == "merged" or not identity.startswith(("folder:", "file:")):
+        raise RequestError(
+            f"This adapter was made on {identity}, which is not to be had here.",
+            fix="put that base into the runs folder, or export on the command line",
+        )
+    return None
 
 
 def _copy(file: Path, target: Path) -> Path:

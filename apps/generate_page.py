@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import random
 from collections.abc import Generator
@@ -13,9 +14,9 @@ import gradio as gr
 from symdream.diffusion.sizes import KNOWN
 from symdream.errors import RequestError, Stopped, SymdreamError
 from symdream_apps import adapter_rows, examples
-from symdream_apps.adapters import base_for
+from symdream_apps.adapters import base_for, page_name
 from symdream_apps.context import Context
-from symdream_apps.errors import escape, inline, told, warn
+from symdream_apps.errors import inline, told, warn
 from symdream_apps.generation import MAX_COUNT, MAX_SEED, SAMPLERS, Made, PictureRequest, check, make
 from symdream_apps.history import owner_of, served
 from symdream_apps.restore import describe, settings_in
@@ -117,7 +118,7 @@ class GeneratePage:
 
     def connect(self) -> None:
         tell, shared = told(self.context), self.shared
-        outputs = [self.status, self.gallery, self.made, self.seed, self.details, self.actions, self.stop]
+        outputs = [self.status, self.gallery, self.made, self.seed, self.picked, self.details, self.actions, self.stop]
         asked = gr.on(
             [self.go.click, self.prompt.submit], tell(self.answer_generate),
             [self.surprise, self.shared.browser, *self.settings], outputs,
@@ -162,7 +163,7 @@ class GeneratePage:
         count: int,
         request: gr.Request,
     ) -> Generator[tuple, None, None]:
-        hidden = (gr.Markdown(visible=False), gr.Row(visible=False))
+        hidden = (None, gr.Markdown(visible=False), gr.Row(visible=False))
         off = gr.Button(interactive=False, variant="secondary")
         try:
             owner = owner_of(browser, request)
@@ -188,7 +189,7 @@ class GeneratePage:
                     pictures = [(image, f"{i + 1} · on its way") for i, image in sorted(unfinished.items())]
                     shown = gr.Gallery(value=pictures, columns=columns_for(int(count)))
                 line = status(event.text, event.share) if event.text else gr.skip()
-                yield line, shown, *(gr.skip() for _ in range(5))
+                yield line, shown, *(gr.skip() for _ in range(6))
         except StopIteration as end:
             result = end.value
         except Stopped:
@@ -209,7 +210,7 @@ class GeneratePage:
         yield (
             report(len(files), result.notes, self.shared.studio.state),
             gr.Gallery(value=shown, columns=columns_for(len(files))), [str(file) for file in files], seed,
-            gr.Markdown(describe(first), visible=True), gr.Row(visible=True), off,
+            str(files[0]), gr.Markdown(describe(first), visible=True), gr.Row(visible=True), off,
         )  # fmt: skip
 
     def end(self, request: gr.Request) -> None:
@@ -244,13 +245,14 @@ class GeneratePage:
             gr.Warning(f"Not in the runs folder any more: {', '.join(missing)}.")
         sampler = settings["sampler"]
         if sampler not in SAMPLERS:
-            gr.Warning(f"There is no sampler {escape(sampler)} here: {SAMPLER_LABELS['base']} is chosen.")
+            gr.Warning(f"There is no sampler {html.escape(str(sampler))} here: {SAMPLER_LABELS['base']} is chosen.")
             sampler = "base"
+        base = page_name(self.context, str(settings["base"])) or settings["base"]
         gr.Info("The settings of the picture are back.")
         values = [
-            settings["prompt"], settings["base"], dropdown, strengths, settings["negative_prompt"], sampler,
+            settings["prompt"], base, dropdown, strengths, settings["negative_prompt"], sampler,
             slider(int(settings["steps"]), *STEPS), slider(float(settings["guidance"]), *GUIDANCE),
-            *(side_slider(settings["base"], int(settings[name])) for name in ("width", "height")),
+            *(side_slider(base, int(settings[name])) for name in ("width", "height")),
             int(settings["seed"]), 1,
         ]  # fmt: skip
         return (*values, False, random.random())
@@ -279,7 +281,7 @@ def taken(context: Context, paths: list[str], chosen: list[str], base: str) -> t
     """The adapters at `paths` beside those that are chosen, and the base with its steps, guidance, width and height
     where nothing but they says which."""
     rows = adapter_rows.accept(context, None, list(dict.fromkeys([*chosen, *paths])))[1]
-    own = base_for(context, paths) if set(chosen) <= set(paths) else None
+    own = None if chosen else base_for(context, paths)
     return (rows, own, *sizes_of(own)) if own and own != base else (rows, *(gr.skip(),) * 5)
 
 

@@ -47,7 +47,17 @@ class Status:
 
 def state_of(run: RunFolder) -> dict[str, Any]:
     """state.json, without what is of another kind than it should be: one odd file must not hide the other runs."""
-    return {key: value for key, value in _opened(run.read_state).items() if isinstance(value, KINDS.get(key, object))}
+    return {key: value for key, value in _opened(run.read_state).items() if _is_usual(key, value)}
+
+
+def _is_usual(key: str, value: Any) -> bool:
+    if key not in KINDS:
+        return True
+    try:
+        json.dumps(value, ensure_ascii=False).encode()  # half a character is none
+    except (ValueError, TypeError):
+        return False
+    return isinstance(value, KINDS[key]) and (isinstance(value, str) or abs(value) < 2**63)
 
 
 def summary_of(run: RunFolder) -> dict[str, Any]:

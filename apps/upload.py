@@ -17,7 +17,8 @@ MAX_IMAGE_BYTES = 50 * 10**6
 MAX_PIXELS = min(64_000_000, READABLE_PIXELS)
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow says of a broken image
+# What Pillow and its plug-ins say of a broken image.
+UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)
 
 # What a browser may choose: not every one knows that HEIC is an image.
 PHOTOS = ["image", *sorted(HEIF)]
@@ -51,7 +52,7 @@ def check_image(path: Path, name: str | None = None) -> Path:
         raise RequestError(
             f"{name} has more than {MAX_PIXELS / 1e6:.0f} million pixels.", fix="scale it down first"
         ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         kind = "is not an image" if isinstance(error, UnidentifiedImageError) else "is a damaged image"
         fix = "give a PNG, JPEG, WebP or HEIC file"
         raise RequestError(f"{name} {kind}, whatever its name says.", fix=fix) from None

@@ -1,6 +1,7 @@
 """What the Compare page shows, as gradio takes it in, without a browser."""
 
 import asyncio
+import json
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 from helpers.app_server import write_run
 
 from symdream.commands.demo import sample_data
+from symdream.diffusion.png import read_settings
 from symdream.errors import RequestError
 
 gr = pytest.importorskip("gradio")
@@ -51,12 +53,13 @@ def test_every_file_of_a_comparison_is_one_that_gradio_removes_in_time(context):
     session = SessionState(blocks)
 
     asked = page.answer_compare(
-        history.new_owner(), "adapters", [owl], {}, True, [], "a {subject}", "0, 1", 2, "run", None, "sprite", 1.0, "",
+        history.new_owner(), "adapters", [owl], {}, True, [], "a {subject}", "0, 1", 2, "run", None, "sprite", 1.0, "a red {subject}",
         SimpleNamespace(username=None, session_hash="session"),
     )  # fmt: skip
     with within_an_event():
         told = list(asked)
         result = told[-1][3]
+        assert "a red sks bird" in json.dumps(read_settings(Path(result["files"][0][0])))
         more = [("show", page.slider.show(result, 0, 1, 1)), ("begin", page.blind.begin(result))]
     for name, values in [("answer_compare", values) for values in told] + more:
         event = next(fn for fn in blocks.fns.values() if fn.name == name)
@@ -64,7 +67,15 @@ def test_every_file_of_a_comparison_is_one_that_gradio_removes_in_time(context):
     written = {str(path) for path in context.uploads.rglob("*") if path.is_file()}
     assert len(written) > 5 and written <= set().union(*blocks.temp_file_sets)
     assert result["dino"][0][0] is not None and len(result["references"]) == 5
-    Path(result["files"][0][0]).unlink()
-    with pytest.raises(RequestError, match="not there any more"):
-        page.slider.show(result, 0, 1, 0)
+    with within_an_event():
+        state = page.blind.begin(result)[0]
+        for file in (file for row in result["files"] for file in row):
+            Path(file).unlink()
+        with pytest.raises(RequestError, match="not there any more"):
+            page.slider.show(result, 0, 1, 0)
+        # Who moves them to the trash amid a blind test keeps the votes.
+        assert len(state["pairs"]) > 1
+        ended = page.blind.vote(result, state, "a")
+        assert len(ended[0]["votes"]) == 1 and "last pair" in ended[1]
+    assert len(list(context.uploads.glob("votes-*/votes.csv"))) == 1
     studio.close()

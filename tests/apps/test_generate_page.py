@@ -99,6 +99,7 @@ def test_an_adapter_that_is_handed_over_brings_its_base(context, page, identity,
     write_adapter(context.runs / "dog", base=identity)
     write_adapter(context.runs / "owl")
     (context.runs / "my base").mkdir()
+    (context.runs / "my base" / "model_index.json").touch()
     dog, owl = str(context.runs / "dog"), str(context.runs / "owl")
     if on == "compare":
         page = ComparePage(context, page.shared)
@@ -119,6 +120,37 @@ def is_skip(value):
 
 
 def test_an_adapter_whose_base_is_not_here_or_not_told_changes_no_base(context, page):
-    for place, identity in enumerate(("folder:elsewhere", "file:x.safetensors", None)):
+    odd = ["v1-5-pruned", "5", "/home/x/y.safetensors"]
+    odd += [f"folder:{name}" for name in ("..", "/etc", ".app", "a" * 300)]
+    for place, identity in enumerate(("folder:elsewhere", "file:x.safetensors", None, "folder:run0", *odd)):
         path = write_adapter(context.runs / f"run{place}", base=identity)
         assert is_skip(page.take({"page": "generate", "paths": [str(path)]}, [], "sprite")[1])
+
+
+def test_an_adapter_that_is_chosen_already_keeps_the_base_and_its_settings(context, page):
+    path = str(write_adapter(context.runs / "dog", base="stabilityai/stable-diffusion-xl-base-1.0"))
+    assert is_skip(page.take({"page": "generate", "paths": [path]}, [path], "sd15")[1])
+
+
+def test_a_pictures_base_comes_back_by_the_name_that_the_page_has(context, page):
+    (context.runs / "my base").mkdir()
+    (context.runs / "my base" / "model_index.json").touch()
+    known = {
+        "sprite": "sprite", "folder:my base": "my base",
+        "stabilityai/stable-diffusion-xl-base-1.0@4621": "sdxl", "folder:gone": "folder:gone",
+    }  # fmt: skip
+    for identity, name in known.items():
+        values = page.restore(str(keep(page, "a" * 24, base=identity)))
+        assert values[1] == name
+        if name == "sdxl":
+            assert values[-6].maximum == values[-5].maximum == 2048
+
+
+def test_use_these_settings_means_the_picture_whose_settings_are_shown(page):
+    request = SimpleNamespace(username=None, session_hash="session")
+    settings = ["sprite", [], {}, "", "base", 1, 1.0, 64, 64, 5, 1]
+    told = list(page.answer_generate(False, history.new_owner(), "a toy", *settings, request))
+    _, _, made, _, picked, details, *_ = told[-1]
+    assert picked == made[0] and "a toy" in details.value
+    assert told[0][4] is None  # and none while the next ones are made
+    assert page.restore(picked)[0] == "a toy"

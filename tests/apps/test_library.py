@@ -1,11 +1,16 @@
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
+import orjson
 import pytest
 from helpers.app_server import write_run
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from symdream.commands.demo import sample_data
+from symdream.diffusion.embedded import sprite_folder
 from symdream.errors import RequestError
 from symdream.interop.export import export
 from symdream.interop.inspect import inspect_adapter
@@ -13,6 +18,7 @@ from symdream_apps import library, watching
 from symdream_apps.context import Context
 from symdream_apps.exports import export_for_others
 from symdream_apps.runs import Runs
+from symdream_apps.upload import check_image
 
 
 @pytest.fixture
@@ -41,7 +47,8 @@ def test_a_broken_file_has_a_card_that_says_so(context):
 ODD = {
     "state.json": [
         '{"status": "stopped", "step": "x"}', '{"status": "stopped", "step": 1e400, "steps": NaN}', '{"status": 5}',
-        '{"status": "failed", "error": ["a"]}', "[]", None,
+        '{"status": "failed", "error": ["a"]}', '{"status": "stopped", "step": 1000000000000000000000}',
+        '{"status": "failed", "error": "\\ud800"}', "[]", None,
     ],
     "summary.json": ['{"scores": "x"}', '{"scores": {"before": 1, "after": {"dino": "high", "clip_t": 0.4}}}', None],
     "metrics.jsonl": ['{"step": 1e999, "loss": 1}', None],
@@ -62,6 +69,7 @@ def test_one_odd_file_hides_no_run(context, name, content):
     assert {card.key for card in library.cards(context, runs)} == {"owl", "odd"}
     assert all(watching.label(status) and watching.sentence(runs, status) for status in runs.statuses())
     assert watching.curve(runs.get("odd")).empty and runs.start_next() is None
+    orjson.dumps([asdict(status) for status in runs.statuses()])  # as the app's answers are written
 
 
 @pytest.mark.parametrize("cut", [8, 15, 20, 30, 100])
@@ -73,6 +81,17 @@ def test_a_broken_picture_beside_an_adapter_is_no_picture(context, tmp_path, cut
         file.write_bytes(data)
         assert library._picture(file, "x").size == (library.SIDE, library.SIDE)
         assert watching.pictures([file]) == []
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.6, 0.95])
+def test_a_broken_avif_is_no_picture_either(context, tmp_path, cut):
+    whole = tmp_path / "whole.avif"
+    Image.open(sample_data() / "owl" / "00.png").convert("RGB").save(whole)
+    file = tmp_path / "dog.png"
+    file.write_bytes(whole.read_bytes()[: int(cut * whole.stat().st_size)])
+    assert library._picture(file, "x").size == (library.SIDE, library.SIDE)
+    with pytest.raises(RequestError, match=r"dog\.png is (not|a damaged)"):
+        check_image(file)
 
 
 def test_tables_and_plots_hold_what_inspect_found(context):
@@ -141,3 +160,17 @@ def test_reports_are_those_of_folders_in_the_runs_folder(context, tmp_path):
     (context.runs / "compare-c").mkdir()
     (context.runs / "compare-c" / "report.html").symlink_to(tmp_path / "report.html")
     assert {file.parent.name for file in library.reports(context)} == {"compare-a", "compare-b"}
+
+
+@pytest.mark.parametrize("told", [str, lambda identity: {"identity": identity}], ids=["word", "mapping"])
+def test_an_adapters_file_opens_no_base_outside_of_the_apps_folders(context, tmp_path, told):
+    private = tmp_path / "private" / "base"
+    shutil.copytree(sprite_folder("sprite-diffusion"), private)
+    source = context.uploads / "x.safetensors"
+    export(context.runs / "owl", "diffusers", source)
+    texts = {"symdream": json.dumps({"method": "lora", "base": told(str(private))})}
+    save_file(load_file(source), source, metadata=texts)
+    for to in ("merged", "kohya"):
+        with pytest.raises(RequestError, match="not to be had here"):
+            export_for_others(context, source, to)
+    assert not list(context.uploads.rglob("*merged*"))

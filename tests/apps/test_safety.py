@@ -34,7 +34,8 @@ def test_paths_inside_the_folders_are_resolved_against_the_runs_folder(context):
 
 @pytest.mark.parametrize(
     "path",
-    ["..", "owl/../../x", "/etc/passwd", "/", "a\0b", "~/x", "nothing", "a" * 300, "a/" * 3000, "\ud800"],
+    ["..", "owl/../../x", "/etc/passwd", "/", "a\0b", "~/x", "nothing"]
+    + ["a" * 300, "a/" * 3000, "a/" * 2040, "é/" * 2000, "\ud800"],
 )
 def test_paths_that_lead_out_or_nowhere_are_refused(context, path):
     with pytest.raises(RequestError):
@@ -125,6 +126,8 @@ def test_what_to_do_is_said_in_the_words_of_the_page(context):
     for fix in ("name the base it was trained on with --base", "use --base sprite, or a local folder"):
         shown = plain(RequestError("No.", fix=fix)).message
         assert "the base" in shown and "--" not in shown
+    shown = plain(RequestError('There is no "night--base camp".', fix="name it with --base")).message
+    assert 'no "night--base camp"' in shown and shown.endswith("name it with the base")
 
 
 def test_traces_are_in_the_log_and_not_in_what_is_raised(context, caplog):
