@@ -53,7 +53,8 @@ def test_every_file_of_a_comparison_is_one_that_gradio_removes_in_time(context):
     session = SessionState(blocks)
 
     asked = page.answer_compare(
-        history.new_owner(), "adapters", [owl], {}, True, [], "a {subject}", "0, 1", 2, "run", None, "sprite", 1.0, "a red {subject}",
+        history.new_owner(), "adapters", [owl], {}, True, [], "a {subject}", "0, 1", 2, "run", None, "sprite", 1.0,
+        "a red {subject}",
         SimpleNamespace(username=None, session_hash="session"),
     )  # fmt: skip
     with within_an_event():
