@@ -11,6 +11,7 @@ from symdream.errors import RequestError
 from symdream.training.run_folder import disk_error, is_run
 from symdream_apps.adapters import page_name, read_card
 from symdream_apps.context import Context
+from symdream_apps.train_request import checked_base
 
 # What each format is for, as the pages say it.
 FORMATS = {
@@ -69,7 +70,7 @@ def base_to_load(context: Context, path: Path, to: str) -> str | None:
         return None
     name = page_name(context, identity)
     if name is not None:
-        return str(context.check_path(name)) if (context.runs / name).exists() else name
+        return checked_base(context, name)
     if to == "merged" or not identity.startswith(("folder:", "file:")):
         raise RequestError(
             f"This adapter was made on {identity}, which is not to be had here.",

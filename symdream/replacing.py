@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 from symdream.errors import RequestError
+from symdream.interop.grouping import WEIGHTS
+from symdream.interop.keys import COMPONENTS
+from symdream.interop.strength import PEFT_CONFIG
 
 Kind = Literal["file", "base", "peft"]
 NAMES = {"base": "a base", "peft": "a PEFT adapter"}
 BASE_PARTS = {"unet", "vae", "scheduler", "safety_checker", "feature_extractor", "image_encoder"}
 BASE_PARTS |= {"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"}
 BASE_FILES = {"model_index.json", "README.md", "LICENSES.md", "LICENSE.md", "LICENSE"}
-PEFT_PARTS = {"unet", "text_encoder", "text_encoder_2"}
-PEFT_FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+PEFT_FILES = {PEFT_CONFIG, WEIGHTS, "README.md"}
 
 
 def in_the_way(path: Path, overwrite: bool, kind: Kind) -> tuple[str, str] | None:
@@ -32,7 +34,7 @@ def in_the_way(path: Path, overwrite: bool, kind: Kind) -> tuple[str, str] | Non
 
 def _why_no(kind: Kind, folder: Path) -> str | None:
     """What tells that a folder is not what an export of this kind leaves, and no more than that."""
-    parts, files = (BASE_PARTS, BASE_FILES) if kind == "base" else (PEFT_PARTS, set())
+    parts, files = (BASE_PARTS, BASE_FILES) if kind == "base" else (COMPONENTS, ())
     for entry in sorted(folder.iterdir()):
         known = entry.name.startswith(".") or entry.name in (parts if entry.is_dir() else files)
         if not known:

@@ -286,7 +286,7 @@ class Comparison:
 
     def _head(self) -> dict[str, Any]:
         grid, workshop = self.grid, self.workshop
-        base = workshop.base
+        base, here = workshop.base, environment(workshop.base)
         return {
             "grid": {
                 "name": grid.name,
@@ -314,8 +314,8 @@ class Comparison:
                 "config": grid.model_dump(mode="json"),
             },
             "notes": self._notes(),
-            "environment": environment(base),
-            "environments": self._environments(),
+            "environment": here,
+            "environments": self._environments(here),
             "encoders": workshop.encoders(),
             "instrument": self.instrument,
             "tuning": self.tuning,
@@ -323,11 +323,11 @@ class Comparison:
             "references": {name: self.references[name]["scores"] for name in self.names if name in self.references},
         }
 
-    def _environments(self) -> list[dict[str, Any]]:
+    def _environments(self, here: dict[str, Any]) -> list[dict[str, Any]]:
         """All that the cells were computed in: earlier starts may have had another machine or other versions."""
         finished = any(cell["status"] == "finished" for cell in self.known.get("cells", []))
         before = environments_of(self.known) if finished else []
-        return distinct([*before, environment(self.workshop.base)]) if self.computed or not before else before
+        return distinct([*before, here]) if self.computed or not before else before
 
     def _notes(self) -> list[str]:
         """What a reader must know of these scores before anything else."""

@@ -55,12 +55,16 @@ def _moved(x, mean, rstd, weight, bias):
 
 
 @triton.jit
-def _gradient(x, dy, mean, rstd, weight, bias, silu):
-    """x̂ and the loss's gradient to it."""
-    normal, z = _moved(x, mean, rstd, weight, bias)
+def _read_gradient(
+    x, dy, weight, bias, mean, rstd, silu, begin, high, group, inverse, channels, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Of the numbers from `begin` on: where they lie, which there are, x̂, and the loss's gradient to it."""
+    where, held, values, scale, shift = _read(x, weight, bias, begin, high, group, inverse, channels, BLOCK)
+    upper = tl.load(dy + where, mask=held, other=0.0).to(tl.float32)
+    normal, z = _moved(values, mean, rstd, scale, shift)
     sigmoid = 1 / (1 + tl.exp(-z))
     slope = tl.where(silu != 0, sigmoid * (1 + z * (1 - sigmoid)), 1.0)
-    return normal, dy * slope * weight
+    return where, held, normal, upper * slope * scale
 
 
 @triton.jit(do_not_specialize=["pixels", "channels", "group", "chunk", "splits"])
@@ -138,11 +142,10 @@ def gradient_sums(
     first = tl.full([], 0.0, tl.float32)
     second = tl.full([], 0.0, tl.float32)
     for begin in range(low, high, BLOCK):
-        where, held, values, scale, shift = _read(
-            x + start, weight + channel, bias + channel, begin, high, group, inverse, channels, BLOCK
-        )
-        upper = tl.load(dy + start + where, mask=held, other=0.0).to(tl.float32)
-        normal, slope = _gradient(values, upper, mean, rstd, scale, shift, silu)
+        where, held, normal, slope = _read_gradient(
+            x + start, dy + start, weight + channel, bias + channel, mean, rstd, silu, begin, high, group, inverse,
+            channels, BLOCK,
+        )  # fmt: skip
         first += tl.sum(slope)  # 0 where nothing is held: dy is
         second += tl.sum(slope * normal)
     place = sums + (row * splits + split) * 2
@@ -168,10 +171,9 @@ def gradient(
     low = split * chunk
     high = tl.minimum(low + chunk, total)
     for begin in range(low, high, BLOCK):
-        where, held, values, scale, shift = _read(
-            x + start, weight + channel, bias + channel, begin, high, group, inverse, channels, BLOCK
-        )
-        upper = tl.load(dy + start + where, mask=held, other=0.0).to(tl.float32)
-        normal, slope = _gradient(values, upper, mean, rstd, scale, shift, silu)
+        where, held, normal, slope = _read_gradient(
+            x + start, dy + start, weight + channel, bias + channel, mean, rstd, silu, begin, high, group, inverse,
+            channels, BLOCK,
+        )  # fmt: skip
         slope = rstd * (slope - first - normal * second)
         tl.store(dx + start + where, slope.to(dx.dtype.element_ty), mask=held)
