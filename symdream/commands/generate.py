@@ -133,11 +133,10 @@ def run(args: Args) -> int:
     paths = picture_paths(args)
     old = {path for path in args.output.glob("*.png") if is_ours(path)}
     grid = args.output / GRID_NAME
-    kept = 0
+    before = {path: path.stat().st_ino for path in paths if path.exists()}
 
     def keep(first: int, images: list[Image.Image]) -> None:
         """Each picture as soon as it is made: what comes later may fail or be stopped."""
-        nonlocal kept
         grid.unlink(missing_ok=True)  # it would show what is no longer there
         for place, image in enumerate(images, first):
             settings = {
@@ -154,7 +153,6 @@ def run(args: Args) -> int:
                 "weight": weight,
             }
             write_atomically(paths[place], partial(save_png, image, settings=settings))
-            kept += 1
 
     try:
         with Progress("denoising", 1) as progress:
@@ -173,6 +171,8 @@ def run(args: Args) -> int:
                 on_images=keep,
             )
     except KeyboardInterrupt:
+        # Counted on the disk: Ctrl-C can come between a picture's writing and its counting.
+        kept = sum(path.exists() and path.stat().st_ino != before.get(path) for path in paths)
         where = f" They are in {args.output}." if kept else ""
         raise Stopped(f"Stopped with {kept} of {len(asked)} images made.{where}") from None
     for path in old - set(paths):

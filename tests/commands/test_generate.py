@@ -14,7 +14,7 @@ from PIL import Image
 from symdream.cli import main
 from symdream.commands import generate
 from symdream.diffusion.png import read_settings
-from symdream.errors import Problems, RequestError, WorkError
+from symdream.errors import Problems, RequestError, Stopped, WorkError
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,23 @@ def test_ctrl_c_keeps_the_images_that_are_made(tmp_path, run):
     made = sorted(output.glob("*.png"))
     assert f"{len(made)} of 500 images" in told and str(output) in told and 4 <= len(made) < 500
     assert all(read_settings(file)["seed"] == int(file.stem.split("-")[1]) for file in made)
+
+
+def test_a_picture_written_as_ctrl_c_came_is_counted(tmp_path, run, monkeypatch):
+    from symdream.training import run_folder
+
+    make(run, tmp_path, "a {subject}", count=3)
+    write, written = run_folder.write_atomically, []
+
+    def interrupted(path, save):
+        write(path, save)
+        written.append(path)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder, "write_atomically", interrupted)
+    with pytest.raises(Stopped, match="Stopped with 2 of 4 images made"):
+        make(run, tmp_path, "a {subject}", count=4, overwrite=True)
 
 
 def test_a_failed_overwriting_leaves_the_images_that_it_did_not_come_to(tmp_path, run):
