@@ -65,7 +65,9 @@ class EagerEngine(Engine):
         return {"scaler": self.scaler.state_dict()}
 
     def load_state(self, state: dict) -> None:
-        self.scaler.load_state_dict(state.get("scaler", {}))
+        # None of a new run, and an empty one of a run without loss scaling: an enabled scaler refuses both.
+        if state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
 
 
 def mark_bad(bad: Tensor, loss: Tensor, norm: Tensor) -> Tensor:

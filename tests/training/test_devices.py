@@ -1,6 +1,8 @@
+import shutil
+
 import pytest
 import torch
-from helpers.runs import tiny_config
+from helpers.runs import adapter_tensors, tiny_config
 
 from symdream.diffusion.adapters import attach
 from symdream.diffusion.base import load_base
@@ -8,10 +10,12 @@ from symdream.diffusion.batch import Batch
 from symdream.diffusion.batch_loss import BatchLoss
 from symdream.diffusion.conditioning import tokenize
 from symdream.errors import RequestError
+from symdream.train import run_training
 from symdream.training import devices
 from symdream.training.checkpoint import load_checkpoint, save_checkpoint
 from symdream.training.defaults import resolve
 from symdream.training.optimizer import make_optimizer
+from symdream.training.run_folder import RunFolder
 
 
 def test_fp16_on_a_cpu_is_refused():
@@ -112,3 +116,17 @@ def test_the_scale_is_part_of_a_checkpoint(tmp_path, tiny_sd1, photos):
         side.update()
     assert other.scaler.get_scale() == half.scaler.get_scale() == 2.0**7
     assert all(torch.equal(a, b) for a, b in zip(half.parameters, other.parameters, strict=True))
+
+
+def test_a_run_in_fp16_begins_stops_and_is_resumed(tmp_path, tiny_sd1, photos, monkeypatch):
+    # Here a CPU stands in for a GPU without bf16: the loss scaling is the real one.
+    monkeypatch.setattr(devices, "dtype_problem", lambda device, dtype: None)
+    config = tiny_config(tiny_sd1, photos, dtype="fp16", method="lora", steps=4, checkpoint_every=2)
+    run = RunFolder.create(tmp_path / "run")
+    run_training(run, config)
+    whole = adapter_tensors(run)
+    shutil.rmtree(run.checkpoints / "step-4")
+    shutil.rmtree(run.adapter)
+    run_training(RunFolder.open(run.path), config, resume=True)
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in adapter_tensors(run).items())
+    assert any(tensor.isfinite().all() and tensor.abs().max() > 0 for tensor in whole.values())
