@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from symdream.data.images import find_images, read_image
 from symdream.data.store import content_key
+from symdream.diffusion.adapters import adapter_layers
 from symdream.diffusion.base import Base
 from symdream.diffusion.png import intact, save_png
 from symdream.diffusion.sampling import drawn_by, sample
@@ -72,10 +73,12 @@ def from_base(
 
     Every batch is kept as soon as it is done, so an interrupted making loses little. Batches begin at multiples of
     their size and are drawn whole: a picture that is drawn again comes out the same to the last bit, which it
-    would not beside others. No safety checker looks at them (it would paint some black). The base must not carry an
-    adapter yet.
-    Raises: WorkError if they cannot be written.
+    would not beside others. No safety checker looks at them (it would paint some black).
+    Raises: ValueError if an adapter of the base is on; WorkError if they cannot be written.
     """
+    layers = [layer for module in base.components().values() for layer in adapter_layers(module)]
+    if any(layer.active_adapters and not layer.disable_adapters for layer in layers):
+        raise ValueError("the base carries an adapter that is on: its pictures would be kept as the base's own")
     folder = cache / kind / content_key(**drawn_with(base, prompt, resolution, first_seed, batch))[:32]
     files = [folder / f"{number:05d}.png" for number in range(-(-count // batch) * batch)]
     missing = [number for number in range(count) if not intact(files[number])]

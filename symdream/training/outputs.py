@@ -23,7 +23,7 @@ from symdream.data.captions import fill, says
 from symdream.data.class_images import from_base
 from symdream.data.images import unread_pictures
 from symdream.data.store import cache_folder
-from symdream.diffusion.adapters import adapter_layers, save_adapters
+from symdream.diffusion.adapters import Disabled, adapter_layers, save_adapters
 from symdream.diffusion.base import Base
 from symdream.diffusion.grid import make_grid
 from symdream.diffusion.prompts import cut_off
@@ -47,6 +47,7 @@ from symdream.ui import say
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "pillow")
 FORMAT_VERSION = 1
+TRIGGERS = "triggers-drawn-by-the-base"  # of the cache; "triggers" holds pictures through an untrained adapter
 
 
 def describe(
@@ -143,13 +144,14 @@ def show_trigger(run: RunFolder, config: TrainConfig, base: Base) -> None:
         return
     prompts = [fill(subject.template, trigger=subject.trigger, class_noun="") for subject in config.learned]
     cache = cache_folder(config.data.cache_dir)
-    images = [
-        image.read()
-        for prompt in prompts
-        for image in from_base(
-            base, prompt, 1, base.resolution, cache, kind="triggers", first_seed=0, batch=1, quiet=True
-        )
-    ]
+    with Disabled(base):  # a new SingLoRA's update is not zero, and --start-from's is a whole subject
+        images = [
+            image.read()
+            for prompt in prompts
+            for image in from_base(
+                base, prompt, 1, base.resolution, cache, kind=TRIGGERS, first_seed=0, batch=1, quiet=True
+            )
+        ]
     save_png(path, images[0] if len(images) == 1 else make_grid([images], column_labels=prompts))
     asked = " and ".join(f'"{prompt}"' for prompt in prompts)
     say(f"  what this base draws for {asked}: {path}. If it is something of its own, choose another --trigger.")
