@@ -27,7 +27,8 @@ SPECTRUM_EVERY = 20  # steps between looks at SymLoRA's Λ, for the same reason
 class Recorder:
     """Gathers each step's numbers on the device and writes them in blocks; stops the run on a loss that is not finite.
 
-    On a CPU nothing runs ahead, so every step is looked at; on a GPU every READ_EVERY steps.
+    On a CPU nothing runs ahead, so every step is looked at; on a GPU the first one and then every READ_EVERY steps.
+    What the run does between steps is no step's time: `flush` before it, `show` or `show_picture` after.
     """
 
     def __init__(self, run: RunFolder, config: TrainConfig, first: int, accelerator: Accelerator):
@@ -39,6 +40,7 @@ class Recorder:
         self.smooth_loss = math.nan
         self.seconds: list[float] = []
         self.boards: list[Board] = []
+        self._first = first + 1
         self._mark = self._flushed = time.monotonic()
         if self.writing:
             run.truncate_metrics(first)
@@ -72,20 +74,12 @@ class Recorder:
         nothing (symdream.diffusion.engine: keeps_last_good); None where it does.
         Raises: WorkError if the loss or the gradient is not finite (at the next look at the device).
         """
-        now = time.monotonic()
-        numbers = {
-            "step": step,
-            "lr": {group["name"]: group["lr"] for group in optimizer.param_groups},
-            "u": u,
-            "seconds": now - self._mark,
-        }
-        self.seconds.append(now - self._mark)
-        self._mark = now
+        numbers = {"step": step, "lr": {group["name"]: group["lr"] for group in optimizer.param_groups}, "u": u}
         if self.writing and step % SPECTRUM_EVERY == 0:
             self._show_spectrum(step, optimizer)
         self.waiting.append((numbers, loss, grad_norm))
         self.on_bad_loss = on_bad_loss
-        if not self.on_device or step % READ_EVERY == 0:
+        if not self.on_device or step % READ_EVERY == 0 or step == self._first:
             self._read()
 
     def in_words(self) -> str:
@@ -96,8 +90,14 @@ class Recorder:
         if not self.waiting:
             return
         memory = peak_memory()
-        for numbers, loss, norm in self.waiting:
-            step, loss, norm = numbers["step"], float(loss), float(norm)
+        read = [(numbers, float(loss), float(norm)) for numbers, loss, norm in self.waiting]  # waits for the device
+        self.waiting.clear()
+        now = time.monotonic()
+        # Between two looks the host only launches: what a step took is known as the mean of those in between.
+        seconds, self._mark = (now - self._mark) / len(read), now
+        for numbers, loss, norm in read:
+            step, numbers["seconds"] = numbers["step"], seconds
+            self.seconds.append(seconds)
             # With loss scaling an infinite gradient is part of the game; it runs on a GPU and keeps no last good state.
             scaled = self.on_device and self.on_bad_loss is None
             if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
@@ -106,7 +106,6 @@ class Recorder:
             if self.writing:
                 self.run.record(**numbers, loss=loss, grad_norm=norm, memory=memory)
                 self._show(numbers, loss, norm, memory)
-        self.waiting.clear()
         if self.writing and time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.run.flush()
             self._flushed = time.monotonic()

@@ -1,6 +1,7 @@
 """Losses that are read in blocks, as on a GPU: a bad one is found at the next look, and what was good is saved."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -39,12 +40,50 @@ def test_the_state_before_the_first_bad_step_is_saved_at_the_next_look(tmp_path,
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2]
 
 
-def test_a_progress_line_tells_no_loss_before_the_first_look(tmp_path, tiny_sd1, photos):
+def test_a_progress_line_tells_the_loss_of_the_last_look(tmp_path, tiny_sd1, photos):
     with Recorder(RunFolder.create(tmp_path / "run"), tiny_config(tiny_sd1, photos), 0, OnAGpu()) as recorder:
+        assert recorder.in_words() == ""
         for step in range(1, READ_EVERY + 1):
-            assert recorder.in_words() == ""
+            recorder.add(step, torch.tensor(0.5 * step), torch.tensor(1.0), OPTIMIZER, 1.0, on_bad_loss=None)
+            assert step == READ_EVERY or recorder.in_words() == "loss 0.5000"
+        assert recorder.in_words() != "loss 0.5000"
+
+
+class Later:
+    """A number on a device that is still at work: reading it waits."""
+
+    def __init__(self, at: float):
+        self.at = at
+
+    def __float__(self) -> float:
+        time.sleep(max(0.0, self.at - time.monotonic()))
+        return 0.5
+
+
+def test_a_steps_seconds_are_those_of_the_device_and_not_of_the_launch(tmp_path, tiny_sd1, photos):
+    run, steps, step_seconds = RunFolder.create(tmp_path / "run"), 2 * READ_EVERY + 5, 0.02
+    with Recorder(run, tiny_config(tiny_sd1, photos), 0, OnAGpu()) as recorder:
+        done = time.monotonic()
+        for step in range(1, steps + 1):
+            done = max(done, time.monotonic()) + step_seconds
+            recorder.add(step, Later(done), Later(done), OPTIMIZER, 1.0, on_bad_loss=None)
+        recorder.flush()
+    seconds = [json.loads(line)["seconds"] for line in run.metrics.read_text().splitlines()]
+    assert len(seconds) == steps and recorder.median_seconds() >= 0.99 * step_seconds
+    assert min(seconds) >= 0.99 * step_seconds
+
+
+def test_what_a_run_does_between_steps_is_no_steps_time(tmp_path, tiny_sd1, photos):
+    run = RunFolder.create(tmp_path / "run")
+    with Recorder(run, tiny_config(tiny_sd1, photos), 0, OnAGpu()) as recorder:
+        for step in range(1, 7):
             recorder.add(step, torch.tensor(0.5), torch.tensor(1.0), OPTIMIZER, 1.0, on_bad_loss=None)
-        assert recorder.in_words() == "loss 0.5000"
+            if step == 4:
+                recorder.flush()
+                time.sleep(2)
+                recorder.show(step, {})
+        recorder.flush()
+    assert sum(json.loads(line)["seconds"] for line in run.metrics.read_text().splitlines()) < 2
 
 
 def test_a_bad_step_is_found_before_a_checkpoint_would_hide_it(tmp_path, tiny_sd1, photos):
