@@ -64,6 +64,7 @@ def command(contestant: str, folder: Path, steps: int, output: Path) -> list[str
     if contestant == "symdream train":
         flags = {"method": "lora", "rank": 8, "components": "unet", "batch-size": 1, "checkpoint-every": 0}
         flags |= {"base": folder / "base", "images": folder / "photos", "class-noun": "toy", "steps": steps}
+        flags |= {"cache-dir": output.with_suffix(".cache")}  # its own: no latents of an earlier round
         given = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
         return [sys.executable, "-m", "symdream.cli", "train", *given, "--output", str(output)]
     return [sys.executable, __file__, "--child", contestant, str(folder), str(steps), str(output)]

@@ -51,6 +51,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     from symdream.diffusion.engine import StepParts, choose_engine
     from symdream.diffusion.noise_schedule import use_zero_terminal_snr
     from symdream.diffusion.parking import park
+    from symdream.diffusion.sampling_engine import forget
     from symdream.interop.open import tell
     from symdream.interop.warm_start import warm_start
     from symdream.training import checkpoint, outputs
@@ -117,6 +118,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
         )
     startup.done("latents", store.tell("latents"))
     park([base.vae, *([] if data.text is None else base.text_encoders)])
+    forget(base.unet)  # the graphs that drew class images: training needs their memory
     if training.gradient_checkpointing:
         use_gradient_checkpointing(base, components, dropout=adapter.dropout > 0)
     optimizer = make_optimizer(config, trainable)
@@ -190,8 +192,10 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
             progress.update(done, recorder.in_words())
             last = done == training.steps
             if leader and due(config.output.sample_every, done, last):
+                recorder.flush()
                 recorder.show_picture(done, outputs.write_samples(run, config, base, done))
             if leader and due(config.selection.validate_every, done, last):
+                recorder.flush()
                 recorder.show(done, validate(run, base, loss_of, data, training.batch_size, done))
             stopping = not last and stop.requested(accelerator)
             if stopping or last or selection.due(done) or due(config.output.checkpoint_every, done):

@@ -63,10 +63,15 @@ def record(function: Callable[[], None], device: torch.device, pool: object | No
             function()
     torch.cuda.current_stream(device).wait_stream(stream)
     torch.cuda.synchronize(device)
-    graph = torch.cuda.CUDAGraph()
-    # thread_local: another thread (the app's, a writer's) may allocate meanwhile without spoiling the recording.
-    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-        function()
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
+    try:
+        # thread_local: another thread (the app's, a writer's) may allocate meanwhile without spoiling the recording.
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            function()
+    except BaseException:
+        # torch leaves the recording's stream the current one when ending a failed recording fails as well.
+        torch.cuda.set_stream(before)
+        raise
     return graph
 
 

@@ -29,6 +29,7 @@ from symdream.diffusion.checkpointing import use_gradient_checkpointing
 from symdream.diffusion.detach import detach
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.diffusion.parking import park
+from symdream.diffusion.sampling_engine import forget
 from symdream.errors import Problem, Problems, WorkError
 from symdream.training import checkpoint, outputs
 from symdream.training.batched_optimizer import StackedAdamW
@@ -151,6 +152,7 @@ def _train(
     trainees = [prepare(run, config, base, components, accelerator) for run, config in zip(runs, configs, strict=True)]
     frozen_text = trainees[0].data.text is not None
     park([base.vae, *(base.text_encoders if frozen_text else [])])
+    forget(base.unet)  # the graphs that drew pictures before: training needs their memory
     if configs[0].training.gradient_checkpointing:
         use_gradient_checkpointing(base, components)
     with ExitStack() as entered, out_of_memory_explained(configs[0], base):

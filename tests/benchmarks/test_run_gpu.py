@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import rows
+from benchmarks import rows, time_to_adapter
 from benchmarks.rows import Row, Setting, run_rows, spread, table
 from benchmarks.run_gpu import in_order_of_worth
 from benchmarks.step_gpu import KERNELS
@@ -117,3 +117,9 @@ def test_it_runs_with_torch_and_the_four_libraries_alone(tmp_path):
     assert by_name["memory"]["facts"]["ours"].endswith("GiB")
     assert "not installed" in by_name["time_to_adapter"]["facts"]["symdream train"]
     assert by_name["time_to_adapter"]["ratios"]["script / ours"] > 0
+
+
+def test_every_round_of_the_command_makes_its_latents_anew(tmp_path):
+    commands = [time_to_adapter.command("symdream train", tmp_path, 2, tmp_path / f"run-{i}") for i in range(2)]
+    caches = [command[command.index("--cache-dir") + 1] for command in commands]
+    assert len(set(caches)) == 2 and all(not Path(cache).exists() for cache in caches)

@@ -1,6 +1,16 @@
 """What a run says at its start about the photos it was given."""
 
-from helpers.runs import make_photos, train_tiny
+import pytest
+from helpers.runs import make_photos, tiny_config, train_tiny
+from PIL import Image
+
+from symdream.data.class_images import from_base
+from symdream.diffusion import sampling_engine
+from symdream.diffusion.adapters import attach
+from symdream.diffusion.base import load_base
+from symdream.diffusion.sampling import sample
+from symdream.train import run_training
+from symdream.training.run_folder import RunFolder
 
 
 def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path, tiny_sd1, capsys):
@@ -21,3 +31,28 @@ def test_captions_that_do_not_ask_for_the_subject_or_are_too_long_are_named(tmp_
     said = capsys.readouterr().err
     assert 'the captions of 00.png do not say the trigger "sks"' in said
     assert "the caption of 01.png is longer" in said and said.count("Cut off") == 1
+
+
+def test_what_the_trigger_means_is_drawn_by_the_base_alone(tmp_path, tiny_sd1, capsys):
+    photos = make_photos(tmp_path / "photos")
+    taught = train_tiny(tmp_path / "taught", tiny_sd1, photos, cache_dir=tmp_path / "cache", lr=0.05)
+    new = train_tiny(tmp_path / "new", tiny_sd1, photos, cache_dir=tmp_path / "other", start_from=taught.adapter)
+    base = load_base(str(tiny_sd1))
+    (expected,) = sample(base, ["a photo of a sks"], [0])
+    for run in (taught, new):
+        drawn = Image.open(run.samples / "trigger-before-training.png")
+        assert drawn.tobytes() == expected.tobytes()
+
+
+def test_pictures_of_the_base_are_not_drawn_through_an_adapter(tmp_path, tiny_sd1):
+    base = load_base(str(tiny_sd1))
+    attach(base, "singlora", 4, 4.0, "qkvo", ["unet"], 0.0, 0)
+    with pytest.raises(ValueError, match="an adapter that is on"):
+        from_base(base, "a toy", 1, base.resolution, tmp_path)
+
+
+def test_graphs_that_drew_pictures_are_gone_before_training(tmp_path, tiny_sd1, photos, monkeypatch):
+    base = load_base(str(tiny_sd1))
+    sampling_engine._KEPT_BY[base.unet] = sampling_engine.DenoisingSteps()  # as on a GPU
+    run_training(RunFolder.create(tmp_path / "run"), tiny_config(tiny_sd1, photos, steps=1), base=base)
+    assert base.unet not in sampling_engine._KEPT_BY
