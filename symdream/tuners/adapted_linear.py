@@ -30,7 +30,8 @@ class AdaptedLinear(torch.autograd.Function):
         y = F.linear(rows, weight, bias).addmm_(hd, cast[:, :out_features], alpha=s)
         ctx.save_for_backward(x, weight, A, cast, d, hd, h if ctx.needs_input_grad[4] else None)
         ctx.s = s
-        return y.view(*x.shape[:-1], out_features)
+        # A view that a custom function returns may not be changed in place, as nn.ReLU(inplace=True) would.
+        return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], out_features))
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -71,6 +71,21 @@ def test_it_equals_the_chain_of_operations(kind, in_features, out_features, alph
 
 
 @pytest.mark.parametrize("kind", [SingLoraLinear, SymLoraLinear])
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5)])
+@pytest.mark.parametrize(("aside", "in_place"), [(torch.relu, torch.relu_), (torch.exp, torch.exp_)])
+def test_the_output_may_be_changed_in_place(kind, shape, aside, in_place):
+    layer = make(kind, 5, 9, 2.0)
+    found = []
+    for change in (aside, in_place):
+        x = drawn(*shape, seed=1).requires_grad_()
+        layer.zero_grad()
+        y = change(layer(x))
+        y.square().sum().backward()
+        found.append([y, x.grad, *(p.grad.clone() for p in layer.parameters() if p.requires_grad)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("kind", [SingLoraLinear, SymLoraLinear])
 def test_per_sample_gradients_and_curvature_by_torch_func(kind):
     layer = make(kind, 5, 9, 2.0)
     x = drawn(4, 3, 5, seed=1)
