@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner
@@ -49,6 +51,11 @@ class SymmetricModel(BaseTuner):
     """Replaces targeted linear layers by SymmetricLinear ones. Raises UnsupportedLayer before anything is replaced."""
 
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add the adapter to `model`, with a configuration of its own: the caller's may serve for several."""
+        self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _prepare_model(self, peft_config: SymmetricConfig, model: nn.Module) -> None:
         inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, SymmetricLinear))

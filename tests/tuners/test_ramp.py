@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.adapters import CONFIGS, OneLinear, randomize
-from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -114,6 +114,20 @@ def test_one_config_on_two_models_gives_two_ramps():
     before = two(x)
     set_ramp(one, 0.0)
     assert torch.equal(two(x), before)
+
+
+def test_one_config_on_two_models_is_saved_with_each_ones_own_u(tmp_path):
+    shared = config()
+    one, two = get_peft_model(stack(), shared), get_peft_model(stack(), shared)
+    two.add_adapter("second", shared)
+    set_ramp(one, 0.5)
+    set_ramp(two, 0.0)
+    set_ramp(two, 0.2, adapter_name="second")
+    assert shared.u == 1.0
+    for name, model in (("one", one), ("two", two)):
+        model.save_pretrained(tmp_path / name)
+    found = [PeftConfig.from_pretrained(tmp_path / name).u for name in ("one", "two", "two/second")]
+    assert found == [0.5, 0.0, 0.2]
 
 
 @pytest.mark.parametrize("kind", [SymLoraConfig, LoraConfig])
