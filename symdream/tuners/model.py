@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from torch import nn
+from torch import Tensor, nn
 
 from symdream.errors import Problem, Problems
 from symdream.tuners.config import SymmetricConfig
@@ -17,6 +16,7 @@ from symdream.tuners.layer import SingLoraLinear, SymLoraLinear, SymmetricLinear
 from symdream.tuners.mixed_batch import copies_in, each_row_its_own
 from symdream.tuners.ramp import Ramp
 
+COMPILED = "_orig_mod."  # what torch.compile puts before the names of a model's layers
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -52,25 +52,41 @@ class SymmetricModel(BaseTuner):
 
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Add the adapter to `model`, with a configuration of its own: the caller's may serve for several."""
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Add the adapter to `model`, with a configuration of its own: the caller's may serve for several.
+
+        state_dict: its keys name the layers, in place of the configuration.
+        """
         self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        self._named_by_keys = None if state_dict is None else {_layer_of(key, self.prefix) for key in state_dict}
+        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
 
     def _prepare_model(self, peft_config: SymmetricConfig, model: nn.Module) -> None:
+        # What PEFT itself does next, when it is too late to refuse: 'all-linear' becomes names.
+        _maybe_include_all_linear_layers(peft_config, model)
         inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, SymmetricLinear))
         targets = {
             name: module
             for name, module in model.named_modules()
-            if name and not name.startswith(inside) and self._check_target_module_exists(peft_config, name)
+            if name and not name.startswith(inside) and self._is_target(peft_config, name)
         }
         _refuse(targets, peft_config.r)
+
+    def _is_target(self, peft_config: SymmetricConfig, name: str) -> bool:
+        if self._named_by_keys is not None:
+            return name.removeprefix(COMPILED) in self._named_by_keys
+        return bool(self._check_target_module_exists(peft_config, name))
 
     def _create_and_replace(
         self, peft_config, adapter_name, target, target_name, parent, current_key, parameter_name=None
     ) -> None:
-        # Once more: 'all-linear' and PEFT's search by saved keys name their layers only now.
-        _refuse({current_key: target}, peft_config.r)
         if isinstance(target, self.tuner_layer_cls):
             self._update(target, adapter_name, peft_config)
             return
@@ -110,6 +126,11 @@ class SingLoraModel(SymmetricModel):
 
     def _update(self, layer: SingLoraLinear, adapter_name: str, peft_config: SymmetricConfig) -> None:
         layer.update_layer(adapter_name, peft_config, self.ramp)
+
+
+def _layer_of(key: str, prefix: str) -> str:
+    """The layer that a saved key belongs to, by PEFT's rule."""
+    return key.rsplit("." + prefix, 1)[0].removeprefix(COMPILED)
 
 
 def _refuse(targets: dict[str, nn.Module], r: int) -> None:

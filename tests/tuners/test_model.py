@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.adapters import CONFIGS
-from peft import get_peft_model
+from peft import get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
 from torch import nn
 
 from symdream.errors import RequestError
@@ -60,6 +60,42 @@ def test_every_refused_layer_is_told_at_once_and_nothing_was_replaced():
     assert [p.key for p in caught.value.problems] == ["thin", "conv", "embedding"]
     assert not any(isinstance(module, SymmetricLinear) for module in model.modules())
     assert model.fine.weight.requires_grad
+
+
+def with_thin_layers():
+    return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3), nn.Linear(3, 8), nn.Linear(8, 8))
+
+
+def by_all_linear(model, config):
+    get_peft_model(model, config(r=4, target_modules="all-linear"))
+
+
+def by_saved_keys(model, config):
+    saved = get_peft_model(with_thin_layers(), config(r=2, target_modules="all-linear"))
+    keys = get_peft_model_state_dict(saved.base_model.model)
+    inject_adapter_in_model(config(r=4, target_modules=["0"]), model, state_dict=keys)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values())
+@pytest.mark.parametrize("ask", [by_all_linear, by_saved_keys])
+def test_layers_that_the_configuration_does_not_name_are_refused_as_early(config, ask):
+    model = with_thin_layers()
+    with pytest.raises(RequestError) as caught:
+        ask(model, config)
+    assert [p.key for p in caught.value.problems] == ["1", "2"]
+    assert not any(isinstance(module, SymmetricLinear) for module in model.modules())
+    # What the message advises works on this very model.
+    model = get_peft_model(model, config(r=2, target_modules="all-linear"))
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+
+
+@pytest.mark.filterwarnings("ignore:While injecting")
+def test_saved_keys_alone_decide_which_layers_are_looked_at():
+    model = Mixed()
+    keys = {"fine.singlora_A": torch.zeros(4, 8)}
+    inject_adapter_in_model(SingLoraConfig(r=4, target_modules=["fine", "thin"]), model, state_dict=keys)
+    assert [n for n, m in model.named_modules() if isinstance(m, SymmetricLinear)] == ["fine"]
 
 
 def test_excluding_the_refused_layer_is_a_way_out():
