@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from symdream.errors import Problem, Problems
 from symdream.tuners.config import SymmetricConfig
-from symdream.tuners.layer import SingLoraLinear, SymLoraLinear, SymmetricLinear
+from symdream.tuners.layer import MasterParameters, SingLoraLinear, SymLoraLinear, SymmetricLinear
 from symdream.tuners.mixed_batch import copies_in, each_row_its_own
 from symdream.tuners.ramp import Ramp
 
@@ -63,7 +63,10 @@ class SymmetricModel(BaseTuner):
         """Add the adapter to `model`, with a configuration of its own: the caller's may serve for several.
 
         state_dict: its keys name the layers, in place of the configuration.
+
+        Raises: ValueError for a name under which PyTorch keeps no parameter, UnsupportedLayer.
         """
+        _check_name(adapter_name)
         self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         self._named_by_keys = None if state_dict is None else {_layer_of(key, self.prefix) for key in state_dict}
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
@@ -126,6 +129,14 @@ class SingLoraModel(SymmetricModel):
 
     def _update(self, layer: SingLoraLinear, adapter_name: str, peft_config: SymmetricConfig) -> None:
         layer.update_layer(adapter_name, peft_config, self.ramp)
+
+
+def _check_name(name: str) -> None:
+    if not name or "." in name or hasattr(MasterParameters(), name):
+        raise ValueError(
+            f"An adapter cannot be called {name!r}: PyTorch keeps its parameters under this name, which must not be "
+            "empty, hold a dot or be that of a method of nn.ParameterDict. Nothing was changed; choose another name."
+        )
 
 
 def _layer_of(key: str, prefix: str) -> str:

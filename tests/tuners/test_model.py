@@ -111,6 +111,21 @@ def test_a_second_adapter_with_too_large_a_rank_is_refused_too():
     assert list(model.base_model.model.thin.r) == ["default"]
 
 
+@pytest.mark.parametrize("config", CONFIGS.values())
+@pytest.mark.parametrize("name", ["train", "half", "keys", "_parameters", "a.b", ""])
+def test_a_name_that_no_parameter_can_have_is_refused_and_the_model_goes_on(config, name):
+    with pytest.raises(ValueError, match="cannot be called"):
+        get_peft_model(Mixed(), config(r=4, target_modules=["fine"]), adapter_name=name)
+    model = get_peft_model(Mixed(), config(r=4, target_modules=["fine"]))
+    before = model.state_dict().keys()
+    with pytest.raises(ValueError, match=f"cannot be called {name!r}.*choose another name"):
+        model.add_adapter(name, config(r=4, target_modules=["fine"]))
+    assert model.state_dict().keys() == before
+    model.add_adapter("fine", config(r=4, target_modules=["fine"]))
+    model.set_adapter("default")
+    assert list(model.peft_config) == list(model.base_model.model.fine.r) == ["default", "fine"]
+
+
 def test_every_plain_float_linear_layer_is_accepted():
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         assert why_not(nn.Linear(6, 4, dtype=dtype), r=4) is None
