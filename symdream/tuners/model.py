@@ -19,6 +19,11 @@ from symdream.tuners.ramp import Ramp
 COMPILED = "_orig_mod."  # what torch.compile puts before the names of a model's layers
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+# Models whose kernels read these layers' weights: PEFT's list for LoRA (_check_lora_target_modules_mamba) without
+# conv1d, which is not linear; and dt_proj, whose weight Mamba and FalconMamba read without a kernel too.
+MAMBAS = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+READ_BY_MAMBAS = ("out_proj", "dt_proj")
+
 
 class UnsupportedLayer(Problems, ValueError):
     """Every targeted layer that cannot be adapted, by name, with the reason and what to do."""
@@ -44,6 +49,24 @@ def why_not(module: nn.Module, r: int) -> str | None:
     if r > smaller:
         shape = f"{module.in_features} -> {module.out_features}"
         return f"has shape {shape}, rank {r} is larger; take r <= {smaller} or leave it out"
+    return None
+
+
+def why_not_there(model: nn.Module, name: str) -> str | None:
+    """Why the layer `name` of this model would never be called and what to do; None if it is called.
+
+    The model would read the layer's weight, and the update would act only once it is merged.
+    """
+    parent, _, child = name.rpartition(".")
+    owner = model.get_submodule(parent)
+    if isinstance(owner, nn.TransformerEncoderLayer) and torch.backends.mha.get_fastpath_enabled():
+        return (
+            f"belongs to a {type(owner).__name__}, which in eval() reads its weight without calling it; "
+            "call torch.backends.mha.set_fastpath_enabled(False) first or leave it out"
+        )
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if kind in MAMBAS and child in READ_BY_MAMBAS:
+        return f"belongs to a {kind} model, whose kernels read its weight without calling it; leave it out"
     return None
 
 
@@ -80,7 +103,7 @@ class SymmetricModel(BaseTuner):
             for name, module in model.named_modules()
             if name and not name.startswith(inside) and self._is_target(peft_config, name)
         }
-        _refuse(targets, peft_config.r)
+        _refuse(model, targets, peft_config.r)
 
     def _is_target(self, peft_config: SymmetricConfig, name: str) -> bool:
         if self._named_by_keys is not None:
@@ -144,7 +167,11 @@ def _layer_of(key: str, prefix: str) -> str:
     return key.rsplit("." + prefix, 1)[0].removeprefix(COMPILED)
 
 
-def _refuse(targets: dict[str, nn.Module], r: int) -> None:
-    problems = [Problem(name, reason) for name, module in targets.items() if (reason := why_not(module, r))]
+def _refuse(model: nn.Module, targets: dict[str, nn.Module], r: int) -> None:
+    problems = [
+        Problem(name, reason)
+        for name, module in targets.items()
+        if (reason := why_not(module, r) or why_not_there(model, name))
+    ]
     if problems:
         raise UnsupportedLayer("target_modules", problems)

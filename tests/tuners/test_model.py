@@ -1,14 +1,18 @@
 """What cannot be adapted is refused by name, with a way out, before anything is replaced."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from helpers.adapters import CONFIGS
-from peft import get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
+from helpers.adapters import CONFIGS, randomize
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 from torch import nn
+from transformers import AutoModelForCausalLM, FalconMambaConfig, Mamba2Config, MambaConfig
 
 from symdream.errors import RequestError
 from symdream.tuners import SingLoraConfig, SymmetricLinear
-from symdream.tuners.model import why_not
+from symdream.tuners.model import MAMBAS, why_not, why_not_there
 
 
 class Packed(nn.Parameter):
@@ -96,6 +100,71 @@ def test_saved_keys_alone_decide_which_layers_are_looked_at():
     keys = {"fine.singlora_A": torch.zeros(4, 8)}
     inject_adapter_in_model(SingLoraConfig(r=4, target_modules=["fine", "thin"]), model, state_dict=keys)
     assert [n for n, m in model.named_modules() if isinstance(m, SymmetricLinear)] == ["fine"]
+
+
+def encoder():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+@pytest.fixture
+def without_fast_path():
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values())
+def test_layers_that_a_fused_encoder_reads_are_refused(config):
+    with pytest.raises(RequestError, match="set_fastpath_enabled") as caught:
+        get_peft_model(encoder(), config(r=4, target_modules=["linear1", "linear2"]))
+    assert [p.key for p in caught.value.problems] == [f"layers.{i}.linear{j}" for i in (0, 1) for j in (1, 2)]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values())
+def test_without_its_fast_path_an_encoder_answers_in_eval_as_in_training_and_merged(config, without_fast_path):
+    model = get_peft_model(encoder(), config(r=4, target_modules=["linear1", "linear2"]))
+    randomize(model)
+    x = torch.randn(2, 5, 16)
+    trained = model.train()(x)
+    assert not torch.allclose(trained, encoder()(x), atol=1e-2)
+    torch.testing.assert_close(model.eval()(x), trained)
+    torch.testing.assert_close(model.merge_and_unload()(x), trained)
+
+
+def state_space_model(kind):
+    torch.manual_seed(0)
+    if kind == "mamba2":
+        return AutoModelForCausalLM.from_config(
+            Mamba2Config(vocab_size=20, hidden_size=16, num_hidden_layers=1, head_dim=8, num_heads=4, n_groups=1)
+        )
+    config = {"mamba": MambaConfig, "falcon_mamba": FalconMambaConfig}[kind]
+    return AutoModelForCausalLM.from_config(config(vocab_size=20, hidden_size=16, num_hidden_layers=1, state_size=4))
+
+
+@pytest.mark.parametrize("config", CONFIGS.values())
+@pytest.mark.parametrize("kind", ["mamba", "mamba2", "falcon_mamba"])
+def test_layers_that_a_mambas_kernels_read_are_refused(kind, config):
+    names = ["in_proj", "out_proj"] if kind == "mamba2" else ["in_proj", "out_proj", "dt_proj"]
+    model = state_space_model(kind)
+    with pytest.raises(RequestError, match=f"{kind} model, whose kernels read") as caught:
+        get_peft_model(model, config(r=1, target_modules=names))
+    assert {p.key.rpartition(".")[2] for p in caught.value.problems} == set(names) - {"in_proj"}
+    get_peft_model(model, config(r=1, target_modules=["in_proj"]))
+
+
+def test_what_peft_refuses_for_lora_in_a_mamba_is_refused_here():
+    parts = Mixed()
+    parts.config = SimpleNamespace()
+    for parts.config.model_type in (*MAMBAS, "llama", "jamba"):
+        for name in ("out_proj", "in_proj", "x_proj"):
+            try:
+                _check_lora_target_modules_mamba(LoraConfig(), parts, name)
+                refused = False
+            except ValueError:
+                refused = True
+            assert (why_not_there(parts, name) is not None) == refused
 
 
 def test_excluding_the_refused_layer_is_a_way_out():
