@@ -84,6 +84,18 @@ def test_u_is_saved_with_the_adapter_and_restored(tmp_path, low_cpu_mem_usage):
     assert loaded.peft_config["default"].u == 0.3
 
 
+def test_weights_loaded_into_an_adapter_that_is_there_need_their_u_from_the_saved_config(tmp_path):
+    saved = get_peft_model(stack(), config())
+    set_ramp(saved, 0.3)
+    saved.save_pretrained(tmp_path)
+    model = get_peft_model(stack(), config())
+    model.load_adapter(tmp_path, "default")
+    assert [ramp.value for ramp in find_ramps(model)] == [1.0]  # PEFT reads no configuration here
+    set_ramp(model, PeftConfig.from_pretrained(tmp_path).u)
+    x = torch.randn(2, 8)
+    assert torch.equal(model(x), saved(x))
+
+
 def test_two_adapters_loaded_from_files_keep_each_its_own_u(tmp_path):
     for name, u in (("partial", 0.5), ("full", 1.0)):
         model = get_peft_model(stack(), config())
