@@ -16,7 +16,8 @@ from symdream.interop.keys import Place, without_text_model
 from symdream.interop.metadata import OURS, PEFT_METADATA
 
 PEFT_CONFIG = "adapter_config.json"
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # PEFT's initialisations that also change the base's weights
+# PEFT's initialisations that also change the base's weights
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class Strength:

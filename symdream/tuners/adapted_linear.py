@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 
 class AdaptedLinear(torch.autograd.Function):
@@ -30,7 +31,8 @@ class AdaptedLinear(torch.autograd.Function):
         y = F.linear(rows, weight, bias).addmm_(hd, cast[:, :out_features], alpha=s)
         ctx.save_for_backward(x, weight, A, cast, d, hd, h if ctx.needs_input_grad[4] else None)
         ctx.s = s
-        return y.view(*x.shape[:-1], out_features)
+        # A view that a custom function returns may not be changed in place, as nn.ReLU(inplace=True) would.
+        return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], out_features))
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -77,9 +79,10 @@ def chain(x: Tensor, weight: Tensor, A: Tensor, d: Tensor, s: float) -> Tensor:
 def can_be_one(base: nn.Module, x: Tensor) -> bool:
     """Whether `base(x)` is exactly W0 x + b with frozen W0 and b, in x's dtype, with nobody watching.
 
-    Nor under torch.func's transforms (per-sample gradients, Jacobians), which look into every operation.
+    Nor under torch.func's transforms (per-sample gradients, Jacobians), forward-mode differentiation and
+    torch.jit.trace, which look into every operation.
     """
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or torch.jit.is_tracing():
         return False
     if type(base) is not nn.Linear or torch.is_autocast_enabled(x.device.type) or x.dtype != base.weight.dtype:
         return False

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 
 import torch
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from torch import nn
+from torch import Tensor, nn
 
 from symdream.errors import Problem, Problems
 from symdream.tuners.config import SymmetricConfig
-from symdream.tuners.layer import SingLoraLinear, SymLoraLinear, SymmetricLinear
+from symdream.tuners.layer import MasterParameters, SingLoraLinear, SymLoraLinear, SymmetricLinear
 from symdream.tuners.mixed_batch import copies_in, each_row_its_own
 from symdream.tuners.ramp import Ramp
 
+COMPILED = "_orig_mod."  # what torch.compile puts before the names of a model's layers
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# Models whose kernels read these layers' weights: PEFT's list for LoRA (_check_lora_target_modules_mamba) without
+# conv1d, which is not linear; and dt_proj, whose weight Mamba and FalconMamba read without a kernel too.
+MAMBAS = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+READ_BY_MAMBAS = ("out_proj", "dt_proj")
 
 
 class UnsupportedLayer(Problems, ValueError):
@@ -45,25 +52,67 @@ def why_not(module: nn.Module, r: int) -> str | None:
     return None
 
 
+def why_not_there(model: nn.Module, name: str) -> str | None:
+    """Why the layer `name` of this model would never be called and what to do; None if it is called.
+
+    The model would read the layer's weight, and the update would act only once it is merged.
+    """
+    parent, _, child = name.rpartition(".")
+    owner = model.get_submodule(parent)
+    if isinstance(owner, nn.TransformerEncoderLayer) and torch.backends.mha.get_fastpath_enabled():
+        return (
+            f"belongs to a {type(owner).__name__}, which in eval() reads its weight without calling it; "
+            "call torch.backends.mha.set_fastpath_enabled(False) first or leave it out"
+        )
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if kind in MAMBAS and child in READ_BY_MAMBAS:
+        return f"belongs to a {kind} model, whose kernels read its weight without calling it; leave it out"
+    return None
+
+
 class SymmetricModel(BaseTuner):
     """Replaces targeted linear layers by SymmetricLinear ones. Raises UnsupportedLayer before anything is replaced."""
 
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Add the adapter to `model`, with a configuration of its own: the caller's may serve for several.
+
+        state_dict: its keys name the layers, in place of the configuration.
+
+        Raises: ValueError for a name under which PyTorch keeps no parameter, UnsupportedLayer.
+        """
+        _check_name(adapter_name)
+        self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
+        self._named_by_keys = None if state_dict is None else {_layer_of(key, self.prefix) for key in state_dict}
+        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
+
     def _prepare_model(self, peft_config: SymmetricConfig, model: nn.Module) -> None:
+        # What PEFT itself does next, when it is too late to refuse: 'all-linear' becomes names.
+        _maybe_include_all_linear_layers(peft_config, model)
         inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, SymmetricLinear))
         targets = {
             name: module
             for name, module in model.named_modules()
-            if name and not name.startswith(inside) and self._check_target_module_exists(peft_config, name)
+            if name and not name.startswith(inside) and self._is_target(peft_config, name)
         }
-        _refuse(targets, peft_config.r)
+        _refuse(model, targets, peft_config.r)
+
+    def _is_target(self, peft_config: SymmetricConfig, name: str) -> bool:
+        if self._named_by_keys is not None:
+            return name.removeprefix(COMPILED) in self._named_by_keys
+        return bool(self._check_target_module_exists(peft_config, name))
 
     def _create_and_replace(
         self, peft_config, adapter_name, target, target_name, parent, current_key, parameter_name=None
     ) -> None:
-        # Once more: 'all-linear' and PEFT's search by saved keys name their layers only now.
-        _refuse({current_key: target}, peft_config.r)
         if isinstance(target, self.tuner_layer_cls):
             self._update(target, adapter_name, peft_config)
             return
@@ -105,7 +154,24 @@ class SingLoraModel(SymmetricModel):
         layer.update_layer(adapter_name, peft_config, self.ramp)
 
 
-def _refuse(targets: dict[str, nn.Module], r: int) -> None:
-    problems = [Problem(name, reason) for name, module in targets.items() if (reason := why_not(module, r))]
+def _check_name(name: str) -> None:
+    if not name or "." in name or hasattr(MasterParameters(), name):
+        raise ValueError(
+            f"An adapter cannot be called {name!r}: PyTorch keeps its parameters under this name, which must not be "
+            "empty, hold a dot or be that of a method of nn.ParameterDict. Nothing was changed; choose another name."
+        )
+
+
+def _layer_of(key: str, prefix: str) -> str:
+    """The layer that a saved key belongs to, by PEFT's rule."""
+    return key.rsplit("." + prefix, 1)[0].removeprefix(COMPILED)
+
+
+def _refuse(model: nn.Module, targets: dict[str, nn.Module], r: int) -> None:
+    problems = [
+        Problem(name, reason)
+        for name, module in targets.items()
+        if (reason := why_not(module, r) or why_not_there(model, name))
+    ]
     if problems:
         raise UnsupportedLayer("target_modules", problems)

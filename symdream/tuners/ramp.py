@@ -61,7 +61,10 @@ def set_ramp(model: nn.Module, u: float, adapter_name: str | None = None) -> Non
 
     Works on a PeftModel, on a model with injected layers, and on anything that contains one. Sets the active
     adapters, or only `adapter_name`; an inactive adapter keeps the u that it was saved with. Does nothing on a model
-    without SingLoRA layers. u is not trained; it is saved with the adapter.
+    without SingLoRA layers. u is not trained; it is saved with the adapter, in adapter_config.json, and restored where
+    that makes the adapter (`from_pretrained`, `load_adapter` under a new name). Weights loaded into an adapter that is
+    already there (`load_adapter(path, "default")`, `load_state_dict`, the Trainer's load_best_model_at_end) leave u as
+    it is: `set_ramp(model, PeftConfig.from_pretrained(path).u)`.
 
     Raises: ValueError if u lies outside 0 to 1.
     """

@@ -5,6 +5,7 @@ import torch
 from helpers.adapters import randomize
 from helpers.tiny_bases import tiny_base
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraGAConfig, preprocess_loraga
 
 from symdream.errors import RequestError
 from symdream.interop.attach import attach_adapter
@@ -61,6 +62,24 @@ def test_strengths_are_those_that_peft_gives(settings, tmp_path):
 def test_what_no_plain_lora_can_hold_is_refused(settings, message, tmp_path):
     with pytest.raises(RequestError, match=message):
         read_adapter(saved(tmp_path, **settings))
+
+
+def test_an_adapter_that_was_begun_from_gradients_is_refused_since_its_base_is_another(tmp_path):
+    unet = tiny_base("sd1").unet
+    config = LoraConfig(r=4, target_modules=["to_q"], init_lora_weights="lora_ga", lora_ga_config=LoraGAConfig())
+
+    def step():
+        unet(LATENTS, torch.tensor([3]), encoder_hidden_states=STATES).sample.square().sum().backward()
+
+    preprocess_loraga(unet, config, step)
+    model = get_peft_model(unet, config)
+    expected = answer(model)
+    model.save_pretrained(tmp_path / "unet")
+    loaded = PeftModel.from_pretrained(tiny_base("sd1").unet, tmp_path / "unet")
+    torch.testing.assert_close(expected, answer(tiny_base("sd1").unet), rtol=1e-4, atol=1e-4)
+    assert (answer(loaded) - expected).norm() > 0.1  # PEFT itself loads it onto the wrong base
+    with pytest.raises(RequestError, match="changes the base's own weights"):
+        read_adapter(tmp_path)
 
 
 def test_a_pattern_that_is_none_is_told(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from symdream.tuners import SingLoraConfig, SymLoraConfig
 from symdream.tuners.adapted_linear import AdaptedLinear, can_be_one
@@ -71,6 +72,21 @@ def test_it_equals_the_chain_of_operations(kind, in_features, out_features, alph
 
 
 @pytest.mark.parametrize("kind", [SingLoraLinear, SymLoraLinear])
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5)])
+@pytest.mark.parametrize(("aside", "in_place"), [(torch.relu, torch.relu_), (torch.exp, torch.exp_)])
+def test_the_output_may_be_changed_in_place(kind, shape, aside, in_place):
+    layer = make(kind, 5, 9, 2.0)
+    found = []
+    for change in (aside, in_place):
+        x = drawn(*shape, seed=1).requires_grad_()
+        layer.zero_grad()
+        y = change(layer(x))
+        y.square().sum().backward()
+        found.append([y, x.grad, *(p.grad.clone() for p in layer.parameters() if p.requires_grad)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("kind", [SingLoraLinear, SymLoraLinear])
 def test_per_sample_gradients_and_curvature_by_torch_func(kind):
     layer = make(kind, 5, 9, 2.0)
     x = drawn(4, 3, 5, seed=1)
@@ -96,6 +112,26 @@ def test_per_sample_gradients_and_curvature_by_torch_func(kind):
     along = sum((g * v[name]).sum() for g, name in zip(gradient, trained, strict=True))
     for name, curved in zip(trained, torch.autograd.grad(along, parameters), strict=True):
         torch.testing.assert_close(curved, product[name])
+
+
+@pytest.mark.parametrize("kind", [SingLoraLinear, SymLoraLinear])
+def test_forward_mode_differentiation_gives_the_dense_formulas_tangent(kind):
+    layer = make(kind, 5, 9, 2.0)
+    x, tangent = drawn(4, 5, seed=1), drawn(4, 5, seed=2)
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, tangent))).tangent
+    dense = layer.base_layer.weight + layer.get_delta_weight("default")
+    torch.testing.assert_close(found, tangent @ dense.T)
+    assert can_be_one(layer.base_layer, x)
+
+
+@pytest.mark.parametrize("kind", [SingLoraLinear, SymLoraLinear])
+def test_a_traced_layer_is_saved_and_answers_for_batches_of_any_size(kind, tmp_path):
+    layer = make(kind, 5, 9, 2.0).eval()
+    with torch.no_grad():
+        torch.jit.trace(layer, drawn(4, 5)).save(tmp_path / "layer.pt")
+    x = drawn(7, 5, seed=1)
+    torch.testing.assert_close(torch.jit.load(tmp_path / "layer.pt")(x), layer(x))
 
 
 def test_in_bf16_the_masters_gradient_is_fp32():

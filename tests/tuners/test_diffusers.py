@@ -1,10 +1,13 @@
 """diffusers' own adapter calls drive the tuners on UNet and text encoder."""
 
+import json
+
 import pytest
 import torch
 from helpers.adapters import CONFIGS, randomize
 from helpers.sd_configs import make_text_encoder, make_unet, unet_inputs
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
 from transformers import CLIPTokenizer
 
 from symdream.tuners import METHODS, SymmetricLinear, param_groups, set_ramp, target_modules
@@ -229,3 +232,17 @@ def test_unet_and_text_encoder_save_keys_that_peft_loads(method, tmp_path):
     wrapped.save_pretrained(tmp_path)
     keys = {f"base_model.model.{key}" for key in get_peft_model_state_dict(unet)}
     assert keys == set(get_peft_model_state_dict(wrapped))
+
+
+def test_one_config_on_unet_and_text_encoder_is_saved_with_each_ones_own_u(tmp_path):
+    shared = CONFIGS["singlora"](r=2, target_modules=["to_q", "q_proj"])
+    unet, text_encoder = make_unet(), make_text_encoder()
+    for model, u in ((unet, 0.25), (text_encoder, 0.75)):
+        model.add_adapter(shared, "default")
+        set_ramp(model, u)
+    unet.save_lora_adapter(tmp_path)
+    with safe_open(tmp_path / "pytorch_lora_weights.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["lora_adapter_metadata"])["u"] == 0.25
+    text_encoder.save_pretrained(tmp_path)
+    assert PeftConfig.from_pretrained(tmp_path).u == 0.75
+    assert shared.u == 1.0

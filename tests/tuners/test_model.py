@@ -1,14 +1,18 @@
 """What cannot be adapted is refused by name, with a way out, before anything is replaced."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from helpers.adapters import CONFIGS
-from peft import get_peft_model
+from helpers.adapters import CONFIGS, randomize
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 from torch import nn
+from transformers import AutoModelForCausalLM, FalconMambaConfig, Mamba2Config, MambaConfig
 
 from symdream.errors import RequestError
 from symdream.tuners import SingLoraConfig, SymmetricLinear
-from symdream.tuners.model import why_not
+from symdream.tuners.model import MAMBAS, why_not, why_not_there
 
 
 class Packed(nn.Parameter):
@@ -62,6 +66,107 @@ def test_every_refused_layer_is_told_at_once_and_nothing_was_replaced():
     assert model.fine.weight.requires_grad
 
 
+def with_thin_layers():
+    return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3), nn.Linear(3, 8), nn.Linear(8, 8))
+
+
+def by_all_linear(model, config):
+    get_peft_model(model, config(r=4, target_modules="all-linear"))
+
+
+def by_saved_keys(model, config):
+    saved = get_peft_model(with_thin_layers(), config(r=2, target_modules="all-linear"))
+    keys = get_peft_model_state_dict(saved.base_model.model)
+    inject_adapter_in_model(config(r=4, target_modules=["0"]), model, state_dict=keys)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values())
+@pytest.mark.parametrize("ask", [by_all_linear, by_saved_keys])
+def test_layers_that_the_configuration_does_not_name_are_refused_as_early(config, ask):
+    model = with_thin_layers()
+    with pytest.raises(RequestError) as caught:
+        ask(model, config)
+    assert [p.key for p in caught.value.problems] == ["1", "2"]
+    assert not any(isinstance(module, SymmetricLinear) for module in model.modules())
+    # What the message advises works on this very model.
+    model = get_peft_model(model, config(r=2, target_modules="all-linear"))
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+
+
+@pytest.mark.filterwarnings("ignore:While injecting")
+def test_saved_keys_alone_decide_which_layers_are_looked_at():
+    model = Mixed()
+    keys = {"fine.singlora_A": torch.zeros(4, 8)}
+    inject_adapter_in_model(SingLoraConfig(r=4, target_modules=["fine", "thin"]), model, state_dict=keys)
+    assert [n for n, m in model.named_modules() if isinstance(m, SymmetricLinear)] == ["fine"]
+
+
+def encoder():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+@pytest.fixture
+def without_fast_path():
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values())
+def test_layers_that_a_fused_encoder_reads_are_refused(config):
+    with pytest.raises(RequestError, match="set_fastpath_enabled") as caught:
+        get_peft_model(encoder(), config(r=4, target_modules=["linear1", "linear2"]))
+    assert [p.key for p in caught.value.problems] == [f"layers.{i}.linear{j}" for i in (0, 1) for j in (1, 2)]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values())
+def test_without_its_fast_path_an_encoder_answers_in_eval_as_in_training_and_merged(config, without_fast_path):
+    model = get_peft_model(encoder(), config(r=4, target_modules=["linear1", "linear2"]))
+    randomize(model)
+    x = torch.randn(2, 5, 16)
+    trained = model.train()(x)
+    assert not torch.allclose(trained, encoder()(x), atol=1e-2)
+    torch.testing.assert_close(model.eval()(x), trained)
+    torch.testing.assert_close(model.merge_and_unload()(x), trained)
+
+
+def state_space_model(kind):
+    torch.manual_seed(0)
+    if kind == "mamba2":
+        return AutoModelForCausalLM.from_config(
+            Mamba2Config(vocab_size=20, hidden_size=16, num_hidden_layers=1, head_dim=8, num_heads=4, n_groups=1)
+        )
+    config = {"mamba": MambaConfig, "falcon_mamba": FalconMambaConfig}[kind]
+    return AutoModelForCausalLM.from_config(config(vocab_size=20, hidden_size=16, num_hidden_layers=1, state_size=4))
+
+
+@pytest.mark.parametrize("config", CONFIGS.values())
+@pytest.mark.parametrize("kind", ["mamba", "mamba2", "falcon_mamba"])
+def test_layers_that_a_mambas_kernels_read_are_refused(kind, config):
+    names = ["in_proj", "out_proj"] if kind == "mamba2" else ["in_proj", "out_proj", "dt_proj"]
+    model = state_space_model(kind)
+    with pytest.raises(RequestError, match=f"{kind} model, whose kernels read") as caught:
+        get_peft_model(model, config(r=1, target_modules=names))
+    assert {p.key.rpartition(".")[2] for p in caught.value.problems} == set(names) - {"in_proj"}
+    get_peft_model(model, config(r=1, target_modules=["in_proj"]))
+
+
+def test_what_peft_refuses_for_lora_in_a_mamba_is_refused_here():
+    parts = Mixed()
+    parts.config = SimpleNamespace()
+    for parts.config.model_type in (*MAMBAS, "llama", "jamba"):
+        for name in ("out_proj", "in_proj", "x_proj"):
+            try:
+                _check_lora_target_modules_mamba(LoraConfig(), parts, name)
+                refused = False
+            except ValueError:
+                refused = True
+            assert (why_not_there(parts, name) is not None) == refused
+
+
 def test_excluding_the_refused_layer_is_a_way_out():
     config = SingLoraConfig(r=4, target_modules=["fine", "conv"], exclude_modules=["conv"])
     model = get_peft_model(Mixed(), config)
@@ -73,6 +178,21 @@ def test_a_second_adapter_with_too_large_a_rank_is_refused_too():
     with pytest.raises(ValueError, match=r"thin.*rank 4 is larger"):
         model.add_adapter("second", SingLoraConfig(r=4, target_modules=["thin"]))
     assert list(model.base_model.model.thin.r) == ["default"]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values())
+@pytest.mark.parametrize("name", ["train", "half", "keys", "_parameters", "a.b", ""])
+def test_a_name_that_no_parameter_can_have_is_refused_and_the_model_goes_on(config, name):
+    with pytest.raises(ValueError, match="cannot be called"):
+        get_peft_model(Mixed(), config(r=4, target_modules=["fine"]), adapter_name=name)
+    model = get_peft_model(Mixed(), config(r=4, target_modules=["fine"]))
+    before = model.state_dict().keys()
+    with pytest.raises(ValueError, match=f"cannot be called {name!r}.*choose another name"):
+        model.add_adapter(name, config(r=4, target_modules=["fine"]))
+    assert model.state_dict().keys() == before
+    model.add_adapter("fine", config(r=4, target_modules=["fine"]))
+    model.set_adapter("default")
+    assert list(model.peft_config) == list(model.base_model.model.fine.r) == ["default", "fine"]
 
 
 def test_every_plain_float_linear_layer_is_accepted():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.adapters import CONFIGS, OneLinear, randomize
-from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -84,6 +84,18 @@ def test_u_is_saved_with_the_adapter_and_restored(tmp_path, low_cpu_mem_usage):
     assert loaded.peft_config["default"].u == 0.3
 
 
+def test_weights_loaded_into_an_adapter_that_is_there_need_their_u_from_the_saved_config(tmp_path):
+    saved = get_peft_model(stack(), config())
+    set_ramp(saved, 0.3)
+    saved.save_pretrained(tmp_path)
+    model = get_peft_model(stack(), config())
+    model.load_adapter(tmp_path, "default")
+    assert [ramp.value for ramp in find_ramps(model)] == [1.0]  # PEFT reads no configuration here
+    set_ramp(model, PeftConfig.from_pretrained(tmp_path).u)
+    x = torch.randn(2, 8)
+    assert torch.equal(model(x), saved(x))
+
+
 def test_two_adapters_loaded_from_files_keep_each_its_own_u(tmp_path):
     for name, u in (("partial", 0.5), ("full", 1.0)):
         model = get_peft_model(stack(), config())
@@ -114,6 +126,20 @@ def test_one_config_on_two_models_gives_two_ramps():
     before = two(x)
     set_ramp(one, 0.0)
     assert torch.equal(two(x), before)
+
+
+def test_one_config_on_two_models_is_saved_with_each_ones_own_u(tmp_path):
+    shared = config()
+    one, two = get_peft_model(stack(), shared), get_peft_model(stack(), shared)
+    two.add_adapter("second", shared)
+    set_ramp(one, 0.5)
+    set_ramp(two, 0.0)
+    set_ramp(two, 0.2, adapter_name="second")
+    assert shared.u == 1.0
+    for name, model in (("one", one), ("two", two)):
+        model.save_pretrained(tmp_path / name)
+    found = [PeftConfig.from_pretrained(tmp_path / name).u for name in ("one", "two", "two/second")]
+    assert found == [0.5, 0.0, 0.2]
 
 
 @pytest.mark.parametrize("kind", [SymLoraConfig, LoraConfig])
