@@ -16,6 +16,7 @@ from symdream.data.checks import check_class_images, effects
 from symdream.data.images import read_folder
 from symdream.data.masks import lonely_masks, read_mask
 from symdream.errors import Problem, Problems, RequestError
+from symdream.training.rerun import without_permission
 from symdream.training.run_folder import RunFolder, is_leader, new_run_path
 from symdream.ui import say
 
@@ -96,7 +97,7 @@ def read_request(args: Any) -> TrainConfig:
 
     Raises: Problems, RequestError.
     """
-    nested = settings.read_toml(args.config) if args.config else {}
+    nested = without_permission(args.config, settings.read_toml(args.config), args.given) if args.config else {}
     where = str(args.config) if args.config else "the request"
     if args.config and args.given:
         where += " and the flags"
