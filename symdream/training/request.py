@@ -16,7 +16,7 @@ from symdream.data.checks import check_class_images, effects
 from symdream.data.images import read_folder
 from symdream.data.masks import lonely_masks, read_mask
 from symdream.errors import Problem, Problems, RequestError
-from symdream.training.rerun import without_permission
+from symdream.training.rerun import derived_anew, without_permission
 from symdream.training.run_folder import RunFolder, is_leader, new_run_path
 from symdream.ui import say
 
@@ -97,7 +97,10 @@ def read_request(args: Any) -> TrainConfig:
 
     Raises: Problems, RequestError.
     """
-    nested = without_permission(args.config, settings.read_toml(args.config), args.given) if args.config else {}
+    nested = {}
+    if args.config:
+        nested = without_permission(args.config, settings.read_toml(args.config), args.given)
+        nested = derived_anew(nested, args.given, args.preset)
     where = str(args.config) if args.config else "the request"
     if args.config and args.given:
         where += " and the flags"
