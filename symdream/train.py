@@ -104,7 +104,6 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     judge = Judge(base, config, photos) if leader and config.selection.select_every else None
     if leader:
         outputs.describe(run, config, base, photos, accelerator, resume=resume)
-        run.drop_replaced()
         outputs.show_trigger(run, config, base)
     startup.done("adapter")
     store = Store(cache_folder(config.data.cache_dir))
@@ -171,6 +170,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
             torch.manual_seed(seed_of(training.seed, "dropout", forward))
             yield data.batch(training.seed, samples)
 
+    run.drop_replaced()  # from here on there is something to lose here too
     with (
         out_of_memory_explained(config, base),
         StopRequest(run.stop_file) as stop,
@@ -267,7 +267,7 @@ def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False, b
         run.write_state("finished", step=run.read_state()["step"], steps=steps)
         return base
     except BaseException as error:
-        if not resume and not run.began:
+        if not resume and (not run.began or (isinstance(error, RequestError) and not run.trained)):
             run.remove()  # the next try finds the place free
             raise
         stopped = isinstance(error, Stopped | KeyboardInterrupt)

@@ -10,13 +10,20 @@ from symdream.errors import Problem, RequestError
 
 
 def check_class_images(config: TrainConfig) -> list[Problem]:
+    """Problems with the user's class images; each is read, since many a broken one has a whole header."""
     if config.prior.class_images is None:
         return []
     try:
-        find_images(config.prior.class_images)
+        images = find_images(config.prior.class_images)
     except RequestError as error:
         return [Problem("prior.class_images", error.what)]
-    return []
+    problems = []
+    for path in images:
+        try:
+            read_image(path)
+        except RequestError as error:
+            problems.append(Problem("prior.class_images", error.what + (f" ({error.fix})" if error.fix else "")))
+    return problems
 
 
 def effects(config: TrainConfig) -> list[Problem]:

@@ -206,8 +206,8 @@ class RunFolder:
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Remove the folder of a run that never began (this process holds its lock); what it replaced comes back."""
-        assert self._lock is not None and not self.began
+        """Remove the folder of a run without any step (this process holds its lock); what it replaced comes back."""
+        assert self._lock is not None and not self.trained
         if self.path.is_symlink():  # made by somebody who wants it: only what is in it goes
             for entry in self.path.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -226,8 +226,17 @@ class RunFolder:
 
     @property
     def began(self) -> bool:
-        """Whether base, photos and settings went together: env.json is written once they do."""
-        return self.env.exists()
+        """Whether base, photos and settings went together, and no run waits to be put back: there is a run to resume.
+
+        env.json is written once they do; a run that is replaced goes before the first step (`drop_replaced`).
+        """
+        return self.env.exists() and self.replaced is None
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is the fruit of a step here: its line in metrics.jsonl, a checkpoint, an adapter."""
+        saved = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        return saved or self.metrics.exists() or self.adapter.exists()
 
     def read_state(self) -> dict[str, Any]:
         """state.json, or an empty dict if it is not there or damaged: the checkpoints tell how far the run is."""
