@@ -1,5 +1,9 @@
 """What ends a run before its first step, and what it leaves."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from helpers.runs import adapter_tensors, make_photos, tiny_config, train_tiny
 from PIL import Image
@@ -50,3 +54,46 @@ def test_a_broken_class_image_is_told_with_all_else(tmp_path, photos):
         request.read_request(request.parse([str(word) for word in argv], "symdream train", ""))
     assert {p.key for p in caught.value.problems} == {"training.lora_plus_ratio", "prior.class_images"}
     assert "01.png cannot be read" in str(caught.value)
+
+
+def test_a_run_whose_successor_was_killed_before_its_first_step_comes_back(tmp_path, tiny_sd1, photos, capsys):
+    old = train_tiny(tmp_path / "my [run]", tiny_sd1, photos, steps=1, rank=3)
+    flags = ["--config", old.config, "--overwrite", "-o", old.path]
+    argv = [sys.executable, "-m", "symdream.cli", "train", *map(str, flags)]
+    new = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    while "Teaching" not in (said := new.stderr.readline()):
+        assert said, "it ended before it began"
+    new.kill()
+    new.communicate()
+    (aside,) = tmp_path.glob(".my*/my*/adapter")
+    assert not old.adapter.exists() and old.config.exists()
+
+    with pytest.raises(RequestError, match="exists"):
+        RunFolder.create(old.path)
+    assert f"the run that was at {old.path} is there again" in capsys.readouterr().err
+    assert old.adapter.exists() and old.read_state()["status"] == "finished"
+    assert [path.name for path in tmp_path.iterdir()] == ["my [run]"]
+    again = RunFolder.create(old.path, overwrite=True)
+    run_training(again, tiny_config(tiny_sd1, photos, steps=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["my [run]"]
+
+
+def test_what_a_killed_process_put_aside_is_put_back_or_named(tmp_path, capsys):
+    run = RunFolder.create(tmp_path / "run")
+    aside = tmp_path / ".run.old-x1" / "run"
+    os.renames(run.path, aside)  # killed before the new folder was made
+    (aside / "config.toml").write_text("old")
+    assert RunFolder.open(run.path).config.read_text() == "old" and not aside.parent.exists()
+    os.renames(run.path, aside)
+    run.path.mkdir()
+    run.config.write_text("new")
+    run.acquire()
+    RunFolder.open(run.path)  # while a process is at work, nothing is touched
+    run.release()
+    assert run.config.read_text() == "new" and aside.exists()
+    (tmp_path / ".run.old-x2.gone" / "run").mkdir(parents=True)  # killed while it removed what was replaced
+    capsys.readouterr()
+    run.metrics.write_text("{}\n")
+    assert RunFolder.open(run.path).config.read_text() == "new" and (aside / "config.toml").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".run.old-x1", "run"]
+    assert f"{aside} is what {run.path} once replaced" in capsys.readouterr().err
