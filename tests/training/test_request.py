@@ -34,3 +34,14 @@ def test_all_that_is_not_utf8_is_told_together(tmp_path, photos):
     place = tmp_path / BYTES
     flags = ["--start-from", place, "--class-images", make_photos(place / "class"), "-o", place / "run"]
     assert set(problems_of(photos, *flags)) == {"adapter.start_from", "prior.class_images", "output.output"}
+
+
+@pytest.mark.parametrize("flags", [[], ["--buckets"]])
+def test_a_random_crop_that_leaves_no_room_is_refused(tmp_path, flags):
+    square = make_photos(tmp_path / "square", size=(80, 80))
+    assert problems_of(square, "--crop", "random", *flags) == {
+        "data.crop": "random does nothing: every photo is square and shown whole"
+    }
+    oblong = make_photos(tmp_path / "oblong")
+    argv = ["--images", str(oblong), "--class-noun", "toy", "--crop", "random", *flags]
+    assert request.read_request(request.parse(argv, "symdream train", "")).data.crop == "random"
