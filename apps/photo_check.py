@@ -84,7 +84,7 @@ def check(paths: Sequence[Path], base: str) -> Report:
 def _caption(path: Path) -> str:
     """A caption that lies beside the photo (the sample subjects have none, folders of a user may)."""
     try:
-        return caption_of(path, "", trigger="", class_noun="") if path.with_suffix(".txt").is_file() else ""
+        return caption_of(path, "", trigger="", class_noun="")
     except RequestError:
         return ""
 

@@ -194,7 +194,7 @@ class Output(Section):
     output: Path | None = None
     """Run folder (None: a new one under ./runs)."""
     overwrite: bool = False
-    """Replace the run folder if there is one."""
+    """Replace the run folder if there is one (a run's own config.toml never says so)."""
     checkpoint_every: NonNegativeInt = 100
     """Steps between checkpoints (0: only the last)."""
     keep: PositiveInt = 2
@@ -450,12 +450,17 @@ def _names(section: str) -> list[str]:
 
 
 def to_toml(config: TrainConfig) -> str:
-    """The complete settings as TOML. TOML has no null: settings left to the method's default are comments."""
+    """The complete settings as TOML. TOML has no null: settings left to the method's default are comments.
+
+    `overwrite` is false in it: what one call was allowed to replace, the next that reads the file is not.
+    """
     import tomli_w
 
     lines = ["# preset: not set" if config.preset is None else f'preset = "{config.preset}"', ""]
     for section, info in sections(type(config)).items():
         values = getattr(config, section).model_dump(mode="json")
+        if "overwrite" in values:
+            values["overwrite"] = False
         lines.append(f"# {info.annotation.__doc__.splitlines()[0]}\n[{section}]")
         for name, value in values.items():
             lines.append(f"# {name}: not set" if value is None else tomli_w.dumps({name: value}).rstrip("\n"))

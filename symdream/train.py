@@ -20,7 +20,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from symdream.config import TrainConfig, to_toml
-from symdream.errors import RequestError, Stopped, WorkError, typed
+from symdream.errors import RequestError, Stopped, WorkError
 from symdream.training.run_folder import RunFolder, is_leader, write_text
 from symdream.ui import log_to, say
 
@@ -54,7 +54,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     from symdream.diffusion.sampling_engine import forget
     from symdream.interop.open import tell
     from symdream.interop.warm_start import warm_start
-    from symdream.training import checkpoint, outputs
+    from symdream.training import checkpoint, outputs, processes
     from symdream.training.defaults import resolve
     from symdream.training.devices import open_accelerator
     from symdream.training.interrupt import StopRequest
@@ -74,6 +74,8 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     accelerator, dtype = open_accelerator(config.model.device, config.model.dtype)
     run.path = broadcast_object_list([run.path])[0]  # the leader's: another may have seen other free names
     leader = accelerator.is_main_process
+    if resume and leader:
+        processes.check_number(run, accelerator.num_processes)
     base = base or load_base(config.model.base, device=accelerator.device, dtype=dtype)
     startup.done("base")
     config = resolve(config, base)
@@ -103,7 +105,6 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     judge = Judge(base, config, photos) if leader and config.selection.select_every else None
     if leader:
         outputs.describe(run, config, base, photos, accelerator, resume=resume)
-        run.drop_replaced()
         outputs.show_trigger(run, config, base)
     startup.done("adapter")
     store = Store(cache_folder(config.data.cache_dir))
@@ -171,6 +172,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
             torch.manual_seed(seed_of(training.seed, "dropout", forward))
             yield data.batch(training.seed, samples)
 
+    run.drop_replaced()  # from here on there is something to lose here too
     with (
         out_of_memory_explained(config, base),
         StopRequest(run.stop_file) as stop,
@@ -206,9 +208,11 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
             if stopping:
                 if leader:
                     outputs.save_adapter(run, config, base, components, step=done)
+                on_cpu = accelerator.device.type == "cpu"
+                again = processes.resume_command(run.path, accelerator.num_processes, on_cpu=on_cpu)
                 raise Stopped(
                     f"Stopped by {stop.reason} after step {done} of {training.steps}; everything is saved.",
-                    fix=f"continue with: symdream train --resume {typed(run.path)}",
+                    fix=f"continue with: {again}",
                 )
 
     for component in components:
@@ -267,7 +271,7 @@ def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False, b
         run.write_state("finished", step=run.read_state()["step"], steps=steps)
         return base
     except BaseException as error:
-        if not resume and not run.began:
+        if not resume and (not run.began or (isinstance(error, RequestError) and not run.trained)):
             run.remove()  # the next try finds the place free
             raise
         stopped = isinstance(error, Stopped | KeyboardInterrupt)

@@ -40,7 +40,7 @@ def say(text: str = "") -> None:
             print(text, file=sys.stderr, flush=True)
     if _log is not None:
         try:
-            with _log.open("a", encoding="utf-8") as file:
+            with _log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text + "\n")
         except OSError as error:
             # What is said on a full disk is said because it is full: the terminal still has it.

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from helpers.runs import adapter_tensors
+from helpers.runs import adapter_tensors, symdream
 
 from symdream.training.checkpoint import list_checkpoints
 from symdream.training.run_folder import RunFolder
@@ -70,6 +70,12 @@ def test_a_run_of_two_that_loses_one_and_is_stopped_ends_as_an_unbroken_one(tmp_
     assert code != 0 and f"Stopped by the file {run.stop_file}" in said
     state = run.read_state()
     assert state["status"] == "stopped" and state["step"] < STEPS
+    again = f"accelerate launch --cpu --num_processes 2 {SCRIPT} --resume {run.path}"
+    assert again.replace(f"{Path.cwd()}/", "", 1) in said
+
+    one = symdream("train", "--resume", run.path)
+    assert one.returncode == 2 and "was trained by 2 processes" in one.stderr
+    assert json.loads(run.env.read_text())["processes"] == 2 and run.read_state()["step"] == state["step"]
 
     code, said = end(launch("--resume", run.path))
     assert code == 0 and f"resumed at step {state['step']}" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from symdream.data.images import find_images
 from symdream.errors import RequestError
 
 PLACEHOLDER = "{subject}"
@@ -23,13 +24,37 @@ def template_problem(template: str) -> str | None:
     return None
 
 
+def caption_file(photo: Path) -> Path | None:
+    """NAME.txt of NAME.*, its ending in any case as those of photos are, or None.
+
+    Raises: RequestError if there are two.
+    """
+    found = [p for p in _texts(photo.parent) if p.stem == photo.stem]
+    if len(found) > 1:
+        raise RequestError(f"{photo} has {len(found)} captions: {', '.join(p.name for p in found)}.", fix="keep one")
+    return found[0] if found else None
+
+
+def _texts(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() == ".txt" and p.is_file())
+
+
+def lonely_captions(folder: Path) -> list[Path]:
+    """Files of `folder` that look like captions and are none: a .txt without a photo of its name (NAME.png.txt), and
+    NAME.caption, as other trainers call it."""
+    photos = {photo.stem for photo in find_images(folder)}
+    others = [p for p in folder.iterdir() if p.suffix.lower() == ".caption" and p.is_file()]
+    lonely = [p for p in _texts(folder) if p.stem not in photos]
+    return sorted(p for p in [*lonely, *others] if not p.name.startswith("."))
+
+
 def caption_of(photo: Path, template: str, *, trigger: str, class_noun: str) -> str:
     """The text of `photo`'s .txt ({subject} filled in), else the filled template.
 
-    Raises: RequestError if the .txt is empty or is no text.
+    Raises: RequestError if the .txt is empty or is no text, or there are two.
     """
-    beside = photo.with_suffix(".txt")
-    if not beside.is_file():
+    beside = caption_file(photo)
+    if beside is None:
         return fill(template, trigger=trigger, class_noun=class_noun)
     try:
         text = " ".join(beside.read_text(encoding="utf-8-sig").split())

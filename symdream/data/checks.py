@@ -10,13 +10,20 @@ from symdream.errors import Problem, RequestError
 
 
 def check_class_images(config: TrainConfig) -> list[Problem]:
+    """Problems with the user's class images; each is read, since many a broken one has a whole header."""
     if config.prior.class_images is None:
         return []
     try:
-        find_images(config.prior.class_images)
+        images = find_images(config.prior.class_images)
     except RequestError as error:
         return [Problem("prior.class_images", error.what)]
-    return []
+    problems = []
+    for path in images:
+        try:
+            read_image(path)
+        except RequestError as error:
+            problems.append(Problem("prior.class_images", error.what + (f" ({error.fix})" if error.fix else "")))
+    return problems
 
 
 def effects(config: TrainConfig) -> list[Problem]:
@@ -26,7 +33,7 @@ def effects(config: TrainConfig) -> list[Problem]:
     """
     data = config.data
     masks_asked = data.mask_strength not in (0, Data().mask_strength)
-    if not (data.tag_dropout or masks_asked or (data.crop == "random" and not data.buckets)):
+    if not (data.tag_dropout or masks_asked or data.crop == "random"):
         return []
     tags = masks = oblong = False
     for subject in config.learned:
@@ -44,6 +51,6 @@ def effects(config: TrainConfig) -> list[Problem]:
         problems.append(Problem("data.tag_dropout", "does nothing: no caption has a comma, so each is one tag"))
     if masks_asked and not masks:
         problems.append(Problem("data.mask_strength", "does nothing: no photo has an alpha channel or NAME_mask.png"))
-    if data.crop == "random" and not data.buckets and not oblong:
+    if data.crop == "random" and not oblong:  # with buckets too: one of them is square
         problems.append(Problem("data.crop", "random does nothing: every photo is square and shown whole"))
     return problems

@@ -25,7 +25,8 @@ def warm_start(base: Base, path: Path, name: str = "default") -> Match:
                             start: A random, B zero); DoRA's magnitudes become the row norms of W0 + B A, so that it
                             starts as the LoRA. DoRA only from DoRA.
     into SymLoRA            from SymLoRA of at most this rank, and from SingLoRA (Lambda = u, the same for all)
-    into SingLoRA           from SingLoRA of this rank; it has no number for the strength, so alpha / r must agree.
+    into SingLoRA           from SingLoRA of this rank. dW is quadratic in A, so that A takes the root of what the
+                            strengths differ by: A sqrt(u alpha / alpha'), alpha' this run's, whose own u is 1.
                             Train it with ramp 0: a ramp would begin without the update.
 
     Raises: RequestError if nothing matches, a rank is too large, or the kinds do not go together; no parameter has
@@ -74,12 +75,7 @@ def _writes(place: Place, layer: Layer, module: nn.Module, name: str) -> list[tu
     if isinstance(module, SymLoraLinear) and not isinstance(layer, PlainLayer):
         return _into_symlora(layer, module, name)
     if isinstance(module, SingLoraLinear) and not isinstance(layer, PlainLayer) and layer.d is None:
-        if layer.rank != rank or layer.alpha != module.alpha[name]:
-            raise RequestError(
-                f"SingLoRA starts only from the same rank and alpha: {layer.rank} and {layer.alpha:g} in the file.",
-                fix=f"train with --rank {layer.rank} --alpha {layer.alpha:g}, or with --method symlora",
-            )
-        return [(module.singlora_A[name], layer.A)]
+        return _into_singlora(layer, module, name)
     kind = "a LoRA" if isinstance(layer, PlainLayer) else "a SingLoRA" if layer.d is None else "a SymLoRA"
     raise RequestError(
         f"{type(module).__name__.removesuffix('Linear')} cannot start from {kind}: it cannot express its update.",
@@ -107,6 +103,23 @@ def _into_lora(layer: PlainLayer, module: nn.Module, name: str) -> list[tuple[nn
             weight = module.get_base_layer().weight.detach().float()
             writes.append((magnitude, (weight + scale * new_B.float() @ new_A.float()).norm(dim=1)))
     return writes
+
+
+def _into_singlora(layer, module: SingLoraLinear, name: str) -> list[tuple[nn.Parameter, torch.Tensor]]:
+    if layer.rank != module.r[name]:
+        raise RequestError(
+            f"SingLoRA starts only from the same rank: {layer.rank} in the file.",
+            fix=f"train with --rank {layer.rank}, or with --method symlora",
+        )
+    A = module.singlora_A[name]
+    ratio = layer.scale / (module.alpha[name] / module.r[name])
+    if not ratio > 0:
+        raise RequestError(
+            f"The adapter to start from has no update to go on from: its strength is {layer.scale:g} "
+            f"(alpha {layer.alpha:g}, u {layer.u:g}).",
+            fix="start from a later step of that run, or leave --start-from out",
+        )
+    return [(A, (layer.A.double() * ratio**0.5).to(A))]
 
 
 def _into_symlora(layer, module: SymLoraLinear, name: str) -> list[tuple[nn.Parameter, torch.Tensor]]:

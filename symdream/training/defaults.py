@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from symdream.config import PRODIGY_LR, TrainConfig
+from symdream.config import PRODIGY_LR, TrainConfig, fields
 from symdream.diffusion.base import Base
-from symdream.diffusion.names import resolve_name
+from symdream.diffusion.names import EMBEDDED, resolve_name
 from symdream.errors import RequestError
 from symdream.tuners import METHODS
 
 # Sprite's captions begin with a style; photographs need none of its words.
-TEMPLATES = {"sprite": "a 3d render of a {subject}"}
+TEMPLATES = {EMBEDDED: "a 3d render of a {subject}"}
 REAL_TEMPLATE = "a photo of a {subject}"
 RAMP = 0.01  # of all steps: arXiv:2507.05566, appendix A.1
 
@@ -30,29 +30,40 @@ def resolve(config: TrainConfig, base: Base) -> TrainConfig:
             "noise alone, that is its input and tells nothing about the picture.",
             fix="leave --zero-terminal-snr out, or take a base that predicts v, such as SD 2.1",
         )
-    method = METHODS[config.adapter.method]
-    embedded = base.identity == "sprite"
-    if config.training.optimizer == "prodigy":
-        lr = text_encoder_lr = config.training.lr or PRODIGY_LR
-    else:
-        lr = config.training.lr or (method.lr if embedded else method.real_lr)
-        text_encoder_lr = config.training.text_encoder_lr or (
-            method.text_encoder_lr if embedded else method.real_text_encoder_lr
-        )
     resolved = with_absolute_paths(config)
-    resolved.adapter.alpha = config.adapter.alpha or float(config.adapter.rank)
-    if method.has_ramp and config.adapter.ramp is None:
-        # A ramp would begin by taking the update away that the run is to go on from.
-        resolved.adapter.ramp = 0.0 if config.adapter.start_from else RAMP
-    if config.adapter.components != "text_encoder" or config.training.optimizer == "prodigy":
-        resolved.training.lr = lr
-    resolved.training.lr_schedule = config.training.lr_schedule or ("cosine" if embedded else "constant")
-    if config.adapter.components != "unet":
-        resolved.training.text_encoder_lr = text_encoder_lr
+    where = fields()
+    for name, default in defaults_of(config, embedded=base.identity == EMBEDDED).items():
+        section = getattr(resolved, where[name][0])
+        if getattr(section, name) is None:
+            setattr(section, name, default)
     resolved.model.resolution = config.model.resolution or base.resolution
     for subject in resolved.subjects or [resolved.subject]:
         subject.template = subject.template or TEMPLATES.get(base.identity, REAL_TEMPLATE)
     return resolved
+
+
+def defaults_of(config: TrainConfig, *, embedded: bool) -> dict[str, float | str | None]:
+    """What the settings that follow from others are where they are not set, by flat name.
+
+    None: there is none, since this method or these components have no use for it. `embedded`: the base is sprite.
+    """
+    adapter, training = config.adapter, config.training
+    method, prodigy = METHODS[adapter.method], training.optimizer == "prodigy"
+    if prodigy:
+        lr = text_encoder_lr = training.lr or PRODIGY_LR
+    elif embedded:
+        lr, text_encoder_lr = method.lr, method.text_encoder_lr
+    else:
+        lr, text_encoder_lr = method.real_lr, method.real_text_encoder_lr
+    # A ramp would begin by taking the update away that the run is to go on from.
+    ramp = 0.0 if adapter.start_from else RAMP
+    return {
+        "alpha": float(adapter.rank),
+        "ramp": ramp if method.has_ramp else None,
+        "lr": lr if prodigy or adapter.components != "text_encoder" else None,
+        "text_encoder_lr": text_encoder_lr if adapter.components != "unet" else None,
+        "lr_schedule": "cosine" if embedded else "constant",
+    }
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from symdream import __version__
 from symdream.config import TrainConfig, to_toml
-from symdream.data.captions import fill, says
+from symdream.data.captions import caption_file, fill, lonely_captions, says
 from symdream.data.class_images import from_base
 from symdream.data.images import unread_pictures
 from symdream.data.store import cache_folder
@@ -93,6 +93,8 @@ def describe(
         f"{config.adapter.method} rank {config.adapter.rank}, {config.training.steps} steps, "
         f"{accelerator.device.type} {str(base.dtype).removeprefix('torch.')}, in {run.path}"
     )
+    if written := sum(caption_file(photo.path) is not None for photo in photos.photos):
+        say(f"  captions: {written} of {len(photos.photos)} from files")
     for place, subject in enumerate(config.learned):
         own = [photo for photo in photos.photos if photo.subject == place]
         if not 3 <= len(own) <= 30:
@@ -100,6 +102,11 @@ def describe(
         if unread := unread_pictures(subject.images):
             left_out = first_names(unread)
             say(f"  note: left out of {subject.images}: {left_out}; such files are not read, save them as PNG or JPEG.")
+        if lonely := lonely_captions(subject.images):
+            say(
+                f"  note: not used in {subject.images}: {first_names(lonely)}; the caption of NAME.png or NAME.jpg is "
+                "NAME.txt."
+            )
         warn_about_trigger(base, subject.trigger)
         warn_about_captions(base, own)
     if base.identity == "sprite":

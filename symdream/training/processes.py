@@ -1,16 +1,18 @@
-"""Several processes on one machine's CPU, which accelerate's launcher leaves to mpirun.
+"""Several processes that train one run: as many when it is resumed, and on one machine's CPU too.
 
-`accelerate launch --num_processes 2 --cpu symdream/train.py …` starts one process only, silently, unless it is given
-an MPI hostfile. The one that it started recognises this and becomes torchrun, which starts all that were asked for.
+accelerate's launcher leaves the CPU to mpirun: `accelerate launch --num_processes 2 --cpu symdream/train.py …` starts
+one process only, silently, unless it is given an MPI hostfile. The one that it started recognises this and becomes
+torchrun, which starts all that were asked for.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
-from symdream.errors import RequestError
-from symdream.training.run_folder import RANKS
+from symdream.errors import RequestError, typed
+from symdream.training.run_folder import RANKS, RunFolder, read_json
 
 
 def start_all() -> None:
@@ -43,3 +45,30 @@ def asked_for() -> int | None:
             known, _ = launch_command_parser().parse_known_args(command[place + 1 :])
             return known.num_processes
     return None
+
+
+def check_number(run: RunFolder, now: int) -> None:
+    """See that a run is resumed by as many processes as before: each adds a batch of its own to every step.
+
+    Raises: RequestError if `now` is another number than that in env.json.
+    """
+    env = read_json(run.env)
+    before = env.get("processes", now)
+    if before != now:
+        on_cpu = str(env.get("device")).startswith("cpu")
+        raise RequestError(
+            f"{run.path} was trained by {before} process{'es' * (before > 1)} and would go on with {now}: its steps "
+            f"would see {'more' if now > before else 'fewer'} images than before.",
+            fix=f"continue with: {resume_command(run.path, before, on_cpu=on_cpu)}",
+        )
+
+
+def resume_command(run: Path, count: int, *, on_cpu: bool) -> str:
+    """What to type to resume the run at this path by so many processes."""
+    if count == 1:
+        return f"symdream train --resume {typed(run)}"
+    script = Path(__file__).parent.parent / "train.py"
+    if script.is_relative_to(Path.cwd()):
+        script = script.relative_to(Path.cwd())
+    cpu = "--cpu " if on_cpu else ""
+    return f"accelerate launch {cpu}--num_processes {count} {typed(script)} --resume {typed(run)}"

@@ -16,6 +16,7 @@ from symdream.data.checks import check_class_images, effects
 from symdream.data.images import read_folder
 from symdream.data.masks import lonely_masks, read_mask
 from symdream.errors import Problem, Problems, RequestError
+from symdream.training.rerun import derived_anew, without_permission
 from symdream.training.run_folder import RunFolder, is_leader, new_run_path
 from symdream.ui import say
 
@@ -96,7 +97,10 @@ def read_request(args: Any) -> TrainConfig:
 
     Raises: Problems, RequestError.
     """
-    nested = settings.read_toml(args.config) if args.config else {}
+    nested = {}
+    if args.config:
+        nested = without_permission(args.config, settings.read_toml(args.config), args.given)
+        nested = derived_anew(nested, args.given, args.preset)
     where = str(args.config) if args.config else "the request"
     if args.config and args.given:
         where += " and the flags"
@@ -167,6 +171,29 @@ def check_base(config: TrainConfig) -> list[Problem]:
     return []
 
 
+def check_utf8(config: TrainConfig) -> list[Problem]:
+    """Whether config.toml, which is UTF-8, can hold all paths and lists (plain texts are checked as they are read)."""
+    problems = []
+    for name, (section, _) in settings.fields().items():
+        value = getattr(getattr(config, section), name)
+        if isinstance(value, Path) and name != "images":  # those are checked beside what is in them
+            # Where the run goes is kept as it was typed, other paths whole.
+            if not is_utf8(value if name == "output" else value.resolve()):
+                problems.append(Problem(f"{section}.{name}", "the path is not UTF-8; give it another name"))
+        elif isinstance(value, list) and not all(map(is_utf8, value)):
+            problems.append(Problem(f"{section}.{name}", "is not UTF-8"))
+    return problems
+
+
+def is_utf8(text: str | Path) -> bool:
+    """Whether `text`, in which Python keeps foreign bytes as lone surrogates, is Unicode all through."""
+    try:
+        str(text).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_subject(config: TrainConfig) -> list[Problem]:
     """Problems with the photos and words of the subjects (all of them, since each costs a user one more try)."""
     if not config.subjects:
@@ -177,7 +204,7 @@ def check_subject(config: TrainConfig) -> list[Problem]:
     return problems + check_class_images(config) + effects(config)
 
 
-CHECKS = (check_subject, check_base, check_start, check_rate, check_prompts, check_extras)
+CHECKS = (check_utf8, check_subject, check_base, check_start, check_rate, check_prompts, check_extras)
 
 
 def check_one(subject: Subject, key: str, config: TrainConfig) -> list[Problem]:
@@ -192,9 +219,7 @@ def check_one(subject: Subject, key: str, config: TrainConfig) -> list[Problem]:
         flag = "is needed: the folder with the photos" + (", such as --images photos/" if key == "subject" else "")
         problems.append(Problem(f"{key}.images", flag))
         return problems
-    try:
-        str(subject.images.resolve()).encode()
-    except UnicodeEncodeError:  # config.toml, which is UTF-8, could not name it
+    if not is_utf8(subject.images.resolve()):
         return [*problems, Problem(f"{key}.images", "the folder's path is not UTF-8; give it another name")]
     try:
         found = read_folder(subject.images)

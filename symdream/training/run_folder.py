@@ -14,6 +14,7 @@ reader, or a run resumed after a crash, never sees half a file.
 from __future__ import annotations
 
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -24,9 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from symdream.errors import RequestError, WorkError, typed
+from symdream.ui import say
 
 # Where torchrun and the MPI launchers tell a process its number.
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+GONE = ".gone"  # ends the name of a replaced run that is being removed
 STATUSES = ("queued", "running", "stopped", "finished", "failed")
 
 
@@ -124,6 +127,7 @@ class RunFolder:
         """
         path = Path(path)
         run = cls(path)
+        run.put_back()
         if path.exists() and not (path.is_dir() and all(_is_debris(name) for name in os.listdir(path))):
             if not overwrite:
                 raise RequestError(
@@ -151,6 +155,8 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """An existing run folder. Raises: RequestError if there is none at `path`."""
         path = Path(path)
+        if is_leader():
+            cls(path).put_back()
         if not is_run(path):
             raise RequestError(
                 f"{path} is not a run folder (no config.toml in it)." if path.exists() else f"No run folder {path}.",
@@ -167,10 +173,12 @@ class RunFolder:
         if self.replaces:
             aside = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.old-", dir=self.path.parent))
             os.replace(self.path, aside / self.path.name)
-            self.release()
-            self.replaces, self.replaced = False, aside / self.path.name
+            old = RunFolder(aside / self.path.name)
+            old._lock, self._lock = self._lock, None  # held on, so that nobody puts it back meanwhile
+            self.replaces, self.replaced = False, old.path
             self.path.mkdir()
             self._lock = self._taken_lock()
+            old.release()
         for folder in (self.path, self.checkpoints, self.samples):
             for leftover in [p for p in folder.glob(".*") if _is_debris(p.name)]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -206,8 +214,8 @@ class RunFolder:
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Remove the folder of a run that never began (this process holds its lock); what it replaced comes back."""
-        assert self._lock is not None and not self.began
+        """Remove the folder of a run without any step (this process holds its lock); what it replaced comes back."""
+        assert self._lock is not None and not self.trained
         if self.path.is_symlink():  # made by somebody who wants it: only what is in it goes
             for entry in self.path.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -221,13 +229,45 @@ class RunFolder:
     def drop_replaced(self) -> None:
         """The run has begun: the one that it replaces goes."""
         if self.replaced is not None:
-            shutil.rmtree(self.replaced.parent)
+            _remove_aside(self.replaced.parent)
             self.replaced = None
+
+    def put_back(self) -> None:
+        """Put back the run that a killed process had put aside for one which had not come to its first step, and say
+        so. Where both have something to lose, none is touched and the one aside is named. Nothing happens where a
+        process is at work.
+        """
+        for folder in sorted(self.path.parent.glob(f".{glob.escape(self.path.name)}.old-*")):
+            aside = folder / self.path.name
+            if folder.name.endswith(GONE):
+                shutil.rmtree(folder, ignore_errors=True)
+            elif not is_run(aside):
+                continue
+            elif self.trained or self.path.is_symlink() or self.path.is_file():
+                say(f"note: {aside} is what {self.path} once replaced, left by a killed process: remove it or move it.")
+            elif not (self.is_locked() or RunFolder(aside).is_locked()):
+                if self.path.exists():
+                    os.replace(self.path, folder / "begun")
+                os.replace(aside, self.path)
+                _remove_aside(folder)
+                say(
+                    f"note: the run that was at {self.path} is there again: the one that was to replace it was killed "
+                    "before its first step. Start that again with --overwrite."
+                )
 
     @property
     def began(self) -> bool:
-        """Whether base, photos and settings went together: env.json is written once they do."""
-        return self.env.exists()
+        """Whether base, photos and settings went together, and no run waits to be put back: there is a run to resume.
+
+        env.json is written once they do; a run that is replaced goes before the first step (`drop_replaced`).
+        """
+        return self.env.exists() and self.replaced is None
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is the fruit of a step here: its line in metrics.jsonl, a checkpoint, an adapter."""
+        saved = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        return saved or self.metrics.exists() or self.adapter.exists()
 
     def read_state(self) -> dict[str, Any]:
         """state.json, or an empty dict if it is not there or damaged: the checkpoints tell how far the run is."""
@@ -289,6 +329,13 @@ def read_json(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _remove_aside(folder: Path) -> None:
+    """Remove what a run put aside, under another name first: no half of it shall ever be put back."""
+    gone = folder.with_name(folder.name + GONE)
+    os.replace(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _lock(descriptor: int) -> bool:

@@ -3,11 +3,29 @@
 import pytest
 
 from symdream.data.captions import caption_of, says, thinned
+from symdream.errors import RequestError
 
 
 def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path):
     (tmp_path / "a.txt").write_text("sks bird", encoding="utf-8-sig")
     assert caption_of(tmp_path / "a.png", "a {subject}", trigger="x", class_noun="y") == "sks bird"
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.Txt"])
+def test_the_ending_of_a_caption_is_read_in_any_case_as_that_of_a_photo(tmp_path, name):
+    (tmp_path / name).write_text("a {subject} at night")
+    assert caption_of(tmp_path / "a.JPG", "a {subject}", trigger="sks", class_noun="bird") == "a sks bird at night"
+    (tmp_path / "b.png.txt").write_text("a {subject} by day")
+    assert caption_of(tmp_path / "b.png", "a {subject}", trigger="sks", class_noun="bird") == "a sks bird"
+
+
+def test_two_captions_of_one_photo_are_refused(tmp_path):
+    for name in ("a.txt", "a.TXT"):
+        (tmp_path / name).write_text(name)
+    if len(list(tmp_path.iterdir())) == 1:
+        pytest.skip("this disk knows no case")
+    with pytest.raises(RequestError, match=r"a\.png has 2 captions: a\.TXT, a\.txt"):
+        caption_of(tmp_path / "a.png", "a {subject}", trigger="sks", class_noun="bird")
 
 
 @pytest.mark.parametrize(

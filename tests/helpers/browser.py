@@ -11,7 +11,7 @@ from contextlib import contextmanager
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WHY_NOT = "no chromium on this machine: the browser tests did not run (Debian: apt-get install chromium)"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-PATIENCE = 120_000  # milliseconds: a busy machine must not fail a test
+PATIENCE = 240_000  # milliseconds: a busy machine must not fail a test
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 

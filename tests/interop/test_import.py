@@ -15,7 +15,7 @@ from symdream.interop.collect import collect
 from symdream.interop.lora_file import write_diffusers_lora, write_lora
 from symdream.interop.read import read_adapter
 from symdream.interop.warm_start import warm_start
-from symdream.tuners import METHODS
+from symdream.tuners import METHODS, set_ramp
 
 
 def save_run(base, method: str, folder, u: float | None = None):
@@ -263,8 +263,10 @@ class TestWarmStart:
         assert distance(base_answers(base), base_answers(source)) < 1e-5
         assert any(p.requires_grad for p in base.unet.parameters())
 
-    def test_singlora_starts_from_its_own_kind_with_the_same_alpha(self, tmp_path):
+    def test_singlora_that_was_saved_after_its_ramp_is_taken_bit_for_bit(self, tmp_path):
         source = adapted("sd1", "singlora")
+        for component in source.components().values():
+            set_ramp(component, 1.0)
         save_run(source, "singlora", tmp_path)
         base = tiny_base("sd1")
         attach(base, "singlora", 4, 2.0, "qkvo", list(base.components()), 0.0, 1)
@@ -272,9 +274,33 @@ class TestWarmStart:
         trained = dict(source.unet.named_parameters())
         assert all(torch.equal(p, trained[n]) for n, p in base.unet.named_parameters() if "singlora_A" in n)
         other = tiny_base("sd1")
-        attach(other, "singlora", 4, 4.0, "qkvo", list(other.components()), 0.0, 1)
-        with pytest.raises(RequestError, match="same rank and alpha"):
+        attach(other, "singlora", 6, 2.0, "qkvo", list(other.components()), 0.0, 1)
+        with pytest.raises(RequestError, match="same rank: 4 in the file"):
             warm_start(other, tmp_path)
+
+    @pytest.mark.parametrize(("u", "alpha"), [(0.3, 2.0), (1.0, 8.0), (0.04, 3.0)])
+    def test_singlora_starts_at_the_strength_that_its_own_kind_was_saved_with(self, tmp_path, u, alpha):
+        source = adapted("sd1", "singlora")
+        for component in source.components().values():
+            set_ramp(component, u)
+        save_run(source, "singlora", tmp_path)
+        base = tiny_base("sd1")
+        attach(base, "singlora", 4, alpha, "qkvo", list(base.components()), 0.0, 1)
+        warm_start(base, tmp_path)
+        assert distance(base_answers(base), base_answers(source)) < 1e-5
+        name = next(n for n, m in source.unet.named_modules() if hasattr(m, "singlora_A"))
+        ours, theirs = (one.unet.get_submodule(name).get_delta_weight("default") for one in (base, source))
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-9)
+
+    def test_singlora_that_was_saved_before_its_ramp_began_is_refused(self, tmp_path):
+        source = adapted("sd1", "singlora")
+        for component in source.components().values():
+            set_ramp(component, 0.0)
+        save_run(source, "singlora", tmp_path)
+        base = tiny_base("sd1")
+        attach(base, "singlora", 4, 2.0, "qkvo", list(base.components()), 0.0, 1)
+        with pytest.raises(RequestError, match="no update to go on from"):
+            warm_start(base, tmp_path)
 
     @pytest.mark.parametrize(
         ("trained", "method", "rank", "message"),

@@ -15,12 +15,13 @@ from symdream.training.run_folder import RunFolder
 
 def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path, tiny_sd1, capsys):
     photos = make_photos(tmp_path / "photos")
-    for name in ("IMG_1.DNG", "clip.mov", "notes.txt", "prompts.toml"):
+    for name in ("IMG_1.DNG", "clip.mov", "notes.md", "prompts.toml"):
         (photos / name).write_bytes(b"x")
     train_tiny(tmp_path / "run", tiny_sd1, photos, steps=1)
     said = capsys.readouterr().err
     assert f"left out of {photos}: IMG_1.DNG, clip.mov;" in said
-    assert "from 3 photos" in said and "notes.txt" not in said and "prompts.toml" not in said
+    assert "from 3 photos" in said and "notes.md" not in said and "prompts.toml" not in said
+    assert "captions" not in said and "not used" not in said
 
 
 def test_captions_that_do_not_ask_for_the_subject_or_are_too_long_are_named(tmp_path, tiny_sd1, capsys):
@@ -56,3 +57,15 @@ def test_graphs_that_drew_pictures_are_gone_before_training(tmp_path, tiny_sd1, 
     sampling_engine._KEPT_BY[base.unet] = sampling_engine.DenoisingSteps()  # as on a GPU
     run_training(RunFolder.create(tmp_path / "run"), tiny_config(tiny_sd1, photos, steps=1), base=base)
     assert base.unet not in sampling_engine._KEPT_BY
+
+
+def test_captions_from_files_are_counted_and_files_that_only_look_like_captions_named(
+    tmp_path, tiny_sd1, capsys, few_denoising_steps
+):
+    photos = make_photos(tmp_path / "photos", 4)
+    for name in ("00.TXT", "01.Txt", "02.png.txt", "3.txt", "02.caption"):
+        (photos / name).write_text("a {subject} at night")
+    train_tiny(tmp_path / "run", tiny_sd1, photos, steps=1)
+    said = capsys.readouterr().err
+    assert "captions: 2 of 4 from files" in said
+    assert f"not used in {photos}: 02.caption, 02.png.txt, 3.txt; the caption of NAME.png" in said

@@ -1,0 +1,99 @@
+"""What ends a run before its first step, and what it leaves."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers.runs import adapter_tensors, make_photos, tiny_config, train_tiny
+from PIL import Image
+
+from symdream.errors import Problems, RequestError
+from symdream.train import run_training
+from symdream.training import request
+from symdream.training.run_folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("few_denoising_steps")
+
+
+@pytest.fixture
+def misplaced(tmp_path):
+    """Photos of which one has a mask that its square, the middle, shows nothing of."""
+    folder = make_photos(tmp_path / "wide", size=(240, 64))
+    mask = Image.new("L", (240, 64))
+    mask.paste(255, (0, 0, 30, 64))
+    mask.save(folder / "01_mask.png")
+    return folder
+
+
+def test_a_refusal_after_the_base_was_loaded_leaves_the_place_free(tmp_path, tiny_sd1, misplaced):
+    with pytest.raises(RequestError, match="leaves nothing of the photo"):
+        train_tiny(tmp_path / "run", tiny_sd1, misplaced, steps=1)
+    assert not (tmp_path / "run").exists()
+    train_tiny(tmp_path / "run", tiny_sd1, misplaced, steps=1, mask_strength=0)
+
+
+def test_a_run_that_was_to_be_replaced_is_there_until_the_first_step(tmp_path, tiny_sd1, photos, misplaced):
+    old = train_tiny(tmp_path / "run", tiny_sd1, photos, steps=1, rank=3)
+    before = adapter_tensors(old)
+    run = RunFolder.create(old.path, overwrite=True)
+    with pytest.raises(RequestError, match="leaves nothing of the photo"):
+        run_training(run, tiny_config(tiny_sd1, misplaced, steps=1))
+    assert all((adapter_tensors(old)[name] == tensor).all() for name, tensor in before.items())
+    assert old.read_state()["status"] == "finished"
+    run_training(RunFolder.create(old.path, overwrite=True), tiny_config(tiny_sd1, photos, steps=1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "wide"]
+
+
+def test_a_broken_class_image_is_told_with_all_else(tmp_path, photos):
+    folder = make_photos(tmp_path / "class")
+    whole = (folder / "01.png").read_bytes()
+    (folder / "01.png").write_bytes(whole[: len(whole) // 2])
+    argv = ["--images", photos, "--class-noun", "toy", "--class-images", folder, "--lora-plus-ratio", 3]
+    with pytest.raises(Problems) as caught:
+        request.read_request(request.parse([str(word) for word in argv], "symdream train", ""))
+    assert {p.key for p in caught.value.problems} == {"training.lora_plus_ratio", "prior.class_images"}
+    assert "01.png cannot be read" in str(caught.value)
+
+
+def test_a_run_whose_successor_was_killed_before_its_first_step_comes_back(tmp_path, tiny_sd1, photos, capsys):
+    old = train_tiny(tmp_path / "my [run]", tiny_sd1, photos, steps=1, rank=3)
+    flags = ["--config", old.config, "--overwrite", "-o", old.path]
+    argv = [sys.executable, "-m", "symdream.cli", "train", *map(str, flags)]
+    new = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    while "Teaching" not in (said := new.stderr.readline()):
+        assert said, "it ended before it began"
+    new.kill()
+    new.communicate()
+    (aside,) = tmp_path.glob(".my*/my*/adapter")
+    assert not old.adapter.exists() and old.config.exists()
+
+    with pytest.raises(RequestError, match="exists"):
+        RunFolder.create(old.path)
+    assert f"the run that was at {old.path} is there again" in capsys.readouterr().err
+    assert old.adapter.exists() and old.read_state()["status"] == "finished"
+    assert [path.name for path in tmp_path.iterdir()] == ["my [run]"]
+    again = RunFolder.create(old.path, overwrite=True)
+    run_training(again, tiny_config(tiny_sd1, photos, steps=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["my [run]"]
+
+
+def test_what_a_killed_process_put_aside_is_put_back_or_named(tmp_path, capsys):
+    run = RunFolder.create(tmp_path / "run")
+    aside = tmp_path / ".run.old-x1" / "run"
+    os.renames(run.path, aside)  # killed before the new folder was made
+    (aside / "config.toml").write_text("old")
+    assert RunFolder.open(run.path).config.read_text() == "old" and not aside.parent.exists()
+    os.renames(run.path, aside)
+    run.path.mkdir()
+    run.config.write_text("new")
+    run.acquire()
+    RunFolder.open(run.path)  # while a process is at work, nothing is touched
+    run.release()
+    assert run.config.read_text() == "new" and aside.exists()
+    (tmp_path / ".run.old-x2.gone" / "run").mkdir(parents=True)  # killed while it removed what was replaced
+    capsys.readouterr()
+    run.metrics.write_text("{}\n")
+    assert RunFolder.open(run.path).config.read_text() == "new" and (aside / "config.toml").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".run.old-x1", "run"]
+    assert f"{aside} is what {run.path} once replaced" in capsys.readouterr().err

@@ -1,0 +1,38 @@
+"""A run goes on with as many processes as it began with."""
+
+import json
+import os
+from pathlib import Path
+
+from helpers.runs import symdream, train_tiny
+
+from symdream.training.processes import resume_command
+from symdream.training.run_folder import write_json
+
+SCRIPT = Path(__file__).parent.parent.parent / "symdream" / "train.py"
+
+
+def test_a_run_of_two_processes_is_not_resumed_by_one(tmp_path, tiny_sd1, photos, few_denoising_steps):
+    run = train_tiny(tmp_path / "my run", tiny_sd1, photos, steps=2)
+    env = json.loads(run.env.read_text())
+    assert env["processes"] == 1
+    write_json(run.env, {**env, "processes": 2})  # as if two had trained it
+    run.write_state("stopped", step=1, steps=2)
+    result = symdream("train", "--resume", run.path, cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"{run.path} was trained by 2 processes and would go on with 1: its steps would see fewer" in result.stderr
+    command = f"accelerate launch --cpu --num_processes 2 {SCRIPT} --resume '{run.path}'"
+    assert f"continue with: {command}" in result.stderr
+    assert json.loads(run.env.read_text())["processes"] == 2
+    write_json(run.env, env)
+    assert symdream("train", "--resume", run.path).returncode == 0
+
+
+def test_the_command_that_resumes_a_run_starts_as_many_processes(tmp_path, monkeypatch):
+    assert resume_command(Path("runs/owl"), 1, on_cpu=True) == "symdream train --resume runs/owl"
+    monkeypatch.chdir(SCRIPT.parent.parent)
+    script = os.path.join("symdream", "train.py")
+    command = f"accelerate launch --num_processes 4 {script} --resume runs/owl"
+    assert resume_command(Path("runs/owl"), 4, on_cpu=False) == command
+    monkeypatch.chdir(tmp_path)
+    assert f" {SCRIPT} " in resume_command(Path("runs/owl"), 4, on_cpu=False)

@@ -1,0 +1,47 @@
+"""What is asked of a request before anything starts."""
+
+import os
+
+import pytest
+from helpers.runs import make_photos, symdream
+
+from symdream.errors import Problems
+from symdream.training import request
+
+BYTES = os.fsdecode(b"b\xff")  # a name as an old disk or a broken archive leaves it
+
+
+def problems_of(photos, *flags):
+    argv = ["--images", photos, "--class-noun", "toy", *flags]
+    with pytest.raises(Problems) as caught:
+        request.read_request(request.parse([str(word) for word in argv], "symdream train", ""))
+    return {p.key: p.message for p in caught.value.problems}
+
+
+@pytest.mark.parametrize(
+    ("flag", "key"),
+    [("-o", "output.output"), ("--cache-dir", "data.cache_dir"), ("--sample-prompts", "output.sample_prompts")],
+)
+def test_a_text_or_path_that_is_not_utf8_is_refused(tmp_path, photos, flag, key):
+    result = symdream("train", "--images", photos, "--class-noun", "toy", flag, BYTES, cwd=tmp_path)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert key in result.stderr and "not UTF-8" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_that_is_not_utf8_is_told_together(tmp_path, photos):
+    (tmp_path / BYTES).mkdir()
+    place = tmp_path / BYTES
+    flags = ["--start-from", place, "--class-images", make_photos(place / "class"), "-o", place / "run"]
+    assert set(problems_of(photos, *flags)) == {"adapter.start_from", "prior.class_images", "output.output"}
+
+
+@pytest.mark.parametrize("flags", [[], ["--buckets"]])
+def test_a_random_crop_that_leaves_no_room_is_refused(tmp_path, flags):
+    square = make_photos(tmp_path / "square", size=(80, 80))
+    assert problems_of(square, "--crop", "random", *flags) == {
+        "data.crop": "random does nothing: every photo is square and shown whole"
+    }
+    oblong = make_photos(tmp_path / "oblong")
+    argv = ["--images", str(oblong), "--class-noun", "toy", "--crop", "random", *flags]
+    assert request.read_request(request.parse(argv, "symdream train", "")).data.crop == "random"
