@@ -172,7 +172,6 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
             torch.manual_seed(seed_of(training.seed, "dropout", forward))
             yield data.batch(training.seed, samples)
 
-    run.drop_replaced()  # from here on there is something to lose here too
     with (
         out_of_memory_explained(config, base),
         StopRequest(run.stop_file) as stop,
@@ -185,6 +184,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
             u = ramp(step, training.steps, adapter.ramp)
             engine.set(lr_factor(step, training.steps, training.lr_schedule, training.warmup), u)
             loss, norm = engine.step(batches(step))
+            run.drop_replaced()  # from the first step on there is something to lose here too
             last_good = save_checkpoint if engine.keeps_last_good else None
             recorder.add(step + 1, loss, norm, optimizer, u, on_bad_loss=last_good)
             if leader:

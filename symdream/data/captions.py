@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -29,23 +30,24 @@ def caption_file(photo: Path) -> Path | None:
 
     Raises: RequestError if there are two.
     """
-    found = [p for p in _texts(photo.parent) if p.stem == photo.stem]
+    end = len(photo.stem)
+    names = [n for n in os.listdir(photo.parent) if n.startswith(photo.stem) and n[end:].lower() == ".txt"]
+    found = sorted(path for name in names if (path := photo.parent / name).is_file())
     if len(found) > 1:
         raise RequestError(f"{photo} has {len(found)} captions: {', '.join(p.name for p in found)}.", fix="keep one")
     return found[0] if found else None
-
-
-def _texts(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() == ".txt" and p.is_file())
 
 
 def lonely_captions(folder: Path) -> list[Path]:
     """Files of `folder` that look like captions and are none: a .txt without a photo of its name (NAME.png.txt), and
     NAME.caption, as other trainers call it."""
     photos = {photo.stem for photo in find_images(folder)}
-    others = [p for p in folder.iterdir() if p.suffix.lower() == ".caption" and p.is_file()]
-    lonely = [p for p in _texts(folder) if p.stem not in photos]
-    return sorted(p for p in [*lonely, *others] if not p.name.startswith("."))
+    lonely = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() == ".caption" or (path.suffix.lower() == ".txt" and path.stem not in photos)
+    ]
+    return sorted(path for path in lonely if path.is_file() and not path.name.startswith("."))
 
 
 def caption_of(photo: Path, template: str, *, trigger: str, class_noun: str) -> str:

@@ -53,14 +53,17 @@ def derived_anew(file: Mapping[str, Any], given: Mapping[str, Any], preset: str 
     kept = {section: dict(values) if isinstance(values, Mapping) else values for section, values in file.items()}
     where, before = settings.fields(), _read(file)
     for name, sources in DERIVED.items():
-        after = _read({**settings.merge(kept, given), **({"preset": preset} if preset else {})})
+        merged = {**settings.merge(kept, given), **({"preset": preset} if preset else {})}
+        after = _read(merged)
         if before is None or after is None:
             break  # a value is wrong, which is told when the settings are built
         changed = [source for source in sources if _value(before, source) != _value(after, source)]
         if not changed:
             continue
         old, new = _default(name, before), _default(name, after)
-        tables = [kept.get(where[name][0], {})] if name not in given else []
+        if name in given or _is_of_preset(name, where[name][0], merged.get("preset")):
+            continue  # what is left out would be the preset's, not the default
+        tables = [kept.get(where[name][0], {})]
         if name == "template" and kept.get("subjects"):
             kept["subjects"] = [dict(subject) for subject in kept["subjects"]]
             tables += kept["subjects"]
@@ -79,6 +82,12 @@ def _read(nested: Mapping[str, Any]) -> TrainConfig | None:
         return TrainConfig.model_validate(presets.apply(nested)[0])
     except ValidationError:
         return None
+
+
+def _is_of_preset(name: str, section: str, preset: Any) -> bool:
+    return isinstance(preset, str) and preset in presets.PRESETS and (
+        name in presets.PRESETS[preset].settings.get(section, {})
+    )
 
 
 def _value(config: TrainConfig, name: str) -> Any:

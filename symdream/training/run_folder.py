@@ -30,6 +30,8 @@ from symdream.ui import say
 # Where torchrun and the MPI launchers tell a process its number.
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 GONE = ".gone"  # ends the name of a replaced run that is being removed
+# What a run has in its folder before its first step.
+STARTED = {"config.toml", "state.json", "env.json", "lock", "log.txt", "checkpoints", "samples", "tensorboard", "wandb"}
 STATUSES = ("queued", "running", "stopped", "finished", "failed")
 
 
@@ -194,6 +196,14 @@ class RunFolder:
             )
         return descriptor
 
+    def _hold(self) -> bool:
+        """Take the lock, if there is nobody who holds it and the folder can be written to."""
+        try:
+            self._lock = self._taken_lock()
+        except (OSError, RequestError):
+            return False
+        return True
+
     def release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
@@ -216,15 +226,19 @@ class RunFolder:
     def remove(self) -> None:
         """Remove the folder of a run without any step (this process holds its lock); what it replaced comes back."""
         assert self._lock is not None and not self.trained
+        old = None if self.replaced is None else RunFolder(self.replaced)
+        if old is not None:
+            old._hold()  # nobody else shall put it back meanwhile
         if self.path.is_symlink():  # made by somebody who wants it: only what is in it goes
             for entry in self.path.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         else:
             shutil.rmtree(self.path)
-        if self.replaced is not None:
-            os.replace(self.replaced, self.path)
+        if old is not None:
+            os.replace(old.path, self.path)
             self.replaced.parent.rmdir()
             self.replaced = None
+            old.release()
 
     def drop_replaced(self) -> None:
         """The run has begun: the one that it replaces goes."""
@@ -234,26 +248,38 @@ class RunFolder:
 
     def put_back(self) -> None:
         """Put back the run that a killed process had put aside for one which had not come to its first step, and say
-        so. Where both have something to lose, none is touched and the one aside is named. Nothing happens where a
+        so. Where something else lies in its place, none is touched and the one aside is named. Nothing happens where a
         process is at work.
         """
         for folder in sorted(self.path.parent.glob(f".{glob.escape(self.path.name)}.old-*")):
-            aside = folder / self.path.name
+            aside = RunFolder(folder / self.path.name)
             if folder.name.endswith(GONE):
                 shutil.rmtree(folder, ignore_errors=True)
-            elif not is_run(aside):
-                continue
-            elif self.trained or self.path.is_symlink() or self.path.is_file():
-                say(f"note: {aside} is what {self.path} once replaced, left by a killed process: remove it or move it.")
-            elif not (self.is_locked() or RunFolder(aside).is_locked()):
-                if self.path.exists():
-                    os.replace(self.path, folder / "begun")
-                os.replace(aside, self.path)
-                _remove_aside(folder)
-                say(
-                    f"note: the run that was at {self.path} is there again: the one that was to replace it was killed "
-                    "before its first step. Start that again with --overwrite."
-                )
+            # A process that puts aside holds the old lock until it has the new one (`acquire`): in this order.
+            elif is_run(aside.path) and aside._hold() and not self.is_locked():
+                if self._gives_way():
+                    if self.path.exists():
+                        os.replace(self.path, folder / "begun")
+                    os.replace(aside.path, self.path)
+                    _remove_aside(folder)
+                    say(
+                        f"note: the run that was at {self.path} is there again: the one that was to replace it was "
+                        "killed before its first step. Start that again with --overwrite."
+                    )
+                else:
+                    say(
+                        f"note: {aside.path} is what {self.path} once replaced, left by a killed process: remove it "
+                        "or move it."
+                    )
+            aside.release()
+
+    def _gives_way(self) -> bool:
+        """Whether nothing is at this place, or only what a run leaves that was killed before its first step."""
+        if self.path.is_symlink() or not self.path.is_dir():
+            return not os.path.lexists(self.path)
+        names = [name for name in os.listdir(self.path) if not _is_debris(name)]
+        killed = self.read_state().get("status") == "running" and not self.trained
+        return not names or (killed and STARTED.issuperset(names))
 
     @property
     def began(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
@@ -19,10 +20,15 @@ from symdream.tuners.ramp import Ramp
 COMPILED = "_orig_mod."  # what torch.compile puts before the names of a model's layers
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# Models whose kernels read these layers' weights: PEFT's list for LoRA (_check_lora_target_modules_mamba) without
-# conv1d, which is not linear; and dt_proj, whose weight Mamba and FalconMamba read without a kernel too.
-MAMBAS = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
-READ_BY_MAMBAS = ("out_proj", "dt_proj")
+# Layers whose weights these models' kernels read. out_proj: PEFT's list for LoRA (_check_lora_target_modules_mamba),
+# then what transformers' modeling_bamba.py and so on hand over as outproj_weight. dt_proj: read without a kernel too.
+READ_BY_MAMBAS = {
+    "out_proj": (
+        *("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"),
+        *("bamba", "granitemoehybrid", "zamba2"),
+    ),
+    "dt_proj": ("mamba", "falcon_mamba", "jamba"),
+}
 
 
 class UnsupportedLayer(Problems, ValueError):
@@ -65,7 +71,7 @@ def why_not_there(model: nn.Module, name: str) -> str | None:
             "call torch.backends.mha.set_fastpath_enabled(False) first or leave it out"
         )
     kind = getattr(getattr(model, "config", None), "model_type", None)
-    if kind in MAMBAS and child in READ_BY_MAMBAS:
+    if kind in READ_BY_MAMBAS.get(child, ()):
         return f"belongs to a {kind} model, whose kernels read its weight without calling it; leave it out"
     return None
 
@@ -83,19 +89,19 @@ class SymmetricModel(BaseTuner):
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, Tensor] | None = None,
     ) -> None:
-        """Add the adapter to `model`, with a configuration of its own: the caller's may serve for several.
+        """Add the adapter to `model`.
 
         state_dict: its keys name the layers, in place of the configuration.
 
         Raises: ValueError for a name under which PyTorch keeps no parameter, UnsupportedLayer.
         """
         _check_name(adapter_name)
-        self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         self._named_by_keys = None if state_dict is None else {_layer_of(key, self.prefix) for key in state_dict}
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
 
     def _prepare_model(self, peft_config: SymmetricConfig, model: nn.Module) -> None:
         # What PEFT itself does next, when it is too late to refuse: 'all-linear' becomes names.
+        peft_config = copy.copy(peft_config)  # of a refused one nothing changes
         _maybe_include_all_linear_layers(peft_config, model)
         inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, SymmetricLinear))
         targets = {
@@ -145,6 +151,17 @@ class SingLoraModel(SymmetricModel):
 
     prefix = "singlora_"
     tuner_layer_cls = SingLoraLinear
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add the adapter to `model`. u is kept in its configuration; one that has an adapter already is copied, with
+        the u that it was first given."""
+        config = self.peft_config[adapter_name]
+        owner, u = vars(config).get("_first", (None, None))
+        if owner == id(config):  # not a copy of one, which begins with the u that it has
+            config = self.peft_config[adapter_name] = copy.deepcopy(config)
+            config.u = u
+        config._first = (id(config), config.u)
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _prepare_model(self, peft_config: SymmetricConfig, model: nn.Module) -> None:
         super()._prepare_model(peft_config, model)

@@ -97,3 +97,46 @@ def test_what_a_killed_process_put_aside_is_put_back_or_named(tmp_path, capsys):
     assert RunFolder.open(run.path).config.read_text() == "new" and (aside / "config.toml").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".run.old-x1", "run"]
     assert f"{aside} is what {run.path} once replaced" in capsys.readouterr().err
+
+
+def test_what_is_no_started_run_never_gives_way(tmp_path, capsys):
+    aside = RunFolder(tmp_path / ".run.old-x1" / "run")
+    aside.path.mkdir(parents=True)
+    aside.config.write_text("old")
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    (run.path / "thesis.tex").write_text("mine")
+    queued = {"config.toml": "new", "state.json": '{"status": "queued"}'}
+    for content in ({"thesis.tex": "mine"}, queued, {**queued, "state.json": '{"status": "running"}', "a.png": "mine"}):
+        for name, text in content.items():
+            (run.path / name).write_text(text)
+        run.put_back()
+        assert all((run.path / name).read_text() == text for name, text in content.items())
+        assert f"{aside.path} is what {run.path} once replaced" in capsys.readouterr().err
+        for name in content:
+            (run.path / name).unlink()
+    run.put_back()
+    assert run.config.read_text() == "old" and not aside.path.exists()
+
+
+def test_nothing_is_put_back_while_the_run_aside_is_held(tmp_path):
+    aside = RunFolder(tmp_path / ".run.old-x1" / "run")
+    aside.path.mkdir(parents=True)
+    aside.config.write_text("old")
+    aside.acquire()  # as by a process that has put it aside and not yet made the new folder
+    RunFolder(tmp_path / "run").put_back()
+    assert aside.config.exists() and not (tmp_path / "run").exists()
+
+
+def test_a_board_that_does_not_open_brings_the_old_run_back(tmp_path, tiny_sd1, photos, monkeypatch):
+    old = train_tiny(tmp_path / "run", tiny_sd1, photos, steps=1, rank=3)
+    before = adapter_tensors(old)
+
+    def no_wandb(*_):
+        raise RequestError("wandb did not start: api_key not configured")
+
+    monkeypatch.setattr("symdream.training.recorder.open_boards", no_wandb)
+    with pytest.raises(RequestError, match="wandb did not start"):
+        run_training(RunFolder.create(old.path, overwrite=True), tiny_config(tiny_sd1, photos, steps=1))
+    assert all((adapter_tensors(old)[name] == tensor).all() for name, tensor in before.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

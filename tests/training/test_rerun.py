@@ -117,6 +117,16 @@ def test_what_was_derived_for_several_subjects_is_derived_anew(tmp_path, photos)
     assert [one.template for one in config.subjects] == [None, "my {subject}"]
 
 
+def test_what_the_files_preset_decides_is_not_derived_anew(config_of, capsys):
+    file = config_of(method="lora", components="unet")
+    file.write_text(file.read_text().replace("# preset: not set", 'preset = "paper"'))
+    # Left out of the file, the rate would be the preset's 0.001.
+    config = read("--config", file, "--method", "symlora", "--rank", 16)
+    assert config.training.lr == 0.002 and config.adapter.alpha is None
+    said = capsys.readouterr().err
+    assert "alpha = 16, derived anew" in said and "lr =" not in said
+
+
 def test_a_wrong_flag_is_told_beside_a_file(config_of):
     with pytest.raises(Problems, match="adapter.rank = 0"):
         read("--config", config_of(), "--rank", 0)

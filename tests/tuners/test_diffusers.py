@@ -245,4 +245,3 @@ def test_one_config_on_unet_and_text_encoder_is_saved_with_each_ones_own_u(tmp_p
         assert json.loads(file.metadata()["lora_adapter_metadata"])["u"] == 0.25
     text_encoder.save_pretrained(tmp_path)
     assert PeftConfig.from_pretrained(tmp_path).u == 0.75
-    assert shared.u == 1.0

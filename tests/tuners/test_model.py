@@ -5,14 +5,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.adapters import CONFIGS, randomize
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
+from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForCausalLM, FalconMambaConfig, Mamba2Config, MambaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    FalconMambaConfig,
+    Mamba2Config,
+    MambaConfig,
+)
 
 from symdream.errors import RequestError
 from symdream.tuners import SingLoraConfig, SymmetricLinear
-from symdream.tuners.model import MAMBAS, why_not, why_not_there
+from symdream.tuners.model import READ_BY_MAMBAS, why_not, why_not_there
 
 
 class Packed(nn.Parameter):
@@ -157,14 +167,49 @@ def test_layers_that_a_mambas_kernels_read_are_refused(kind, config):
 def test_what_peft_refuses_for_lora_in_a_mamba_is_refused_here():
     parts = Mixed()
     parts.config = SimpleNamespace()
-    for parts.config.model_type in (*MAMBAS, "llama", "jamba"):
+    refused = set()
+    for parts.config.model_type in (*READ_BY_MAMBAS["out_proj"], "llama", "jamba"):
         for name in ("out_proj", "in_proj", "x_proj"):
             try:
                 _check_lora_target_modules_mamba(LoraConfig(), parts, name)
-                refused = False
             except ValueError:
-                refused = True
-            assert (why_not_there(parts, name) is not None) == refused
+                refused.add(parts.config.model_type)
+                assert name == "out_proj" and why_not_there(parts, name) is not None
+            if name != "out_proj":
+                assert why_not_there(parts, name) is None
+    assert refused == {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
+    parts.config.model_type = "jamba"
+    assert why_not_there(parts, "out_proj") is None and why_not_there(parts, "dt_proj") is not None
+
+
+@pytest.mark.parametrize("config", CONFIGS.values())
+@pytest.mark.parametrize(
+    ("model", "head", "task"),
+    [
+        (BertForSequenceClassification, "classifier", "SEQ_CLS"),
+        (BertForTokenClassification, "classifier", "TOKEN_CLS"),
+        (BertForQuestionAnswering, "qa_outputs", "QUESTION_ANS"),
+    ],
+)
+def test_a_tasks_head_is_trained_and_saved_beside_the_adapter(tmp_path, config, model, head, task):
+    shared = config(task_type=task, r=2, target_modules=["query"])
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for number in range(2):  # the second time with the same configuration
+        adapted = get_peft_model(model(BertConfig(vocab_size=20, **sizes)), shared)
+        trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+        assert any(head in name for name in trained)
+        adapted.save_pretrained(tmp_path / str(number))
+        saved = load_file(tmp_path / str(number) / "adapter_model.safetensors")
+        assert f"base_model.model.{head}.weight" in saved
+        assert head in PeftConfig.from_pretrained(tmp_path / str(number)).modules_to_save
+
+
+def test_a_configuration_that_was_refused_is_as_it_was():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2), nn.Linear(2, 8))
+    config = SingLoraConfig(r=4, target_modules="all-linear")
+    with pytest.raises(RequestError):
+        inject_adapter_in_model(config, model)
+    assert config.target_modules == "all-linear"
 
 
 def test_excluding_the_refused_layer_is_a_way_out():

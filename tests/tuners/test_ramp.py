@@ -1,5 +1,7 @@
 """u: 1 when fresh, set for all layers by one fill, saved and restored, one value per adapter."""
 
+import copy
+
 import pytest
 import torch
 from helpers.adapters import CONFIGS, OneLinear, randomize
@@ -128,6 +130,16 @@ def test_one_config_on_two_models_gives_two_ramps():
     assert torch.equal(two(x), before)
 
 
+def test_a_config_that_serves_again_begins_with_the_u_that_it_was_given():
+    shared = config()
+    set_ramp(one := get_peft_model(stack(), shared), 0.01)
+    again = get_peft_model(stack(), shared)
+    assert [ramp.value for ramp in find_ramps(again)] == [1.0]
+    assert one.peft_config["default"].u == 0.01 and again.peft_config["default"].u == 1.0
+    copied = get_peft_model(stack(), copy.deepcopy(one.peft_config["default"]))
+    assert [ramp.value for ramp in find_ramps(copied)] == [0.01]
+
+
 def test_one_config_on_two_models_is_saved_with_each_ones_own_u(tmp_path):
     shared = config()
     one, two = get_peft_model(stack(), shared), get_peft_model(stack(), shared)
@@ -135,7 +147,6 @@ def test_one_config_on_two_models_is_saved_with_each_ones_own_u(tmp_path):
     set_ramp(one, 0.5)
     set_ramp(two, 0.0)
     set_ramp(two, 0.2, adapter_name="second")
-    assert shared.u == 1.0
     for name, model in (("one", one), ("two", two)):
         model.save_pretrained(tmp_path / name)
     found = [PeftConfig.from_pretrained(tmp_path / name).u for name in ("one", "two", "two/second")]
