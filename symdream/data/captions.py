@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from symdream.data.images import find_images
 from symdream.errors import RequestError
 
 PLACEHOLDER = "{subject}"
+ENDINGS = ["." + "".join(letters) for letters in itertools.product("tT", "xX", "tT")]
 TAG_VARIANTS = 32  # thinned versions of one caption: bounded, so that their embeddings can be cached
 
 
@@ -30,9 +31,12 @@ def caption_file(photo: Path) -> Path | None:
 
     Raises: RequestError if there are two.
     """
-    end = len(photo.stem)
-    names = [n for n in os.listdir(photo.parent) if n.startswith(photo.stem) and n[end:].lower() == ".txt"]
-    found = sorted(path for name in names if (path := photo.parent / name).is_file())
+    files = {}
+    for ending in ENDINGS:  # not by listing the folder, which for each of many photos would take long
+        path = photo.with_name(photo.stem + ending)
+        if path.is_file():
+            files.setdefault(path.stat().st_ino, path)  # one file under all of them where the disk knows no case
+    found = sorted(files.values())
     if len(found) > 1:
         raise RequestError(f"{photo} has {len(found)} captions: {', '.join(p.name for p in found)}.", fix="keep one")
     return found[0] if found else None
