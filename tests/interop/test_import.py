@@ -25,6 +25,15 @@ def save_run(base, method: str, folder, u: float | None = None):
     return folder
 
 
+def singlora_saved_at(u: float, folder):
+    """A base with a SingLoRA whose ramp has come to `u`, saved in `folder`."""
+    base = adapted("sd1", "singlora")
+    for component in base.components().values():
+        set_ramp(component, u)
+    save_run(base, "singlora", folder)
+    return base
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_trainers_folder_comes_back_as_it_was(method, tmp_path):
     base = adapted("sd1", method)
@@ -264,10 +273,7 @@ class TestWarmStart:
         assert any(p.requires_grad for p in base.unet.parameters())
 
     def test_singlora_that_was_saved_after_its_ramp_is_taken_bit_for_bit(self, tmp_path):
-        source = adapted("sd1", "singlora")
-        for component in source.components().values():
-            set_ramp(component, 1.0)
-        save_run(source, "singlora", tmp_path)
+        source = singlora_saved_at(1.0, tmp_path)
         base = tiny_base("sd1")
         attach(base, "singlora", 4, 2.0, "qkvo", list(base.components()), 0.0, 1)
         warm_start(base, tmp_path)
@@ -280,10 +286,7 @@ class TestWarmStart:
 
     @pytest.mark.parametrize(("u", "alpha"), [(0.3, 2.0), (1.0, 8.0), (0.04, 3.0)])
     def test_singlora_starts_at_the_strength_that_its_own_kind_was_saved_with(self, tmp_path, u, alpha):
-        source = adapted("sd1", "singlora")
-        for component in source.components().values():
-            set_ramp(component, u)
-        save_run(source, "singlora", tmp_path)
+        source = singlora_saved_at(u, tmp_path)
         base = tiny_base("sd1")
         attach(base, "singlora", 4, alpha, "qkvo", list(base.components()), 0.0, 1)
         warm_start(base, tmp_path)
@@ -293,10 +296,7 @@ class TestWarmStart:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-9)
 
     def test_singlora_that_was_saved_before_its_ramp_began_is_refused(self, tmp_path):
-        source = adapted("sd1", "singlora")
-        for component in source.components().values():
-            set_ramp(component, 0.0)
-        save_run(source, "singlora", tmp_path)
+        singlora_saved_at(0.0, tmp_path)
         base = tiny_base("sd1")
         attach(base, "singlora", 4, 2.0, "qkvo", list(base.components()), 0.0, 1)
         with pytest.raises(RequestError, match="no update to go on from"):
