@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from symdream.errors import RequestError, typed
+from symdream.errors import RequestError
 from symdream.interop.keys import COMPONENTS, DOWN, LAMBDA, SINGLORA_A, SYMLORA_A, TEXT_MODEL, UP, Key, Place, parse_key
+from symdream.training.processes import resume_command_of
 
 WEIGHTS = "adapter_model.safetensors"
 WAY_OUT = "give a run folder, or a LoRA or DoRA file of diffusers, PEFT, kohya or symdream"
@@ -42,7 +43,7 @@ def adapter_files(path: Path) -> dict[Path, str | None]:
     if (path / WEIGHTS).is_file():
         return {path / WEIGHTS: path.name if path.name in COMPONENTS else None}
     if (path / "config.toml").is_file():
-        fix = f"finish it: symdream train --resume {typed(path)}"
+        fix = f"finish it: {resume_command_of(path)}"
         raise RequestError(f"The run {path} has no adapter yet.", fix=fix)
     found = sorted(p.name for p in path.glob("*.safetensors"))
     raise RequestError(

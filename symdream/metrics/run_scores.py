@@ -37,6 +37,7 @@ from symdream.metrics.evaluate import SCORES, score_images
 from symdream.metrics.prompts import PHOTO_SCENES, SPRITE_SCENES, PromptSet, read_prompts
 from symdream.metrics.suitability import warn_if_unsuitable
 from symdream.training.devices import open_accelerator
+from symdream.training.processes import resume_command_of
 from symdream.training.run_folder import RunFolder, write_json
 from symdream.ui import say
 
@@ -79,7 +80,7 @@ def evaluate_run(
     check_output(output, overwrite)
     if not run.adapter.is_dir():
         raise RequestError(
-            f"{run.path} has no adapter yet.", fix=f"finish its training: symdream train --resume {typed(run.path)}"
+            f"{run.path} has no adapter yet.", fix=f"finish its training: {resume_command_of(run.path)}"
         )
     accelerator, dtype = open_accelerator(device, config.model.dtype)
     references = [_photos_of_run(subject) for subject in config.learned]

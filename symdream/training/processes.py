@@ -52,15 +52,19 @@ def check_number(run: RunFolder, now: int) -> None:
 
     Raises: RequestError if `now` is another number than that in env.json.
     """
-    env = read_json(run.env)
-    before = env.get("processes", now)
+    before = read_json(run.env).get("processes", now)
     if before != now:
-        on_cpu = str(env.get("device")).startswith("cpu")
         raise RequestError(
             f"{run.path} was trained by {before} process{'es' * (before > 1)} and would go on with {now}: its steps "
             f"would see {'more' if now > before else 'fewer'} images than before.",
-            fix=f"continue with: {resume_command(run.path, before, on_cpu=on_cpu)}",
+            fix=f"continue with: {resume_command_of(run.path)}",
         )
+
+
+def resume_command_of(run: Path) -> str:
+    """What to type to resume the run at this path by as many processes as trained it, which its env.json tells."""
+    env = read_json(RunFolder(run).env)
+    return resume_command(run, env.get("processes", 1), on_cpu=str(env.get("device")).startswith("cpu"))
 
 
 def resume_command(run: Path, count: int, *, on_cpu: bool) -> str:

@@ -22,8 +22,8 @@ from accelerate import Accelerator
 from symdream.config import TrainConfig
 from symdream.diffusion.adapters import set_weight
 from symdream.diffusion.base import Base
-from symdream.errors import RequestError, WorkError, typed
-from symdream.training import checkpoint, criterion
+from symdream.errors import RequestError, WorkError
+from symdream.training import checkpoint, criterion, processes
 from symdream.training.criterion import Scale, Scores
 from symdream.training.judge import Judge
 from symdream.training.run_folder import RunFolder, read_json, write_json
@@ -166,7 +166,7 @@ class Selection:
             return step
         raise WorkError(
             f"No checkpoint in {self.run.checkpoints} that was scored is intact.",
-            fix=f"train once more from the last intact one: symdream train --resume {typed(self.run.path)}",
+            fix=f"train once more from the last intact one: {processes.resume_command_of(self.run.path)}",
         )
 
     def _reason(self, step: int, weight: float, reached: int) -> str:

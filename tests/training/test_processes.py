@@ -4,8 +4,11 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 from helpers.runs import symdream, train_tiny
 
+from symdream.errors import RequestError
+from symdream.interop.read import read_adapter
 from symdream.training.processes import resume_command
 from symdream.training.run_folder import write_json
 
@@ -36,3 +39,17 @@ def test_the_command_that_resumes_a_run_starts_as_many_processes(tmp_path, monke
     assert resume_command(Path("runs/owl"), 4, on_cpu=False) == command
     monkeypatch.chdir(tmp_path)
     assert f" {SCRIPT} " in resume_command(Path("runs/owl"), 4, on_cpu=False)
+
+
+def test_what_has_no_adapter_yet_is_finished_by_as_many_processes_as_began_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Path("runs/owl")
+    run.mkdir(parents=True)
+    (run / "config.toml").write_text("")
+    with pytest.raises(RequestError) as refused:
+        read_adapter(run)
+    assert refused.value.fix == "finish it: symdream train --resume runs/owl"
+    write_json(run / "env.json", {"processes": 2, "device": "cuda:0"})
+    with pytest.raises(RequestError) as refused:
+        read_adapter(run)
+    assert refused.value.fix == f"finish it: accelerate launch --num_processes 2 {SCRIPT} --resume runs/owl"
