@@ -47,7 +47,7 @@ class Context:
         """
         from symdream.commands.demo import sample_data
 
-        runs = Path(runs).expanduser().resolve()
+        runs = Path(os.path.expanduser(runs)).resolve()
         home = runs / HOME
         context = cls(
             runs=runs,

@@ -10,8 +10,8 @@ from pathlib import Path
 from symdream.errors import RequestError
 from symdream.training.run_folder import disk_error, is_run
 from symdream_apps.adapters import page_name, read_card
+from symdream_apps.bases import checked_base
 from symdream_apps.context import Context
-from symdream_apps.train_request import checked_base
 
 # What each format is for, as the pages say it.
 FORMATS = {

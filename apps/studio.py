@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from symdream.errors import RequestError
-from symdream_apps.context import Context, nameable
+from symdream_apps.bases import checked_base
+from symdream_apps.context import Context
 
 if TYPE_CHECKING:
     from symdream.diffusion.base import Base
@@ -51,7 +51,7 @@ class Studio:
 
     def base(self, name: str, say: Say = lambda text: None) -> Base:
         """The base called `name`, without adapters if it was not loaded already. Raises: RequestError, WorkError."""
-        name = self.base_name(name)
+        name = checked_base(self.context, name)
         if self._base is not None and self._asked == name:
             return self._base
         say("Loading the libraries …" if self._base is None else f"Loading {name} …")
@@ -71,23 +71,6 @@ class Studio:
         number_format = str(dtype).removeprefix("torch.")
         self.state = f"{name} is loaded ({accelerator.device.type}, {number_format})."
         return base
-
-    def base_name(self, name: str) -> str:
-        """`name` as `load_base` takes it; a path must lie in the app's folders.
-
-        Raises: RequestError if it does not, or the name means nothing.
-        """
-        from symdream.diffusion.names import resolve_name
-
-        name = name.strip()
-        if not name:
-            raise RequestError("No base was chosen.", fix="choose one, such as sprite")
-        if not nameable(name):
-            raise RequestError("No base has such a name.", fix="choose one, such as sprite")
-        if (self.context.runs / name).exists():
-            return str(self.context.check_path(name))
-        source = resolve_name(name)
-        return str(self.context.check_path(source.path.absolute())) if source.path is not None else name
 
     def forget(self) -> None:
         """Let the base and its adapters go."""

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from symdream.config import fields
-from symdream.diffusion.names import ALIASES, EMBEDDED, HUB_ID
+from symdream.diffusion.names import EMBEDDED
 from symdream.diffusion.sizes import KNOWN
 from symdream.errors import Problem, Problems, RequestError
 from symdream.metrics.prompts import PHOTO_SCENES, SPRITE_SCENES, read_prompts
 from symdream.presets import PRESETS
 from symdream.tuners.methods import METHODS
-from symdream_apps.context import Context, nameable
+from symdream_apps.bases import checked_base
+from symdream_apps.context import Context
 from symdream_apps.photo_check import check, copy_photos
 from symdream_apps.runs import NAME_BYTES, Runs
 
@@ -37,25 +38,6 @@ def sample_folder(context: Context, name: str) -> Path:
 
 def sample_noun(context: Context, name: str) -> str:
     return read_prompts(sample_folder(context, name) / "prompts.toml").class_noun or ""
-
-
-def checked_base(context: Context, base: str) -> str:
-    """`base` if it is sprite, an alias or a hub id; a path only if it lies in the folders of this app.
-
-    Raises: RequestError.
-    """
-    base = str(base or "").strip()
-    if base == EMBEDDED or base in ALIASES:
-        return base
-    if not nameable(base):
-        raise RequestError("No base has such a name.", fix=f"take {EMBEDDED}, {' or '.join(ALIASES)}")
-    # An existing path wins over a hub id of the same spelling, so what could be one is looked at as a path first.
-    if HUB_ID.fullmatch(base) and ".." not in Path(base).parts and not Path(base).exists():
-        inside = context.runs / base
-        return str(context.check_path(inside)) if inside.exists() else base
-    if not base:
-        raise RequestError("No base is chosen.", fix=f"take {EMBEDDED}, or {' or '.join(ALIASES)} for photographs")
-    return str(context.check_path(Path(base).expanduser()))
 
 
 def plain_name(words: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,7 +16,7 @@ ALIASES = {
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
 }
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def resolve_name(name: str) -> Source:
         return Source("embedded", name)
     if name in ALIASES:
         return Source("hub", name, repo=ALIASES[name])
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # pathlib's raises for a user that is not there
     if path.suffix.lower() in PICKLES:
         raise pickle_refused(path)
     if path.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def find_model(name: str, *, what: str) -> ModelFiles:
 
     Raises: RequestError, in one sentence, if it cannot be had or is stored only as a pickle.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # pathlib's raises for a user that is not there
     if path.is_dir():
         return _files(f"folder:{path.resolve().name}", None, path, name)
     repo, _, revision = name.partition("@")

@@ -32,7 +32,7 @@ def test_a_pickle_is_refused_with_reason_and_way_out_whether_or_not_it_exists(na
     assert ".safetensors" in caught.value.fix
 
 
-@pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "~/nothing-here", "missing.safetensors"])
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "~/nothing-here", "~nobody/x", "missing.safetensors"])
 def test_a_path_that_is_not_there_is_not_taken_for_a_hub_id(name):
     with pytest.raises(RequestError, match="There is no base at"):
         resolve_name(name)
