@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from symdream.errors import Problems
+from symdream.errors import Problems, RequestError, typed
 from symdream.writable import not_writable
 
 
@@ -102,9 +102,15 @@ def check(args: Check) -> int:
 def export(args: Export) -> int:
     from symdream.diffusion.base import load_base
     from symdream.diffusion.export_base import export_base
+    from symdream.diffusion.names import PICKLES
     from symdream.replacing import refuse_existing
     from symdream.ui import say
 
+    if args.folder.suffix.lower() in (*PICKLES, ".safetensors") and not args.folder.is_dir():
+        raise RequestError(
+            f"{args.folder} is the name of a file, and a base is written as a folder.",
+            fix=f"give {typed(args.folder.with_suffix(''))}",
+        )
     refuse_existing(args.folder, args.overwrite, "base")
     if wrong := not_writable(args.folder, "folder"):
         raise Problems("the request", [wrong])

@@ -67,6 +67,13 @@ def test_export_refuses_an_existing_folder_before_loading_anything(tmp_path):
         run(Export("owner/never-asked-for", tmp_path))
 
 
+@pytest.mark.parametrize("name", ["sprite.safetensors", "sprite.CKPT"])
+def test_export_refuses_the_name_of_a_file(tmp_path, name):
+    with pytest.raises(RequestError, match="written as a folder") as refused:
+        run(Export("owner/never-asked-for", tmp_path / name))
+    assert refused.value.fix == f"give {tmp_path / 'sprite'}"
+
+
 def test_the_command_line_reaches_the_actions_and_their_exit_codes(tmp_path, capsys):
     folder = write_tiny_sd(tmp_path / "tiny")
     assert main(["base", "check", str(folder)]) == 0
