@@ -68,8 +68,9 @@ def _names(targets: Sequence[str] | str) -> list[str] | str:
     return targets if isinstance(targets, str) else list(targets)
 
 
-# Rates for real bases: LoRA's is diffusers' README (1e-4), LoRA+ keeps it for A, DoRA "slightly lower" (its authors),
-# SingLoRA's is the paper's section 6.2 (1e-3), SymLoRA's is taken over from SingLoRA.
+# Rates for real bases: LoRA's is diffusers' README (1e-4), DoRA "slightly lower" (its authors), SingLoRA's is the
+# paper's section 6.2 (1e-3), SymLoRA's is taken over from SingLoRA. LoRA+'s is our choice: with 2e-5 for A and 16 times
+# as much for B the geometric mean of both, 8e-5, lies near LoRA's; 1e-4 for A would have B learn at 1.6e-3.
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
