@@ -41,8 +41,9 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     import torch
     from accelerate.utils import broadcast_object_list
 
+    from symdream.data.cache_folder import cache_folder
     from symdream.data.draws import seed_of
-    from symdream.data.store import Store, cache_folder
+    from symdream.data.store import Store
     from symdream.data.training_set import TrainingSet
     from symdream.diffusion.adapters import attach, train_adapters
     from symdream.diffusion.base import load_base
@@ -129,7 +130,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     first, state = 0, {}
     if newest is not None:
         state = checkpoint.load_checkpoint(newest, trainable, optimizer)
-        first = state["step"]
+        first, run.seconds_before = state["step"], state.get("seconds", 0.0)
         if first > training.steps:
             raise RequestError(
                 f"{newest} is beyond the {training.steps} steps of {run.config}.", fix=f"set steps to {first} or more"
@@ -160,7 +161,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
 
     def save_checkpoint(step: int) -> None:
         if leader:
-            extra = {**engine.state(), "selection": selection.content()}
+            extra = {**engine.state(), "selection": selection.content(), "seconds": run.seconds()}
             checkpoint.save_checkpoint(run.checkpoints, step, trainable, optimizer, extra, keep=config.output.keep)
 
     def batches(step: int) -> Iterator[Batch]:
@@ -245,6 +246,7 @@ def train_from(args: Any) -> RunFolder:
     else:
         config = request.read_request(args)
         run = request.open_output(config)
+    run.since = processes.began()
     run_training(run, config, resume=bool(args.resume))
     return run
 

@@ -147,6 +147,21 @@ def test_the_run_folder_tells_everything(tmp_path, tiny_sd1, photos):
     assert stored["adapter"]["alpha"] == 4 and stored["training"]["text_encoder_lr"] > 0
 
 
+def test_the_seconds_of_a_run_are_its_own_and_those_of_the_processes_that_it_goes_on_from(tmp_path, tiny_sd1, photos):
+    began = time.time()
+    run = RunFolder.create(tmp_path / "run")
+    config = tiny_config(tiny_sd1, photos, steps=2, checkpoint_every=1)
+    run_training(run, config)
+    assert 0 < run.read_summary()["seconds_total"] <= time.time() - began  # this process is older
+    run = RunFolder.create(tmp_path / "run", overwrite=True)
+    run.since -= 1000  # as if its start had taken so long
+    run_training(run, config)
+    shutil.rmtree(run.checkpoints / "step-2")
+    resumed = RunFolder.open(run.path)
+    run_training(resumed, config, resume=True)
+    assert 1000 < resumed.read_summary()["seconds_total"] < 1000 + time.time() - began
+
+
 def test_config_toml_runs_again_to_the_same_adapter(tmp_path, tiny_sd1, photos):
     first = train_tiny(tmp_path / "first", tiny_sd1, photos, steps=2)
     again = RunFolder.create(tmp_path / "again")

@@ -80,8 +80,9 @@ def run(args: Args) -> int:
     from symdream.interop.lora_file import write_diffusers_lora
     from symdream.metrics.run_scores import evaluate_run
     from symdream.train import run_training
-    from symdream.training.outputs import seconds_since_start
+    from symdream.training.processes import began
 
+    folder.since = began()
     base = run_training(folder, config)
     result = evaluate_run(folder, base=base, seed=args.seed)
     grid = folder.path / "grid.png"
@@ -90,7 +91,7 @@ def run(args: Args) -> int:
     metadata = read_adapter_metadata(folder)
     write_diffusers_lora(base, lora, metadata)
     write_companions(lora, folder.path, metadata)
-    folder.update_summary(seconds_total=seconds_since_start())
+    folder.update_summary(seconds_total=folder.seconds())
     print_table(folder)
     subject = f"{metadata['trigger']} {metadata['class_noun']}"
     print(f"pictures       {grid}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from symdream.data.buckets import Cut
 from symdream.data.store import Store, content_key, tensors_hash
+from symdream.diffusion.hashes import json_hash, settings_of
 from symdream.errors import WorkError
 
 KIND = "latents"
@@ -45,7 +46,7 @@ class LatentCache:
 
     def __init__(self, vae: nn.Module, store: Store):
         self.vae, self.store = vae, store
-        self.vae_hash = tensors_hash(vae.state_dict())
+        self.vae_hash = json_hash([tensors_hash(vae.state_dict()), settings_of(vae)])
         self.device = next(vae.parameters()).device.type
 
     def key(self, image_sha256: str, cut: Cut) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -24,21 +23,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from symdream.diffusion.hashes import json_hash
 from symdream.ui import say
 
 FORMAT = 1  # raise it when the content changes for the same key
 
 
-def cache_folder(chosen: Path | None) -> Path:
-    """The folder asked for, else $SYMDREAM_CACHE, else ~/.cache/symdream."""
-    if chosen is not None:
-        return Path(chosen)
-    return Path(os.environ.get("SYMDREAM_CACHE") or Path.home() / ".cache" / "symdream")
-
-
 def content_key(**parts: Any) -> str:
     """sha256 (hex) over named parts of plain JSON types."""
-    return hashlib.sha256(json.dumps({"format": FORMAT, **parts}, sort_keys=True).encode()).hexdigest()
+    return json_hash({"format": FORMAT, **parts})
 
 
 def tensors_hash(tensors: dict[str, torch.Tensor]) -> str:
@@ -79,6 +72,9 @@ class Store:
 
     def _read(self, path: Path) -> dict[str, torch.Tensor] | None:
         if not path.is_file():
+            return None
+        if not os.access(path, os.R_OK):
+            say(f"note: {path} in the cache may not be read by this user; it is made again.")
             return None
         try:
             with safe_open(path, "pt") as opened:

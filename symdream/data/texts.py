@@ -25,10 +25,10 @@ def embed(base: Base, text: str) -> dict[str, Tensor]:
 def embed_all(base: Base, texts: Sequence[str], store: Store) -> Text:
     """The texts (C of them) encoded, on the base's device; known ones come from the cache.
 
-    Key: the base's weights, the text, number format and kind of device. Each text is encoded alone, so that it comes
-    out the same whatever stands beside it.
+    Key: the base's weights and settings, the text, number format and kind of device. Each text is encoded alone, so
+    that it comes out the same whatever stands beside it.
     """
-    shared = {"base": base.hash, "dtype": str(base.dtype), "device": base.device.type}
+    shared = {"base": base.fingerprint, "dtype": str(base.dtype), "device": base.device.type}
     rows = [store.fetch(KIND, content_key(**shared, text=text), lambda text=text: embed(base, text)) for text in texts]
     stacked = {name: torch.stack([row[name] for row in rows]).to(base.device) for name in rows[0]}
     return Text(**stacked)

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from symdream.diffusion.hashes import json_hash, settings_of
 from symdream.diffusion.names import Source, resolve_name
 
 # What suits SD 1.x, 2.x and SDXL; sprite has its own.
@@ -43,6 +44,17 @@ class Base:
     def hash(self) -> str:
         """sha256 (hex) over the weights; see symdream.diffusion.hashes. Computed when first asked for."""
         return self.hasher()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 (hex) over the weights, every model's settings and the tokenizers' vocabularies.
+
+        What is kept by it was made by just this base. `hash` is the identity that files state: a repaired config.json
+        leaves it as it is.
+        """
+        models = [settings_of(part) for part in (self.unet, self.vae, *self.text_encoders)]
+        words = [[tokenizer.get_vocab(), tokenizer.model_max_length] for tokenizer in self.tokenizers]
+        return json_hash([self.hash, models, words])
 
     @property
     def text_encoder(self) -> nn.Module:

@@ -47,11 +47,10 @@ def evaluating(base: Base) -> Iterator[None]:
 def drawn_by(base: Base) -> dict[str, Any]:
     """All of the base that a picture follows from, in plain JSON types: part of the keys of pictures that are kept."""
     return {
-        "base": base.hash,
+        "base": base.fingerprint,
         "dtype": str(base.dtype),
         "sampler": [type(base.scheduler).__name__, {k: str(v) for k, v in sorted(base.scheduler.config.items())}],
-        # Left out where it is as usual, so that pictures kept from before it was looked at are still known.
-        **({} if base.force_zeros_for_empty_prompt else {"force_zeros_for_empty_prompt": False}),
+        "force_zeros_for_empty_prompt": base.force_zeros_for_empty_prompt,
         **base.defaults,
     }
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from symdream.config import TrainConfig, to_toml
-from symdream.data.store import Store, cache_folder
+from symdream.data.cache_folder import cache_folder
+from symdream.data.store import Store
 from symdream.data.training_set import TrainingSet
 from symdream.diffusion.adapters import attach, train_adapters
 from symdream.diffusion.base import Base, load_base

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from accelerate import Accelerator
 from PIL import Image
@@ -19,10 +17,10 @@ from safetensors import SafetensorError
 
 from symdream import __version__
 from symdream.config import TrainConfig, to_toml
+from symdream.data.cache_folder import cache_folder
 from symdream.data.captions import caption_file, fill, lonely_captions, says
 from symdream.data.class_images import from_base
 from symdream.data.images import unread_pictures
-from symdream.data.store import cache_folder
 from symdream.diffusion.adapters import Disabled, adapter_layers, save_adapters
 from symdream.diffusion.base import Base
 from symdream.diffusion.grid import make_grid
@@ -269,15 +267,10 @@ def write_summary(
         steps=steps,
         trainable_parameters=sum(p.numel() for named in trainable.values() for p in named.values()),
         lora_parameters_at_this_rank=count_parameters("lora", shapes, adapter.rank),
-        seconds_total=seconds_since_start(),
+        seconds_total=run.seconds(),
         seconds_per_step=recorder.median_seconds(),
         peak_memory_bytes=peak_memory(),
         base={"identity": base.identity, "hash": base.hash},
         **words(config),
         seed=config.training.seed,
     )
-
-
-def seconds_since_start() -> float:
-    """Seconds since this process began: the whole command, imports included."""
-    return time.time() - psutil.Process().create_time()

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from symdream.data import class_images
+from symdream.data.cache_folder import cache_folder
 from symdream.data.captions import caption_of, fill
 from symdream.data.class_images import ClassImage
 from symdream.data.images import find_images, read_image
 from symdream.data.masks import mask_file, read_mask
-from symdream.data.store import cache_folder
 from symdream.diffusion.base import Base
 
 if TYPE_CHECKING:  # a bare GPU machine may lack pydantic, and the benchmarks need only what is below

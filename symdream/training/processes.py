@@ -34,6 +34,13 @@ def start_all() -> None:
     os.execv(sys.executable, [sys.executable, *command])
 
 
+def began() -> float:
+    """When this process began, in seconds since the epoch: a command's imports are part of what it takes."""
+    import psutil
+
+    return psutil.Process().create_time()
+
+
 def asked_for() -> int | None:
     """--num_processes on the command line of the launcher, this process's parent."""
     import psutil

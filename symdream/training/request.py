@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from symdream import config as settings
 from symdream import presets
 from symdream.config import Subject, TrainConfig
+from symdream.data.cache_folder import cache_folder
 from symdream.data.captions import caption_of, template_problem
 from symdream.data.checks import check_class_images, effects
 from symdream.data.images import read_folder
@@ -171,6 +172,15 @@ def check_base(config: TrainConfig) -> list[Problem]:
     return []
 
 
+def check_cache(config: TrainConfig) -> list[Problem]:
+    """Whether there is a place for the cache: a user may have no home folder."""
+    try:
+        cache_folder(config.data.cache_dir)
+    except RequestError as error:
+        return [Problem("data.cache_dir", f"is needed: {error.what} Or set SYMDREAM_CACHE.")]
+    return []
+
+
 def check_utf8(config: TrainConfig) -> list[Problem]:
     """Whether config.toml, which is UTF-8, can hold all paths and lists (plain texts are checked as they are read)."""
     problems = []
@@ -204,7 +214,9 @@ def check_subject(config: TrainConfig) -> list[Problem]:
     return problems + check_class_images(config) + effects(config)
 
 
-CHECKS = (check_utf8, check_subject, check_base, check_start, check_rate, check_prompts, check_extras)
+CHECKS = (
+    check_utf8, check_subject, check_base, check_start, check_cache, check_rate, check_prompts, check_extras
+)  # fmt: skip
 
 
 def check_one(subject: Subject, key: str, config: TrainConfig) -> list[Problem]:

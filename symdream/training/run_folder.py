@@ -103,6 +103,8 @@ class RunFolder:
         self.path = Path(path)
         self._lock: int | None = None
         self._lines: list[str] = []
+        self.since = time.time()  # when the command, or the call, that trains here began
+        self.seconds_before = 0.0  # what earlier processes spent on the steps that are kept
         self.replaces = False  # the run that is here now
         self.replaced: Path | None = None  # where that lies from `acquire` on, until this one begins
 
@@ -304,6 +306,10 @@ class RunFolder:
         write_json(
             self.state, {"status": status, "pid": os.getpid(), "step": step, "steps": steps, "error": error}
         )
+
+    def seconds(self) -> float:
+        """What this run has taken: this command, and those that it goes on from up to their checkpoint."""
+        return self.seconds_before + time.time() - self.since
 
     def record(self, **values: Any) -> None:
         """Add one line to metrics.jsonl; lines reach the disk in blocks (`flush`)."""

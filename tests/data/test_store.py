@@ -4,7 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from symdream.data.store import Store, cache_folder, content_key, tensors_hash
+from symdream.data.cache_folder import cache_folder
+from symdream.data.store import Store, content_key, tensors_hash
+from symdream.errors import RequestError
 
 TENSORS = {"mean": torch.arange(12.0).view(3, 4), "std": torch.ones(2, dtype=torch.bfloat16)}
 
@@ -90,3 +92,12 @@ def test_the_folder_is_the_one_asked_for_then_the_environments_then_the_users(tm
     assert cache_folder(None) == tmp_path / "env"
     monkeypatch.delenv("SYMDREAM_CACHE")
     assert cache_folder(None).parts[-2:] == (".cache", "symdream")
+
+
+def test_a_user_without_a_home_folder_is_asked_for_one_for_the_cache(monkeypatch):
+    for name in ("HOME", "SYMDREAM_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a number that the system's list of users lacks
+    with pytest.raises(RequestError, match="no home folder") as refused:
+        cache_folder(None)
+    assert "--cache-dir" in refused.value.fix
