@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,11 +95,15 @@ def group_keys(names: Iterable[str], component: str | None, path: Path) -> Group
 
 def _leave_out_foreign(grouped: Grouped) -> None:
     """A layer that also has a part which is not understood would do something else without it: ignore it whole."""
-    stems = {name.split(".")[0] if name.startswith("lora_") else name.rsplit(".lora", 1)[0] for name in grouped.ignored}
+    stems = {_stem(name) for name in grouped.ignored}
     for place, parts in list(grouped.layers.items()):
-        key = next(iter(parts.values()))
-        if (key.split(".")[0] if key.startswith("lora_") else key.rsplit(".lora", 1)[0]) in stems:
+        if _stem(next(iter(parts.values()))) in stems:
             grouped.ignored += grouped.layers.pop(place).values()
+
+
+def _stem(key: str) -> str:
+    """What the keys of one layer of a file have in common."""
+    return key.split(".")[0] if key.startswith("lora_") else re.sub(r"\.(lora[._].*|[^.]*)$", "", key)
 
 
 def _place(key: Key, component: str | None) -> Place:
