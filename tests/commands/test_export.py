@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -244,6 +245,36 @@ def test_a_file_among_an_adapters_own_keeps_its_folder(run, tmp_path, capsys):
     (out / "unet" / "1.jpg").write_text("mine")
     assert run_command("export", [str(folder), "--to", "peft", "-o", str(out), "--overwrite"]) == 2
     assert "there is unet/1.jpg" in capsys.readouterr().err and (out / "unet" / "1.jpg").read_text() == "mine"
+
+
+def test_a_file_among_a_bases_own_keeps_its_folder(run, tmp_path, capsys):
+    folder, _ = run
+    write_base(tiny_base("sd1"), tmp_path / "base")
+    out = tmp_path / "out"
+    flags = ["--to", "merged", "--base", str(tmp_path / "base"), "-o", str(out), "--overwrite"]
+    for name, told in {
+        ".git/HEAD": ".git",
+        ".gitattributes": ".gitattributes",
+        "unet/1.jpg": "unet/1.jpg",
+        "unet/my.safetensors": "unet/my.safetensors",
+        "vae/.cache/x": "vae/.cache",
+    }.items():
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(tmp_path / "base", out)
+        mine = out / name
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("mine")
+        assert run_command("export", [str(folder), *flags]) == 2
+        assert f"there is {told}" in capsys.readouterr().err and mine.read_text() == "mine"
+
+
+def test_what_a_file_manager_leaves_does_not_keep_a_folder(run, tmp_path):
+    folder, _ = run
+    for part in ("", "unet"):
+        (tmp_path / "out" / part).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / part / ".DS_Store").write_text("")
+    flags = ["--to", "peft", "-o", str(tmp_path / "out"), "--overwrite"]
+    assert run_command("export", [str(folder), *flags]) == 0
 
 
 def test_a_merged_pickle_is_refused_and_no_folder_of_that_name_is_made(run, tmp_path, capsys):
