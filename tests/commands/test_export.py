@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from helpers.disk import file_size_limit
 from helpers.tiny_bases import adapted, base_answers, distance, tiny_base, write_base
 from PIL import Image
 from safetensors import safe_open
@@ -275,6 +276,21 @@ def test_what_a_file_manager_leaves_does_not_keep_a_folder(run, tmp_path):
         (tmp_path / "out" / part / ".DS_Store").write_text("")
     flags = ["--to", "peft", "-o", str(tmp_path / "out"), "--overwrite"]
     assert run_command("export", [str(folder), *flags]) == 0
+
+
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [("kohya", "x.safetensors"), ("merged", "x.safetensors"), ("peft", "x"), ("merged", "x")],
+)
+def test_a_full_disk_is_told_and_nothing_is_left(to, name, run, tmp_path, capsys):
+    folder, _ = run
+    base, out = str(write_base(tiny_base("sd1"), tmp_path / "base")), tmp_path / "out"
+    out.mkdir()
+    with file_size_limit(20_000):
+        assert run_command("export", [str(folder), "--to", to, "--base", base, "-o", str(out / name)]) == 1
+    said = capsys.readouterr().err
+    assert f"Could not write {out / name}" in said and "make room" in said
+    assert not list(out.iterdir())
 
 
 def test_a_merged_pickle_is_refused_and_no_folder_of_that_name_is_made(run, tmp_path, capsys):
