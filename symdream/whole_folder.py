@@ -23,6 +23,7 @@ def write_folder(folder: Path, write: Callable[[Path], Any]) -> None:
         shutil.rmtree(new, ignore_errors=True)  # a killed process may have had this number
         new.mkdir(parents=True)
         write(new)
+        _open_to_others(new)
         fsync_tree(new)
         if folder.exists():
             folder.rename(old)
@@ -35,3 +36,11 @@ def write_folder(folder: Path, write: Callable[[Path], Any]) -> None:
             old.rename(folder)
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Give the files the mode that the user's umask gave to `folder`: safetensors itself makes files private."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from helpers.disk import file_size_limit
@@ -33,3 +35,14 @@ def test_what_is_stopped_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_folder(tmp_path / "base", stopped)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("umask", "file_mode", "folder_mode"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_a_folder_is_as_readable_as_the_users_others(umask, file_mode, folder_mode, tmp_path):
+    before = os.umask(umask)
+    try:
+        write_folder(tmp_path / "base", fill)
+    finally:
+        os.umask(before)
+    for path in [tmp_path / "base", *(tmp_path / "base").rglob("*")]:
+        assert path.stat().st_mode & 0o777 == (folder_mode if path.is_dir() else file_mode)
