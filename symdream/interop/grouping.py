@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from symdream.errors import RequestError
-from symdream.interop.keys import COMPONENTS, DOWN, LAMBDA, SINGLORA_A, SYMLORA_A, TEXT_MODEL, UP, Key, Place, parse_key
+from symdream.interop.header import Tensor, check_number_format
+from symdream.interop.keys import (
+    ALPHA,
+    COMPONENTS,
+    DOWN,
+    LAMBDA,
+    SINGLORA_A,
+    SYMLORA_A,
+    TEXT_MODEL,
+    UP,
+    Key,
+    Place,
+    parse_key,
+)
 from symdream.training.processes import resume_command_of
 
 WEIGHTS = "adapter_model.safetensors"
@@ -65,13 +78,14 @@ class Grouped:
         return "/".join(sorted(self.layouts))
 
 
-def group_keys(names: Iterable[str], component: str | None, path: Path) -> Grouped:
+def group_keys(tensors: Mapping[str, Tensor], component: str | None, path: Path) -> Grouped:
     """Sort a file's keys by layer; `component` is the one that its folder tells.
 
-    Raises: RequestError if a weight is there twice, a layer is not whole, or nothing is recognised.
+    Raises: RequestError if a weight is there twice or of a foreign number format, a layer is not whole, or nothing is
+    recognised.
     """
-    grouped, names = Grouped(), list(names)
-    for name in names:
+    grouped = Grouped()
+    for name in tensors:
         key = parse_key(name)
         if key is None:
             grouped.ignored.append(name)
@@ -83,13 +97,15 @@ def group_keys(names: Iterable[str], component: str | None, path: Path) -> Group
         parts[key.part] = name
     _leave_out_foreign(grouped)
     if not grouped.layers:
-        raise nothing_found(path, names)
+        raise nothing_found(path, list(tensors))
     for place, parts in grouped.layers.items():
         if sum(whole <= parts.keys() for whole in WHOLE) != 1:
             raise RequestError(
                 f"{path.name} has only a part of the update of {place}: {', '.join(parts)}.",
                 fix="get the file again; it seems to be cut",
             )
+        for part, name in parts.items():
+            check_number_format(name, tensors[name], path, whole=part == ALPHA)
     return grouped
 
 

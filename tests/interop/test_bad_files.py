@@ -113,6 +113,11 @@ def a_loha(path):
     save_file({"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": torch.ones(2, 2)}, path)
 
 
+def an_oft(path):
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+    save_file({f"{name}.oft_blocks": torch.ones(2, 2, 2), f"{name}.alpha": torch.tensor(2)}, path)
+
+
 def input_axis_dora(path):
     name = "lora_unet_mid_block_attentions_0_proj_in"
     tensors = {f"{name}.lora_down.weight": torch.ones(2, 8), f"{name}.lora_up.weight": torch.ones(6, 2)}
@@ -140,6 +145,7 @@ BAD = {
     empty: "not a safetensors file",
     nothing_of_ours: "No adapter weight was recognised",
     a_loha: "looks like a LoHa",
+    an_oft: "looks like an OFT",
     input_axis_dora: "DoRA of another kind",
 }
 cases = pytest.mark.parametrize(("make", "message"), BAD.items(), ids=[make.__name__ for make in BAD])

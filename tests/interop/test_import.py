@@ -92,6 +92,20 @@ def test_kohya_to_us_to_kohya_is_identical(family, dtype, tmp_path):
     assert all(one[key].dtype == two[key].dtype and torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8], ids=str)
+def test_an_alpha_that_is_a_whole_number_counts_as_diffusers_takes_it(dtype, tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_lora(collect(adapted("sd1", "lora", alpha=3.0).components()), path, "kohya")
+    tensors = load_file(path)
+    save_file({k: torch.tensor(3, dtype=dtype) if k.endswith(".alpha") else t for k, t in tensors.items()}, path)
+    pipe, fresh = tiny_base("sd1").pipeline(), tiny_base("sd1")
+    pipe.load_lora_weights(path)
+    attach_adapter(fresh.components(), read_adapter(path))
+    assert distance(base_answers(fresh), pipe_answers(pipe, "sd1")) < 1e-6
+    norms = [float((x.folded().B @ x.A).norm()) for x in read_adapter(path).layers.values()]
+    assert [x["norm"] for x in inspect_adapter(path)["layers"]] == pytest.approx(norms)
+
+
 def test_a_dora_of_kohyas_layout_comes_in_and_leaves_for_diffusers(tmp_path):
     base = adapted("sd1", "dora")
     tensors = {}
