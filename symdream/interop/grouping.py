@@ -26,15 +26,19 @@ from symdream.training.processes import resume_command_of
 
 WEIGHTS = "adapter_model.safetensors"
 WAY_OUT = "give a run folder, or a LoRA or DoRA file of diffusers, PEFT, kohya or symdream"
+# What a key tells of a file in which nothing was recognised.
 OTHER_KINDS = {
-    "hada_w1": "a LoHa",
-    "lokr_w": "a LoKr",
-    "oft_": "an OFT",
-    "model.diffusion_model.": "a whole checkpoint, not an adapter",
-    "emb_params": "a textual inversion",
-    "transformer": "a LoRA of another architecture (a transformer)",
-    "double_blocks": "a LoRA of another architecture (Flux)",
-    "down_blocks.": "a UNet, not an adapter",
+    r"\.hada_w1": "a LoHa",
+    r"\.lokr_w": "a LoKr",
+    r"\.oft_": "an OFT",
+    r"\.[ab]1\.weight$": "a GLoRA",
+    r"\.on_input$|\.ia3_l": "an IA3",
+    r"\.diff(_b)?$": "a full difference of the weights, not a LoRA",
+    r"^model\.diffusion_model\.": "a whole checkpoint, not an adapter",
+    r"^emb_params$": "a textual inversion",
+    r"^(transformer\.|lora_transformer_)": "a LoRA of another architecture (a transformer)",
+    r"(double|single)_blocks": "a LoRA of another architecture (Flux)",
+    r"^conv_in\.weight$": "a UNet, not an adapter",
 }
 # What makes a whole layer.
 WHOLE = ({DOWN, UP}, {SINGLORA_A}, {SYMLORA_A, LAMBDA})
@@ -130,7 +134,7 @@ def _place(key: Key, component: str | None) -> Place:
 
 
 def nothing_found(path: Path, keys: list[str]) -> RequestError:
-    kind = next((kind for part, kind in OTHER_KINDS.items() if any(part in key for key in keys)), None)
+    kind = next((kind for sign, kind in OTHER_KINDS.items() if any(re.search(sign, key) for key in keys)), None)
     return RequestError(
         f"No adapter weight was recognised in {path.name}: 0 of {len(keys)} keys"
         + (f"; it looks like {kind}." if kind else "."),

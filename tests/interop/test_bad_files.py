@@ -185,6 +185,41 @@ def test_inspect_refuses_or_warns_of_the_same_files(make, message, tmp_path):
         assert any(SHOWN[make] in warning for warning in facts["warnings"])
 
 
+KOHYA = f"lora_unet_{MODULE.replace('.', '_')}"
+KINDS = {
+    f"{KOHYA}.hada_w1_a": "a LoHa",
+    f"{KOHYA}.lokr_w1": "a LoKr",
+    f"base_model.model.{MODULE}.oft_R.weight": "an OFT",
+    f"{KOHYA}.a1.weight": "a GLoRA",
+    f"{KOHYA}.on_input": "an IA3",
+    f"base_model.model.{MODULE}.ia3_l": "an IA3",
+    f"{KOHYA}.diff": "a full difference",
+    f"transformer.{MODULE}.lora_A.weight": "(a transformer)",
+    "lora_transformer_transformer_blocks_0_attn_to_k.lora_down.weight": "(a transformer)",
+    "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": "(Flux)",
+    "model.diffusion_model.input_blocks.0.0.weight": "a whole checkpoint",
+    "conv_in.weight": "a UNet",
+}
+
+
+@pytest.mark.parametrize(("key", "kind"), KINDS.items())
+def test_a_foreign_file_is_told_by_what_it_is(key, kind, tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({key: torch.ones(2, 2)}, path)
+    with pytest.raises(RequestError) as caught:
+        read_adapter(path)
+    assert kind in caught.value.what.partition("it looks like")[2]
+
+
+@pytest.mark.parametrize("key", [f"unet.{MODULE}.lora_E", f"{KOHYA}.lora_mid.weight"])
+def test_an_ordinary_name_is_not_told_for_another_architecture(key, tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({key: torch.ones(2, 2)}, path)
+    with pytest.raises(RequestError) as caught:
+        read_adapter(path)
+    assert caught.value.what.endswith("0 of 1 keys.")
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".ckpt", ".bin"])
 def test_no_code_of_a_pickle_runs(suffix, tmp_path):
     class Trap:
