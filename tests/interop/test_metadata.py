@@ -17,7 +17,7 @@ from symdream.interop.inspect import inspect_adapter
 from symdream.interop.keys import Place
 from symdream.interop.layers import PlainLayer
 from symdream.interop.lora_file import base_facts, write_diffusers_lora, write_lora
-from symdream.interop.metadata import family_of
+from symdream.interop.metadata import family_of, recommended_weight
 from symdream.interop.open import base_of
 
 OURS = {
@@ -129,3 +129,13 @@ def test_a_base_told_in_another_form_is_its_name_or_unknown(tmp_path, told, iden
     export(tmp_path / "a.safetensors", "kohya", tmp_path / "b.safetensors")
     assert texts_of(tmp_path / "b.safetensors").get("ss_sd_model_name") == identity
     assert base_of(tmp_path, adapter.metadata) == "sprite"
+
+
+@pytest.mark.parametrize("weight", [0.8, 1, 11.99, 1e6])
+def test_the_weight_that_was_found_best_is_read_however_large(weight):
+    assert recommended_weight({"recommended_weight": weight}) == weight
+
+
+@pytest.mark.parametrize("weight", [None, "2", 0, -1.0, float("nan"), float("inf"), 10**400])
+def test_what_is_no_weight_counts_as_none(weight):
+    assert recommended_weight({"recommended_weight": weight}) == 1.0
