@@ -50,7 +50,7 @@ def read_adapter_header(path: Path) -> AdapterHeader:
         raise pickle_refused(path)
     if not path.is_file():
         raise RequestError(f"There is no file {path}.")
-    known = read_header(path)
+    known = read_header(path, again="download, copy or export it again")
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         entries = json.loads(stream.read(length), object_pairs_hook=lambda pairs: _once(pairs, path))

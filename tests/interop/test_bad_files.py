@@ -160,6 +160,13 @@ def test_a_bad_file_is_refused_and_nothing_is_written(make, message, tmp_path):
     assert not output.parent.exists()
 
 
+def test_a_cut_adapter_is_not_told_the_way_to_a_base(tmp_path):
+    truncated(tmp_path / "x.safetensors")
+    with pytest.raises(RequestError, match="truncated") as caught:
+        read_adapter(tmp_path / "x.safetensors")
+    assert caught.value.fix == "download, copy or export it again"
+
+
 # What inspect shows instead of refusing it.
 SHOWN = {
     not_a_number: "NaN",
