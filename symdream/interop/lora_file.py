@@ -167,11 +167,25 @@ def _write_file(adapter: Adapter, path: Path, layout: str, peft_metadata: bool) 
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, texts: Mapping[str, str]) -> None:
-    """save_file, readable to others as the user's umask has it: safetensors itself makes files private."""
+    """save_file, but the same bytes each time, and readable to others as the user's umask has it: safetensors itself
+    orders the texts at random and makes files private."""
     path.touch()
     mode = path.stat().st_mode
     save_file(dict(tensors), path, metadata=dict(texts))
+    _sort_texts(path)
     path.chmod(mode)
+
+
+def _sort_texts(path: Path) -> None:
+    """Put the texts of a file's header in order, in place."""
+    with path.open("rb+") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
+        assert len(text) == length  # both are the shortest JSON of the same
+        file.seek(8)
+        file.write(text)
 
 
 def file_bytes(adapter: Adapter, layout: str, dtype: torch.dtype, title: str) -> int:
@@ -200,7 +214,9 @@ def _write_peft(adapter: Adapter, folder: Path) -> int:
             layers = adapter.of(component)
             target = new / component
             target.mkdir()
-            LoraConfig(**peft_config(layers), inference_mode=True).save_pretrained(str(target))
+            config = LoraConfig(**peft_config(layers), inference_mode=True)
+            config.target_modules = sorted(config.target_modules)  # PEFT makes a set of them, which has no order
+            config.save_pretrained(str(target))
             tensors = file_tensors({Place(component, m): x for m, x in layers.items()}, "diffusers")
             tensors = {peft_key(key, component): t for key, t in tensors.items()}
             texts = {"format": "pt", OURS: json.dumps(adapter.metadata, ensure_ascii=False)}

@@ -293,6 +293,25 @@ def test_a_full_disk_is_told_and_nothing_is_left(to, name, run, tmp_path, capsys
     assert not list(out.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [("kohya", "x.safetensors"), ("diffusers", "x.safetensors"), ("merged", "x.safetensors"), ("peft", "x")],
+)
+def test_two_exports_of_one_run_are_the_same_bytes(to, name, run, tmp_path):
+    folder, _ = run
+    base = str(write_base(tiny_base("sd1"), tmp_path / "base"))
+    written = []
+    for place in ("first", "second"):
+        out = tmp_path / place / name
+        assert run_command("export", [str(folder), "--to", to, "--base", base, "-o", str(out)]) == 0
+        files = [file for file in sorted(out.parent.rglob("*")) if file.is_file()]
+        written.append({str(file.relative_to(out.parent)): file.read_bytes() for file in files})
+    assert written[0] == written[1]
+    for config in (tmp_path / "first").rglob("adapter_config.json"):
+        modules = json.loads(config.read_text())["target_modules"]
+        assert modules == sorted(modules)
+
+
 def test_a_merged_pickle_is_refused_and_no_folder_of_that_name_is_made(run, tmp_path, capsys):
     folder, _ = run
     assert run_command("export", [str(folder), "--to", "merged", "-o", str(tmp_path / "x.ckpt")]) == 2
