@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,12 @@ NAMES = {"base": "a base", "peft": "a PEFT adapter"}
 BASE_PARTS = {"unet", "vae", "scheduler", "safety_checker", "feature_extractor", "image_encoder"}
 BASE_PARTS |= {"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"}
 BASE_FILES = {"model_index.json", "README.md", "LICENSES.md", "LICENSE.md", "LICENSE"}
-PEFT_FILES = {PEFT_CONFIG, WEIGHTS, "README.md"}
+BASE_PART_FILE = re.compile(
+    r"((scheduler_|preprocessor_|tokenizer_|generation_)?config|vocab|tokenizer|special_tokens_map|added_tokens)\.json|"
+    r"merges\.txt|(diffusion_pytorch_)?model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|LICENSE(\.md|\.txt)?"
+)
+PEFT_PART_FILE = re.compile("|".join(map(re.escape, (PEFT_CONFIG, WEIGHTS, "README.md"))))
+DEBRIS = {".DS_Store"}  # what macOS leaves in a folder that was looked at
 
 
 def in_the_way(path: Path, overwrite: bool, kind: Kind) -> tuple[str, str] | None:
@@ -34,17 +40,23 @@ def in_the_way(path: Path, overwrite: bool, kind: Kind) -> tuple[str, str] | Non
 
 def _why_no(kind: Kind, folder: Path) -> str | None:
     """What tells that a folder is not what an export of this kind leaves, and no more than that."""
-    parts, files = (BASE_PARTS, BASE_FILES) if kind == "base" else (COMPONENTS, ())
-    for entry in sorted(folder.iterdir()):
-        known = entry.name.startswith(".") or entry.name in (parts if entry.is_dir() else files)
-        if not known:
+    base = kind == "base"
+    parts, files, inside = (BASE_PARTS, BASE_FILES, BASE_PART_FILE) if base else (COMPONENTS, (), PEFT_PART_FILE)
+    for entry in _entries(folder):
+        if entry.name not in (parts if entry.is_dir() else files):
             return f"there is {entry.name}"
-    if kind == "base":
-        return None if (folder / "model_index.json").is_file() else "there is no model_index.json"
-    if folder.name == "adapter" and (folder.parent / "config.toml").exists():
+        for file in _entries(entry) if entry.is_dir() else ():
+            if file.is_dir() or not inside.fullmatch(file.name):
+                return f"there is {entry.name}/{file.name}"
+    if base and not (folder / "model_index.json").is_file():
+        return "there is no model_index.json"
+    if not base and folder.name == "adapter" and (folder.parent / "config.toml").exists():
         return "it is what a run has trained"
-    inside = [file for part in sorted(folder.iterdir()) if part.is_dir() for file in sorted(part.iterdir())]
-    return next((f"there is {file.parent.name}/{file.name}" for file in inside if file.name not in PEFT_FILES), None)
+    return None
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.name not in DEBRIS)
 
 
 def refuse_existing(path: Path, overwrite: bool, kind: Kind) -> None:

@@ -14,6 +14,7 @@ from symdream.diffusion.names import pickle_refused
 from symdream.errors import RequestError
 
 LARGEST_HEADER = 100_000_000  # the format's own limit
+BASE_AGAIN = "download or copy it again (`symdream base get NAME` resumes a hub download)"
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")
 
 
@@ -25,8 +26,8 @@ class Header:
     metadata: dict[str, str]
 
 
-def read_header(path: Path) -> Header:
-    """Read and check a safetensors header without touching the tensors.
+def read_header(path: Path, *, again: str = BASE_AGAIN) -> Header:
+    """Read and check a safetensors header without touching the tensors; `again` tells how to get a whole file.
 
     Raises: RequestError if the file is a pickle under another name, no safetensors file, or truncated.
     """
@@ -42,7 +43,7 @@ def read_header(path: Path) -> Header:
             raise RequestError(f"{path.name} is not a safetensors file.", where=str(path))
         text = stream.read(length)
     if len(text) < length:
-        raise _truncated(path, size, 8 + length)
+        raise _truncated(path, size, 8 + length, again)
     try:
         entries = json.loads(text)
         metadata = entries.pop("__metadata__", {})
@@ -53,13 +54,13 @@ def read_header(path: Path) -> Header:
             f"{path.name} is not a safetensors file: its header cannot be read.", where=str(path)
         ) from error
     if size < needed:
-        raise _truncated(path, size, needed)
+        raise _truncated(path, size, needed, again)
     return Header(shapes, metadata)
 
 
-def _truncated(path: Path, size: int, needed: int) -> RequestError:
+def _truncated(path: Path, size: int, needed: int, again: str) -> RequestError:
     return RequestError(
         f"{path.name} is truncated: {size:,} bytes of at least {needed:,} are there.",
         where=str(path),
-        fix="download or copy it again (`symdream base get NAME` resumes a hub download)",
+        fix=again,
     )

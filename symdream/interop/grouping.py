@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from symdream.errors import RequestError
-from symdream.interop.keys import COMPONENTS, DOWN, LAMBDA, SINGLORA_A, SYMLORA_A, TEXT_MODEL, UP, Key, Place, parse_key
+from symdream.interop.header import Tensor, check_number_format
+from symdream.interop.keys import (
+    ALPHA,
+    COMPONENTS,
+    DOWN,
+    LAMBDA,
+    SINGLORA_A,
+    SYMLORA_A,
+    TEXT_MODEL,
+    UP,
+    Key,
+    Place,
+    parse_key,
+)
 from symdream.training.processes import resume_command_of
 
 WEIGHTS = "adapter_model.safetensors"
 WAY_OUT = "give a run folder, or a LoRA or DoRA file of diffusers, PEFT, kohya or symdream"
+# What a key tells of a file in which nothing was recognised.
 OTHER_KINDS = {
-    "hada_w1": "a LoHa",
-    "lokr_w": "a LoKr",
-    "oft_": "an OFT",
-    "model.diffusion_model.": "a whole checkpoint, not an adapter",
-    "emb_params": "a textual inversion",
-    "transformer": "a LoRA of another architecture (a transformer)",
-    "double_blocks": "a LoRA of another architecture (Flux)",
-    "down_blocks.": "a UNet, not an adapter",
+    r"\.hada_w1": "a LoHa",
+    r"\.lokr_w": "a LoKr",
+    r"\.oft_": "an OFT",
+    r"\.[ab]1\.weight$": "a GLoRA",
+    r"\.on_input$|\.ia3_l": "an IA3",
+    r"\.diff(_b)?$": "a full difference of the weights, not a LoRA",
+    r"^model\.diffusion_model\.": "a whole checkpoint, not an adapter",
+    r"^emb_params$": "a textual inversion",
+    r"^(transformer\.|lora_transformer_)": "a LoRA of another architecture (a transformer)",
+    r"(double|single)_blocks": "a LoRA of another architecture (Flux)",
+    r"^conv_in\.weight$": "a UNet, not an adapter",
 }
 # What makes a whole layer.
 WHOLE = ({DOWN, UP}, {SINGLORA_A}, {SYMLORA_A, LAMBDA})
@@ -64,13 +82,14 @@ class Grouped:
         return "/".join(sorted(self.layouts))
 
 
-def group_keys(names: Iterable[str], component: str | None, path: Path) -> Grouped:
+def group_keys(tensors: Mapping[str, Tensor], component: str | None, path: Path) -> Grouped:
     """Sort a file's keys by layer; `component` is the one that its folder tells.
 
-    Raises: RequestError if a weight is there twice, a layer is not whole, or nothing is recognised.
+    Raises: RequestError if a weight is there twice or of a foreign number format, a layer is not whole, or nothing is
+    recognised.
     """
-    grouped, names = Grouped(), list(names)
-    for name in names:
+    grouped = Grouped()
+    for name in tensors:
         key = parse_key(name)
         if key is None:
             grouped.ignored.append(name)
@@ -82,23 +101,29 @@ def group_keys(names: Iterable[str], component: str | None, path: Path) -> Group
         parts[key.part] = name
     _leave_out_foreign(grouped)
     if not grouped.layers:
-        raise nothing_found(path, names)
+        raise nothing_found(path, list(tensors))
     for place, parts in grouped.layers.items():
         if sum(whole <= parts.keys() for whole in WHOLE) != 1:
             raise RequestError(
                 f"{path.name} has only a part of the update of {place}: {', '.join(parts)}.",
                 fix="get the file again; it seems to be cut",
             )
+        for part, name in parts.items():
+            check_number_format(name, tensors[name], path, whole=part == ALPHA)
     return grouped
 
 
 def _leave_out_foreign(grouped: Grouped) -> None:
     """A layer that also has a part which is not understood would do something else without it: ignore it whole."""
-    stems = {name.split(".")[0] if name.startswith("lora_") else name.rsplit(".lora", 1)[0] for name in grouped.ignored}
+    stems = {_stem(name) for name in grouped.ignored}
     for place, parts in list(grouped.layers.items()):
-        key = next(iter(parts.values()))
-        if (key.split(".")[0] if key.startswith("lora_") else key.rsplit(".lora", 1)[0]) in stems:
+        if _stem(next(iter(parts.values()))) in stems:
             grouped.ignored += grouped.layers.pop(place).values()
+
+
+def _stem(key: str) -> str:
+    """What the keys of one layer of a file have in common."""
+    return key.split(".")[0] if key.startswith("lora_") else re.sub(r"\.(lora[._].*|[^.]*)$", "", key)
 
 
 def _place(key: Key, component: str | None) -> Place:
@@ -109,7 +134,7 @@ def _place(key: Key, component: str | None) -> Place:
 
 
 def nothing_found(path: Path, keys: list[str]) -> RequestError:
-    kind = next((kind for part, kind in OTHER_KINDS.items() if any(part in key for key in keys)), None)
+    kind = next((kind for sign, kind in OTHER_KINDS.items() if any(re.search(sign, key) for key in keys)), None)
     return RequestError(
         f"No adapter weight was recognised in {path.name}: 0 of {len(keys)} keys"
         + (f"; it looks like {kind}." if kind else "."),

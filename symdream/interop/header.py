@@ -11,7 +11,9 @@ from symdream.diffusion.headers import read_header
 from symdream.diffusion.names import PICKLES, pickle_refused
 from symdream.errors import RequestError
 
-FLOATS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}  # bytes of one number
+# Bytes of one number
+FLOATS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
+INTEGERS = {"U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class AdapterHeader:
 
 
 def read_adapter_header(path: Path) -> AdapterHeader:
-    """Header of an adapter file, checked: whole, no pickle, float tensors, no name twice, every size as it says.
+    """Header of an adapter file, checked: whole, no pickle, no name twice, every size as it says.
 
     Raises: RequestError naming what is wrong. Nothing in the file is run.
     """
@@ -48,7 +50,7 @@ def read_adapter_header(path: Path) -> AdapterHeader:
         raise pickle_refused(path)
     if not path.is_file():
         raise RequestError(f"There is no file {path}.")
-    known = read_header(path)
+    known = read_header(path, again="download, copy or export it again")
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         entries = json.loads(stream.read(length), object_pairs_hook=lambda pairs: _once(pairs, path))
@@ -73,15 +75,20 @@ def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
 
 
 def _check(name: str, tensor: Tensor, path: Path) -> None:
-    if tensor.dtype not in FLOATS:
-        raise RequestError(
-            f"{path.name} holds {name} as {tensor.dtype}; an adapter's weights are {', '.join(FLOATS)}.",
-            where=str(path),
-        )
     numbers = 1
     for side in tensor.shape:
         if not isinstance(side, int) or side < 0:
             raise RequestError(f"{path.name} gives {name} the shape {tensor.shape}.", where=str(path))
         numbers *= side
-    if tensor.end - tensor.start != numbers * FLOATS[tensor.dtype]:
+    size = (FLOATS | INTEGERS).get(tensor.dtype)  # of other formats none is ever used (`check_number_format`)
+    if size is not None and tensor.end - tensor.start != numbers * size:
         raise RequestError(f"The bytes of {name} do not fit its shape {tensor.shape}.", where=str(path))
+
+
+def check_number_format(name: str, tensor: Tensor, path: Path, *, whole: bool) -> None:
+    """Raises: RequestError if a layer's tensor is of no format that it may have; `whole` allows whole numbers."""
+    if tensor.dtype not in (FLOATS | INTEGERS if whole else FLOATS):
+        raise RequestError(
+            f"{path.name} holds {name} as {tensor.dtype}; an adapter's weights are {', '.join(FLOATS)}.",
+            where=str(path),
+        )

@@ -19,7 +19,7 @@ from symdream.interop.metadata import OURS, subject_words, trained_base
 from symdream.interop.spectrum import singular_values
 from symdream.interop.strength import Strength
 
-NUMPY = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+NUMPY = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "U8": "u1", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 
 
 def inspect_adapter(path: Path) -> dict[str, Any]:

@@ -7,7 +7,8 @@ text_encoder_2) and module names as in diffusers' UNet and in CLIP with its `tex
                what a UNet saves by itself (save_lora_adapter, once save_attn_procs): the same without `unet.`
     peft       base_model.model.<module>.lora_A.weight, one folder for each component
     kohya      lora_unet_<module, . to _>.lora_down.weight, .lora_up.weight, .alpha
-               lora_te_ (lora_te1_ and lora_te2_ in SDXL); SDXL's UNet also under Stability AI's own block names
+               lora_te_ (lora_te1_ and lora_te2_ in SDXL); the UNet also under its original names
+    comfyui    diffusion_model.<the UNet's original name>.lora_up.weight, text_encoders.clip_l.transformer.<module>
     native     as diffusers or peft, with singlora_A, or symlora_A and symlora_lambda
 """
 
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+
+from symdream.interop.original_unet import module_of
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 TEXT_MODEL = "text_model."
@@ -61,6 +64,13 @@ KOHYA_PREFIXES = {
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
 }
+# ComfyUI's own; clip_h is SD 2.x's text encoder.
+COMFYUI_PREFIXES = {
+    "diffusion_model.": "unet",
+    "text_encoders.clip_l.transformer.": "text_encoder",
+    "text_encoders.clip_h.transformer.": "text_encoder",
+    "text_encoders.clip_g.transformer.": "text_encoder_2",
+}
 
 # Identifiers with an underscore inside; everything else in a kohya name is a dot.
 # fmt: off
@@ -69,12 +79,22 @@ COMPOUNDS = (
     "proj_out", "text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "text_projection",
     "time_emb_proj", "time_embedding", "add_embedding", "linear_1", "linear_2", "conv_shortcut", "conv_in",
     "conv_out",
+    # of the UNet's original names
+    "input_blocks", "middle_block", "output_blocks", "in_layers", "emb_layers", "out_layers", "skip_connection",
+    "time_embed", "label_emb",
 )
 # fmt: on
 COMPOUND = re.compile("|".join(rf"(?<![a-z]){c.replace('_', '[.]')}(?![a-z])" for c in COMPOUNDS))
 
-# Both SD 1.x and SDXL have two resnets in each block of the UNet.
-LAYERS_PER_BLOCK = 2
+# The layers that there are: a name in which something had to be read into it counts only if it leads to one of these.
+UNET_LAYER = (
+    r"((down|up)_blocks\.\d|mid_block)\.("
+    r"resnets\.\d\.(conv1|conv2|conv_shortcut|time_emb_proj)|(down|up)samplers\.0\.conv|"
+    r"attentions\.\d\.(proj_in|proj_out|"
+    r"transformer_blocks\.\d+\.(attn[12]\.to_([qkv]|out\.0)|ff\.net\.(0\.proj|2))))|"
+    r"(time|add)_embedding\.linear_[12]|conv_in|conv_out"
+)
+TEXT_LAYER = r"text_model\.encoder\.layers\.\d+\.(self_attn\.([qkv]|out)_proj|mlp\.fc[12])|text_projection"
 
 
 @dataclass(frozen=True)
@@ -99,7 +119,7 @@ class Key:
 
 
 def parse_key(key: str) -> Key | None:
-    """What a key of any of the layouts names; None if it is none of an adapter of linear layers."""
+    """What a key of any of the layouts names; None if it is none of an adapter of linear layers and convolutions."""
     # PEFT's own state dicts have the adapter's name inside: lora_A.default_0.weight.
     key = re.sub(r"(\.lora_[AB])\.[^.]+(?=\.weight$)", r"\1", key)
     suffix = next((s for s in SUFFIXES if key.endswith(s)), None)
@@ -109,7 +129,11 @@ def parse_key(key: str) -> Key | None:
     native = part in (SINGLORA_A, SYMLORA_A, LAMBDA)
     for prefix, component in KOHYA_PREFIXES.items():
         if stem.startswith(prefix):
-            return Key("kohya", component, kohya_module(stem.removeprefix(prefix)), part)
+            return _key_of_layer("kohya", component, kohya_module(stem.removeprefix(prefix)), part)
+    for prefix, component in COMFYUI_PREFIXES.items():
+        if stem.startswith(prefix):
+            module = stem.removeprefix(prefix)
+            return _key_of_layer("comfyui", component, _from_original(module), part)
     if stem.startswith(PEFT_PREFIX):
         module = stem.removeprefix(PEFT_PREFIX)
         return Key("native" if native else "peft", None, with_text_model(module), part)
@@ -120,6 +144,11 @@ def parse_key(key: str) -> Key | None:
     if stem.startswith(UNET_PARTS):
         return Key("native" if native else "diffusers", "unet", _modern(stem, "unet"), part)
     return None
+
+
+def _key_of_layer(layout: str, component: str, module: str, part: str) -> Key | None:
+    known = re.fullmatch(UNET_LAYER if component == "unet" else TEXT_LAYER, module)
+    return Key(layout, component, module, part) if known else None
 
 
 def _modern(module: str, component: str) -> str:
@@ -153,19 +182,10 @@ def kohya_name(place: Place, sdxl: bool) -> str:
 def kohya_module(name: str) -> str:
     """diffusers' module name from a kohya name without its prefix: the inverse of `. to _` on known identifiers.
 
-    Stability AI's block names (input_blocks, middle_block, output_blocks), which kohya uses for SDXL, become
-    diffusers' as well.
+    The UNet's original names, which kohya uses for SDXL, become diffusers' as well.
     """
-    return COMPOUND.sub(lambda m: m[0].replace(".", "_"), _from_sgm(name).replace("_", "."))
+    return _from_original(COMPOUND.sub(lambda m: m[0].replace(".", "_"), name.replace("_", ".")))
 
 
-def _from_sgm(name: str) -> str:
-    match = re.fullmatch(r"(input_blocks|output_blocks)_(\d+)_1_(.+)", name)
-    if match:
-        number = int(match[2]) - (match[1] == "input_blocks")
-        level, index = divmod(number, LAYERS_PER_BLOCK + 1)
-        side = "down_blocks" if match[1] == "input_blocks" else "up_blocks"
-        return f"{side}_{level}_attentions_{index}_{match[3]}"
-    if match := re.fullmatch(r"middle_block_1_(.+)", name):
-        return f"mid_block_attentions_0_{match[1]}"
-    return name
+def _from_original(module: str) -> str:
+    return module_of(module) or module

@@ -92,8 +92,8 @@ Layer = PlainLayer | SymmetricLayer
 class Adapter:
     """Layers by place, the `symdream` metadata, and where they came from.
 
-    `layout` is the file's: diffusers, peft, kohya or native. `ignored` lists keys that could not be used, `notes`
-    what a user should know about the file.
+    `layout` is the file's: diffusers, peft, kohya, comfyui or native. `ignored` lists keys that could not be used,
+    `notes` what a user should know about the file.
     """
 
     layers: dict[Place, Layer]

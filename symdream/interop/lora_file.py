@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +31,8 @@ from symdream.interop.metadata import (
 )
 from symdream.interop.spectrum import relative_error
 from symdream.replacing import refuse_existing
-from symdream.training.run_folder import disk_error, fsync_folder, write_atomically
+from symdream.training.run_folder import write_atomically
+from symdream.whole_folder import write_folder
 
 LAYOUTS = ("diffusers", "kohya", "peft")
 
@@ -169,11 +167,25 @@ def _write_file(adapter: Adapter, path: Path, layout: str, peft_metadata: bool) 
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, texts: Mapping[str, str]) -> None:
-    """save_file, readable to others as the user's umask has it: safetensors itself makes files private."""
+    """save_file, but the same bytes each time, and readable to others as the user's umask has it: safetensors itself
+    orders the texts at random and makes files private."""
     path.touch()
     mode = path.stat().st_mode
     save_file(dict(tensors), path, metadata=dict(texts))
+    _sort_texts(path)
     path.chmod(mode)
+
+
+def _sort_texts(path: Path) -> None:
+    """Put the texts of a file's header in order, in place."""
+    with path.open("rb+") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
+        assert len(text) == length  # both are the shortest JSON of the same
+        file.seek(8)
+        file.write(text)
 
 
 def file_bytes(adapter: Adapter, layout: str, dtype: torch.dtype, title: str) -> int:
@@ -195,39 +207,23 @@ def _write_peft(adapter: Adapter, folder: Path) -> int:
     """folder/COMPONENT/ with adapter_config.json and adapter_model.safetensors, as PeftModel.from_pretrained reads."""
     from peft import LoraConfig
 
-    size = 0
     refuse_existing(folder, True, "peft")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+
+    def write(new: Path) -> None:
         for component in adapter.components:
             layers = adapter.of(component)
-            target = temporary / component
+            target = new / component
             target.mkdir()
-            LoraConfig(**peft_config(layers), inference_mode=True).save_pretrained(str(target))
+            config = LoraConfig(**peft_config(layers), inference_mode=True)
+            config.target_modules = sorted(config.target_modules)  # PEFT makes a set of them, which has no order
+            config.save_pretrained(str(target))
             tensors = file_tensors({Place(component, m): x for m, x in layers.items()}, "diffusers")
             tensors = {peft_key(key, component): t for key, t in tensors.items()}
             texts = {"format": "pt", OURS: json.dumps(adapter.metadata, ensure_ascii=False)}
             save_tensors(tensors, target / WEIGHTS, texts)
-            size += (target / WEIGHTS).stat().st_size
-            fsync_folder(target)
-        temporary.chmod(0o755)
-        replace_folder(temporary, folder)
-    except OSError as error:
-        raise disk_error(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return size
 
-
-def replace_folder(new: Path, folder: Path) -> None:
-    """Put `new` in the place of the folder `folder`, which may be there."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    if old.exists():
-        shutil.rmtree(old)
+    write_folder(folder, write)
+    return sum((folder / component / WEIGHTS).stat().st_size for component in adapter.components)
 
 
 def peft_key(key: str, component: str) -> str:

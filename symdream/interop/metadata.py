@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -38,7 +39,7 @@ def family_of(layers: Mapping[Place, Any], metadata: Mapping[str, Any]) -> str:
 def recommended_weight(metadata: Mapping[str, Any]) -> float:
     """The weight that training found best for an adapter (symdream.training.selection), 1 where none was looked for."""
     weight = metadata.get(RECOMMENDED)
-    return float(weight) if isinstance(weight, int | float) and 0 < weight < 10 else 1.0
+    return float(weight) if isinstance(weight, int | float) and 0 < weight <= sys.float_info.max else 1.0
 
 
 def trained_base(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

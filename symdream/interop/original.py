@@ -1,7 +1,7 @@
 """diffusers' modules under the names of the original single-file layout, which A1111 and ComfyUI load as a checkpoint.
 
-    model.diffusion_model.     the UNet (CompVis/stable-diffusion, ldm/modules/diffusionmodules/openaimodel.py)
-    first_stage_model.         the VAE (ldm/modules/diffusionmodules/model.py)
+    model.diffusion_model.     the UNet (symdream.interop.original_unet)
+    first_stage_model.         the VAE (CompVis/stable-diffusion, ldm/modules/diffusionmodules/model.py)
     cond_stage_model.          the text encoder: SD 1.x transformers' CLIP, SD 2.x OpenCLIP
     conditioner.embedders.0/1. SDXL's two (Stability-AI/generative-models)
 """
@@ -15,24 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from symdream.diffusion.base import Base
+from symdream.interop.original_unet import unet_name
 
-UNET_WHOLE = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-UNET_RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
 VAE_PARTS = (
     (r"^(encoder|decoder)\.mid_block\.resnets\.(\d)", lambda m: f"{m[1]}.mid.block_{int(m[2]) + 1}"),
     (r"^(encoder|decoder)\.mid_block\.attentions\.0", lambda m: f"{m[1]}.mid.attn_1"),
@@ -76,29 +60,6 @@ def _named(prefix: str, module: nn.Module, rename) -> dict[str, Tensor]:
         name, kind = key.rsplit(".", 1)
         named[f"{prefix}{rename(name)}.{kind}"] = tensor
     return named
-
-
-def unet_name(name: str, config) -> str:
-    """Original name of one of the UNet's modules."""
-    if name in UNET_WHOLE:
-        return UNET_WHOLE[name]
-    if match := re.match(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", name):
-        place = 1 if match[1] == "attentions" else 2 * int(match[2])
-        return f"middle_block.{place}.{_unet_inside(match[1], match[3])}"
-    side, level, kind, index, rest = re.fullmatch(r"(down|up)_blocks\.(\d)\.(\w+)\.(\d)\.(.+)", name).groups()
-    level, index, length = int(level), int(index), config.layers_per_block + 1
-    if kind == "downsamplers":
-        return f"input_blocks.{length * (level + 1)}.0.op"
-    if kind == "upsamplers":
-        place = 2 if config.up_block_types[level].startswith("CrossAttn") else 1
-        return f"output_blocks.{length * (level + 1) - 1}.{place}.conv"
-    number = length * level + index
-    block = f"input_blocks.{1 + number}" if side == "down" else f"output_blocks.{number}"
-    return f"{block}.{0 if kind == 'resnets' else 1}.{_unet_inside(kind, rest)}"
-
-
-def _unet_inside(kind: str, rest: str) -> str:
-    return UNET_RESNET[rest] if kind == "resnets" else rest
 
 
 def vae_name(name: str, levels: int) -> str:

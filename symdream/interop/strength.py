@@ -28,8 +28,14 @@ class Strength:
         self.ours = header.json(OURS)
         self.peft = header.json(PEFT_METADATA)
         config = path.parent / PEFT_CONFIG
-        self.config = _read_config(config) if path.name == WEIGHTS and config.is_file() else None
+        self.unclear = config.is_file() and not self._is_the_configs()
+        self.config = _read_config(config) if config.is_file() and not self.unclear else None
         self.notes: list[str] = []
+
+    def _is_the_configs(self) -> bool:
+        """Whether PEFT's configuration beside the file is of it: by PEFT's own name, or as there is no other file."""
+        alone = self.layout in ("peft", "native") and len(list(self.path.parent.glob("*.safetensors"))) == 1
+        return self.path.name == WEIGHTS or alone
 
     def plain(self, place: Place, rank: int, alpha: float | None) -> float:
         """LoRA's scale: from the layer's own alpha, else PEFT's configuration, else 1."""
@@ -37,7 +43,10 @@ class Strength:
             return alpha / rank
         config = self._lora_config(place.component)
         if not config and self.layout == "peft" and not self.notes:
-            self.notes.append(f"there is no {PEFT_CONFIG} beside this PEFT file: alpha is taken to be the rank")
+            missing = f"there is no {PEFT_CONFIG} beside this PEFT file"
+            if self.unclear:
+                missing = f"the {PEFT_CONFIG} beside this PEFT file may be of another file there"
+            self.notes.append(f"{missing}: alpha is taken to be the rank")
         return _peft_scale(config, place.module, rank)
 
     def check_base(self, component: str) -> None:
@@ -64,7 +73,7 @@ class Strength:
         if not isinstance(alpha, int | float):
             raise RequestError(
                 f"{self.path.name} does not tell its alpha, and without it its strength is unknown.",
-                fix=f"keep {PEFT_CONFIG} beside it, or give the run folder",
+                fix=f"keep it as {WEIGHTS} with its {PEFT_CONFIG} beside it, or give the run folder",
             )
         return float(alpha), 1.0 if u is None else float(u)
 

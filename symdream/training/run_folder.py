@@ -24,6 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from symdream.errors import RequestError, WorkError, typed
 from symdream.ui import say
 
@@ -54,17 +56,18 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
     Raises: WorkError if there is no space or no permission; `path` is then as it was before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         fsync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
         raise disk_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def fsync_tree(folder: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
+from helpers.disk import file_size_limit
 from helpers.tiny_bases import adapted, base_answers, distance, tiny_base, write_base
 from PIL import Image
 from safetensors import safe_open
@@ -244,6 +246,70 @@ def test_a_file_among_an_adapters_own_keeps_its_folder(run, tmp_path, capsys):
     (out / "unet" / "1.jpg").write_text("mine")
     assert run_command("export", [str(folder), "--to", "peft", "-o", str(out), "--overwrite"]) == 2
     assert "there is unet/1.jpg" in capsys.readouterr().err and (out / "unet" / "1.jpg").read_text() == "mine"
+
+
+def test_a_file_among_a_bases_own_keeps_its_folder(run, tmp_path, capsys):
+    folder, _ = run
+    write_base(tiny_base("sd1"), tmp_path / "base")
+    out = tmp_path / "out"
+    flags = ["--to", "merged", "--base", str(tmp_path / "base"), "-o", str(out), "--overwrite"]
+    for name, told in {
+        ".git/HEAD": ".git",
+        ".gitattributes": ".gitattributes",
+        "unet/1.jpg": "unet/1.jpg",
+        "unet/my.safetensors": "unet/my.safetensors",
+        "vae/.cache/x": "vae/.cache",
+    }.items():
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(tmp_path / "base", out)
+        mine = out / name
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("mine")
+        assert run_command("export", [str(folder), *flags]) == 2
+        assert f"there is {told}" in capsys.readouterr().err and mine.read_text() == "mine"
+
+
+def test_what_a_file_manager_leaves_does_not_keep_a_folder(run, tmp_path):
+    folder, _ = run
+    for part in ("", "unet"):
+        (tmp_path / "out" / part).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / part / ".DS_Store").write_text("")
+    flags = ["--to", "peft", "-o", str(tmp_path / "out"), "--overwrite"]
+    assert run_command("export", [str(folder), *flags]) == 0
+
+
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [("kohya", "x.safetensors"), ("merged", "x.safetensors"), ("peft", "x"), ("merged", "x")],
+)
+def test_a_full_disk_is_told_and_nothing_is_left(to, name, run, tmp_path, capsys):
+    folder, _ = run
+    base, out = str(write_base(tiny_base("sd1"), tmp_path / "base")), tmp_path / "out"
+    out.mkdir()
+    with file_size_limit(20_000):
+        assert run_command("export", [str(folder), "--to", to, "--base", base, "-o", str(out / name)]) == 1
+    said = capsys.readouterr().err
+    assert f"Could not write {out / name}" in said and "make room" in said
+    assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [("kohya", "x.safetensors"), ("diffusers", "x.safetensors"), ("merged", "x.safetensors"), ("peft", "x")],
+)
+def test_two_exports_of_one_run_are_the_same_bytes(to, name, run, tmp_path):
+    folder, _ = run
+    base = str(write_base(tiny_base("sd1"), tmp_path / "base"))
+    written = []
+    for place in ("first", "second"):
+        out = tmp_path / place / name
+        assert run_command("export", [str(folder), "--to", to, "--base", base, "-o", str(out)]) == 0
+        files = [file for file in sorted(out.parent.rglob("*")) if file.is_file()]
+        written.append({str(file.relative_to(out.parent)): file.read_bytes() for file in files})
+    assert written[0] == written[1]
+    for config in (tmp_path / "first").rglob("adapter_config.json"):
+        modules = json.loads(config.read_text())["target_modules"]
+        assert modules == sorted(modules)
 
 
 def test_a_merged_pickle_is_refused_and_no_folder_of_that_name_is_made(run, tmp_path, capsys):

@@ -48,15 +48,16 @@ def _prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Te
 
 
 def _unet(unet) -> dict[str, torch.Tensor]:
-    per_level = unet.config.layers_per_block + 1
     state = {}
     for name, tensor in unet.state_dict().items():
         module, kind = name.rsplit(".", 1)
-        if module in UNET_TOP:
-            state[f"{UNET_TOP[module]}.{kind}"] = tensor
-            continue
-        state[f"{_unet_block(module, per_level, unet)}.{kind}"] = tensor
+        state[f"{original_unet_module(module, unet)}.{kind}"] = tensor
     return state
+
+
+def original_unet_module(module: str, unet) -> str:
+    """The original name of one of the UNet's modules."""
+    return UNET_TOP.get(module) or _unet_block(module, unet.config.layers_per_block + 1, unet)
 
 
 def _unet_block(module: str, per_level: int, unet) -> str:

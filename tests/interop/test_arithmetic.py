@@ -12,6 +12,7 @@ from symdream.interop.arithmetic import add, compress_to_numbers, compress_to_ra
 from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, PlainLayer, SymmetricLayer
 from symdream.interop.lora_file import in_format
+from symdream.interop.metadata import recommended_weight
 from symdream.interop.spectrum import relative_error, singular_values
 from symdream.tuners.symmetric import dense_delta
 
@@ -31,6 +32,12 @@ def dense(x: PlainLayer) -> torch.Tensor:
 
 def close(a, b, tolerance=1e-6) -> bool:
     return float((a - b).norm()) <= tolerance * float(b.norm())
+
+
+def test_scaling_far_down_keeps_the_weight_that_was_found_best():
+    whole = Adapter({P1: layer(2, 4, 4, 0)}, {"recommended_weight": 1.2})
+    assert recommended_weight(scale(whole, 0.1).metadata) == pytest.approx(12)
+    assert recommended_weight(scale(scale(whole, 0.1), 10).metadata) == pytest.approx(1.2)
 
 
 @given(r1=st.integers(1, 6), r2=st.integers(1, 6), w1=st.floats(-2, 2), w2=st.floats(-2, 2), seed=st.integers(0, 99))

@@ -113,6 +113,11 @@ def a_loha(path):
     save_file({"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": torch.ones(2, 2)}, path)
 
 
+def an_oft(path):
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+    save_file({f"{name}.oft_blocks": torch.ones(2, 2, 2), f"{name}.alpha": torch.tensor(2)}, path)
+
+
 def input_axis_dora(path):
     name = "lora_unet_mid_block_attentions_0_proj_in"
     tensors = {f"{name}.lora_down.weight": torch.ones(2, 8), f"{name}.lora_up.weight": torch.ones(6, 2)}
@@ -140,6 +145,7 @@ BAD = {
     empty: "not a safetensors file",
     nothing_of_ours: "No adapter weight was recognised",
     a_loha: "looks like a LoHa",
+    an_oft: "looks like an OFT",
     input_axis_dora: "DoRA of another kind",
 }
 cases = pytest.mark.parametrize(("make", "message"), BAD.items(), ids=[make.__name__ for make in BAD])
@@ -152,6 +158,13 @@ def test_a_bad_file_is_refused_and_nothing_is_written(make, message, tmp_path):
     with pytest.raises(RequestError, match=message):
         export(path, "kohya", output)
     assert not output.parent.exists()
+
+
+def test_a_cut_adapter_is_not_told_the_way_to_a_base(tmp_path):
+    truncated(tmp_path / "x.safetensors")
+    with pytest.raises(RequestError, match="truncated") as caught:
+        read_adapter(tmp_path / "x.safetensors")
+    assert caught.value.fix == "download, copy or export it again"
 
 
 # What inspect shows instead of refusing it.
@@ -177,6 +190,41 @@ def test_inspect_refuses_or_warns_of_the_same_files(make, message, tmp_path):
     assert facts["ranks"]
     if SHOWN[make]:
         assert any(SHOWN[make] in warning for warning in facts["warnings"])
+
+
+KOHYA = f"lora_unet_{MODULE.replace('.', '_')}"
+KINDS = {
+    f"{KOHYA}.hada_w1_a": "a LoHa",
+    f"{KOHYA}.lokr_w1": "a LoKr",
+    f"base_model.model.{MODULE}.oft_R.weight": "an OFT",
+    f"{KOHYA}.a1.weight": "a GLoRA",
+    f"{KOHYA}.on_input": "an IA3",
+    f"base_model.model.{MODULE}.ia3_l": "an IA3",
+    f"{KOHYA}.diff": "a full difference",
+    f"transformer.{MODULE}.lora_A.weight": "(a transformer)",
+    "lora_transformer_transformer_blocks_0_attn_to_k.lora_down.weight": "(a transformer)",
+    "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": "(Flux)",
+    "model.diffusion_model.input_blocks.0.0.weight": "a whole checkpoint",
+    "conv_in.weight": "a UNet",
+}
+
+
+@pytest.mark.parametrize(("key", "kind"), KINDS.items())
+def test_a_foreign_file_is_told_by_what_it_is(key, kind, tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({key: torch.ones(2, 2)}, path)
+    with pytest.raises(RequestError) as caught:
+        read_adapter(path)
+    assert kind in caught.value.what.partition("it looks like")[2]
+
+
+@pytest.mark.parametrize("key", [f"unet.{MODULE}.lora_E", f"{KOHYA}.lora_mid.weight"])
+def test_an_ordinary_name_is_not_told_for_another_architecture(key, tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({key: torch.ones(2, 2)}, path)
+    with pytest.raises(RequestError) as caught:
+        read_adapter(path)
+    assert caught.value.what.endswith("0 of 1 keys.")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".ckpt", ".bin"])

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.tiny_bases import adapted, base_answers, distance, pipe_answers, tiny_base
+from helpers.original_names import original_unet_module
+from helpers.tiny_bases import FAMILIES, adapted, base_answers, distance, pipe_answers, tiny_base
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import symdream
 from symdream.diffusion.adapters import attach, save_adapters
 from symdream.errors import RequestError
 from symdream.interop.attach import attach_adapter
 from symdream.interop.collect import collect
+from symdream.interop.export import export
+from symdream.interop.inspect import inspect_adapter
 from symdream.interop.lora_file import write_diffusers_lora, write_lora
 from symdream.interop.read import read_adapter
 from symdream.interop.warm_start import warm_start
@@ -88,6 +92,20 @@ def test_kohya_to_us_to_kohya_is_identical(family, dtype, tmp_path):
     assert all(one[key].dtype == two[key].dtype and torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8], ids=str)
+def test_an_alpha_that_is_a_whole_number_counts_as_diffusers_takes_it(dtype, tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_lora(collect(adapted("sd1", "lora", alpha=3.0).components()), path, "kohya")
+    tensors = load_file(path)
+    save_file({k: torch.tensor(3, dtype=dtype) if k.endswith(".alpha") else t for k, t in tensors.items()}, path)
+    pipe, fresh = tiny_base("sd1").pipeline(), tiny_base("sd1")
+    pipe.load_lora_weights(path)
+    attach_adapter(fresh.components(), read_adapter(path))
+    assert distance(base_answers(fresh), pipe_answers(pipe, "sd1")) < 1e-6
+    norms = [float((x.folded().B @ x.A).norm()) for x in read_adapter(path).layers.values()]
+    assert [x["norm"] for x in inspect_adapter(path)["layers"]] == pytest.approx(norms)
+
+
 def test_a_dora_of_kohyas_layout_comes_in_and_leaves_for_diffusers(tmp_path):
     base = adapted("sd1", "dora")
     tensors = {}
@@ -145,6 +163,73 @@ def test_a_convolutions_lora_comes_in_like_in_diffusers(tmp_path):
     layer.merge()
     update = 0.5 * (up.flatten(1) @ down.flatten(1))[:, :, None, None]
     torch.testing.assert_close(layer.get_base_layer().weight, before + update)
+
+
+@torch.no_grad()
+def originally_named(family: str, path, prefix: str, *, without: tuple[str, ...] = ()):
+    """A LoRA of every layer of the UNet under its original name, and what the base answers with it: dense sums."""
+    base, tensors = tiny_base(family), {}
+    generator = torch.Generator().manual_seed(2)
+    for name, layer in base.unet.named_modules():
+        if not isinstance(layer, nn.Linear | nn.Conv2d) or name.startswith(without):
+            continue
+        weight = layer.weight
+        down = 0.1 * torch.randn(2, *weight.shape[1:], generator=generator)
+        up = 0.1 * torch.randn(len(weight), 2, *[1] * (weight.ndim - 2), generator=generator)
+        weight += 0.5 * (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+        original = original_unet_module(name, base.unet)
+        key = prefix + (original if prefix.endswith(".") else original.replace(".", "_"))
+        tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(1.0)}
+    save_file(tensors, path)
+    return base_answers(base)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("prefix", ["lora_unet_", "diffusion_model."])
+def test_every_layer_comes_in_under_its_original_name_and_leaves_for_diffusers(family, prefix, tmp_path):
+    path, exported = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
+    wanted = originally_named(family, path, prefix)
+    fresh = tiny_base(family)
+    match = attach_adapter(fresh.components(), read_adapter(path))
+    assert not match.unmatched and not match.ignored
+    assert distance(base_answers(fresh), wanted) < 1e-5
+    export(path, "diffusers", exported)
+    pipe = tiny_base(family).pipeline()
+    pipe.load_lora_weights(exported)
+    assert distance(pipe_answers(pipe, family), wanted) < 1e-5
+
+
+def test_sdxls_original_names_mean_what_diffusers_takes_them_for(tmp_path):
+    # diffusers puts label_emb on no layer.
+    path = tmp_path / "x.safetensors"
+    originally_named("sdxl", path, "lora_unet_", without=("add_embedding",))
+    pipe, fresh = tiny_base("sdxl").pipeline(), tiny_base("sdxl")
+    pipe.load_lora_weights(path)
+    attach_adapter(fresh.components(), read_adapter(path))
+    assert distance(base_answers(fresh), pipe_answers(pipe, "sdxl")) < 1e-6
+
+
+def test_names_that_lead_to_no_layer_are_told_and_not_exported(tmp_path, capsys):
+    path, exported = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
+    originally_named("sd1", path, "lora_unet_")
+    tensors = load_file(path)
+    name = "lora_unet_input_blocks_1_0_in_layers_7"
+    tensors |= {f"{name}.lora_down.weight": torch.ones(2, 32), f"{name}.lora_up.weight": torch.ones(32, 2)}
+    save_file(tensors, path)
+    export(path, "diffusers", exported)
+    assert f"2 keys of {path} are not used, such as {name}.lora_down.weight" in capsys.readouterr().err
+    assert not [key for key in load_file(exported) if "layers" in key]
+    assert len(inspect_adapter(path)["unknown_keys"]) == 2
+
+
+def test_a_layer_of_comfyui_with_a_bias_of_its_own_is_left_out_whole(tmp_path):
+    name = "diffusion_model.middle_block.1.proj_in"
+    other = name.replace("proj_in", "proj_out")
+    tensors = {f"{n}.lora_{s}.weight": torch.ones(2, 2) for n in (name, other) for s in ("up", "down")}
+    save_file(tensors | {f"{name}.diff_b": torch.ones(2)}, tmp_path / "x.safetensors")
+    adapter = read_adapter(tmp_path / "x.safetensors")
+    assert [place.module for place in adapter.layers] == ["mid_block.attentions.0.proj_out"]
+    assert len(adapter.ignored) == 3
 
 
 def test_the_report_names_what_did_not_fit(tmp_path):

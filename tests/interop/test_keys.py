@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from helpers.original_names import original_unet_module
 from helpers.tiny_models import tiny_parts
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +43,16 @@ def test_every_linear_layer_comes_back_from_its_kohya_name(places):
             assert key == Key("kohya", place.component, place.module, DOWN)
 
 
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_every_layer_of_the_unet_comes_back_from_its_original_name(family):
+    unet = tiny_parts(family)["unet"]
+    for name, module in unet.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            original = original_unet_module(name, unet)
+            for key in (f"lora_unet_{original.replace('.', '_')}", f"diffusion_model.{original}"):
+                assert parse_key(f"{key}.lora_up.weight").module == name
+
+
 def test_no_two_layers_share_a_kohya_name(places):
     assert len({kohya_name(place, True) for place in places}) == len(places)
 
@@ -61,6 +72,9 @@ def test_no_two_layers_share_a_kohya_name(places):
         (f"text_encoder_2.{Q_PROJ}.lora_A.weight", Key("diffusers", "text_encoder_2", Q_PROJ, DOWN)),
         (f"text_encoder.{Q_PROJ[11:]}.lora_A.weight", Key("diffusers", "text_encoder", Q_PROJ, DOWN)),
         (f"lora_te1_{Q_PROJ.replace('.', '_')}.dora_scale", Key("kohya", "text_encoder", Q_PROJ, MAGNITUDE)),
+        (f"diffusion_model.input_blocks.4.1.{TO_K[27:]}.lora_up.weight", Key("comfyui", "unet", TO_K, UP)),
+        (f"text_encoders.clip_l.transformer.{Q_PROJ}.lora_up.weight", Key("comfyui", "text_encoder", Q_PROJ, UP)),
+        (f"text_encoders.clip_g.transformer.{Q_PROJ}.lora_up.weight", Key("comfyui", "text_encoder_2", Q_PROJ, UP)),
     ],
 )
 def test_keys_of_each_layout_are_understood(key, expected):
@@ -69,7 +83,19 @@ def test_keys_of_each_layout_are_understood(key, expected):
 
 @pytest.mark.parametrize(
     "key",
-    ["unet.conv_in.weight", "lora_unet_x.hada_w1_a", "lora_transformer_x.lora_down.weight", "vae.x.lora_A.weight", ""],
+    [
+        "unet.conv_in.weight",
+        "lora_unet_x.hada_w1_a",
+        "lora_transformer_x.lora_down.weight",
+        "vae.x.lora_A.weight",
+        "lora_unet_input_blocks_0_0_op.lora_down.weight",
+        "lora_unet_input_blocks_1_0_in_layers_7.lora_down.weight",
+        "lora_unet_down_blocks_0_motion_modules_0_proj_in.lora_down.weight",
+        "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight",
+        "lora_te_embeddings.lora_down.weight",
+        "diffusion_model.double_blocks.0.img_attn.proj.lora_up.weight",
+        "",
+    ],
 )
 def test_keys_of_other_things_are_not(key):
     assert parse_key(key) is None

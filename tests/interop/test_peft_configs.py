@@ -1,5 +1,7 @@
 """PEFT's adapters with settings of their own: as strong as PEFT makes them, or refused."""
 
+import shutil
+
 import pytest
 import torch
 from helpers.adapters import randomize
@@ -48,6 +50,22 @@ def test_strengths_are_those_that_peft_gives(settings, tmp_path):
     assert (answer(unet) - expected).norm() > 0.1
     attach_adapter({"unet": unet}, read_adapter(tmp_path))
     torch.testing.assert_close(answer(unet), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_file_under_another_name_has_the_strength_of_the_configuration_beside_it(tmp_path):
+    saved(tmp_path, lora_alpha=16)
+    (tmp_path / "unet" / "adapter_model.safetensors").rename(tmp_path / "unet" / "owl.safetensors")
+    adapter = read_adapter(tmp_path / "unet" / "owl.safetensors")
+    assert {layer.scale for layer in adapter.layers.values()} == {4.0} and not adapter.notes
+
+
+def test_a_configuration_that_may_be_of_another_file_is_not_used_and_that_is_told(tmp_path):
+    saved(tmp_path, lora_alpha=16)
+    shutil.copyfile(tmp_path / "unet" / "adapter_model.safetensors", tmp_path / "unet" / "owl.safetensors")
+    adapter = read_adapter(tmp_path / "unet" / "owl.safetensors")
+    assert {layer.scale for layer in adapter.layers.values()} == {1.0}
+    assert len(adapter.notes) == 1 and "may be of another file there" in adapter.notes[0]
+    assert {layer.scale for layer in read_adapter(tmp_path / "unet").layers.values()} == {4.0}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

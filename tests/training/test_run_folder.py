@@ -4,10 +4,12 @@ import threading
 import time
 
 import pytest
+import torch
 from helpers.disk import file_size_limit
+from safetensors.torch import save_file
 
 from symdream.errors import RequestError, WorkError
-from symdream.training.run_folder import RunFolder, new_run_path, write_json
+from symdream.training.run_folder import RunFolder, new_run_path, write_atomically, write_json
 
 
 def make_run(path):
@@ -161,6 +163,25 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_json(path, {"step": object()})
     assert json.loads(path.read_text()) == {"step": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_tensors_on_a_full_disk_leave_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_text("old")
+    with file_size_limit(1000), pytest.raises(WorkError, match="Could not write") as caught:
+        write_atomically(path, lambda temporary: save_file({"x": torch.zeros(10_000)}, temporary))
+    assert "make room" in caught.value.fix
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_is_stopped_leaves_nothing(tmp_path):
+    def stopped(temporary):
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "x", stopped)
+    assert not list(tmp_path.iterdir())
 
 
 def test_new_runs_get_names_of_their_own(tmp_path):
