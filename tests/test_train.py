@@ -140,6 +140,7 @@ def test_the_run_folder_tells_everything(tmp_path, tiny_sd1, photos):
         "step-00004.png",
     }
     assert list((run.path / "tensorboard").iterdir())
+    assert {p.stat().st_mode for p in run.path.rglob("*") if p.is_file()} == {run.config.stat().st_mode}
     summary = run.read_summary()
     assert summary["trainable_parameters"] < 0.55 * summary["lora_parameters_at_this_rank"]
     assert summary["seconds_total"] > summary["seconds_per_step"] > 0

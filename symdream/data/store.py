@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from symdream.diffusion.hashes import json_hash
+from symdream.tensor_file import save_tensors
 from symdream.ui import say
 
 FORMAT = 1  # raise it when the content changes for the same key
@@ -94,7 +94,7 @@ class Store:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, metadata={"sha256": tensors_hash(tensors)})
+            save_tensors(tensors, temporary, {"sha256": tensors_hash(tensors)})
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:
             # A cache is a convenience: training goes on, and the next start encodes again.

@@ -11,12 +11,13 @@ import torch
 from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from symdream.diffusion.base import Base
 from symdream.diffusion.conditioning import unused_layers
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.errors import Problem, Problems, RequestError
+from symdream.tensor_file import save_tensors
 from symdream.tuners import METHODS, SymmetricLinear, target_modules
 
 NAME = "default"  # PEFT's name for the adapter in training
@@ -130,10 +131,10 @@ def save_adapters(base: Base, components: Iterable[str], folder: Path, metadata:
         target.mkdir(parents=True, exist_ok=True)
         state = get_peft_model_state_dict(module, adapter_name=NAME, save_embedding_layers=False)
         texts = {**metadata, "shapes": not_square(module)}
-        save_file(
+        save_tensors(
             {PEFT_PREFIX + k: v.detach().cpu().contiguous() for k, v in state.items()},
             target / WEIGHTS,
-            metadata={"format": "pt", METADATA_KEY: json.dumps(texts, ensure_ascii=False)},
+            {"format": "pt", METADATA_KEY: json.dumps(texts, ensure_ascii=False)},
         )
         config = module.peft_config[NAME]
         inference_mode, config.inference_mode = config.inference_mode, True

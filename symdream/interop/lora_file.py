@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from symdream.diffusion.base import Base
@@ -31,6 +31,7 @@ from symdream.interop.metadata import (
 )
 from symdream.interop.spectrum import relative_error
 from symdream.replacing import refuse_existing
+from symdream.tensor_file import save_tensors
 from symdream.training.run_folder import write_atomically
 from symdream.whole_folder import write_folder
 
@@ -164,28 +165,6 @@ def _write_file(adapter: Adapter, path: Path, layout: str, peft_metadata: bool) 
     tensors, texts = _file_contents(adapter, layout, path.stem, peft_metadata)
     write_atomically(path, lambda temporary: save_tensors(tensors, temporary, texts))
     return path.stat().st_size
-
-
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, texts: Mapping[str, str]) -> None:
-    """save_file, but the same bytes each time, and readable to others as the user's umask has it: safetensors itself
-    orders the texts at random and makes files private."""
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(dict(tensors), path, metadata=dict(texts))
-    _sort_texts(path)
-    path.chmod(mode)
-
-
-def _sort_texts(path: Path) -> None:
-    """Put the texts of a file's header in order, in place."""
-    with path.open("rb+") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
-        assert len(text) == length  # both are the shortest JSON of the same
-        file.seek(8)
-        file.write(text)
 
 
 def file_bytes(adapter: Adapter, layout: str, dtype: torch.dtype, title: str) -> int:

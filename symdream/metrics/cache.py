@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from symdream.errors import WorkError
 from symdream.metrics.encoders import Encoder
+from symdream.tensor_file import save_tensors
 from symdream.ui import say
 
 
@@ -72,7 +73,7 @@ class EmbeddingCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             rows = {key: row.clone() for key, row in self._known[encoder.fingerprint].items()}
-            save_file(rows, temporary)
+            save_tensors(rows, temporary)
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)

@@ -25,9 +25,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from symdream.errors import WorkError
+from symdream.tensor_file import save_tensors
 from symdream.training.run_folder import disk_error, fsync_folder, fsync_tree, write_text
 from symdream.ui import say
 
@@ -57,12 +58,12 @@ def save_checkpoint(
     try:
         temporary.mkdir(parents=True)
         for component, parameters in adapters.items():
-            save_file(
+            save_tensors(
                 {k: v.detach().cpu().contiguous() for k, v in parameters.items()},
                 temporary / f"adapter-{component}.safetensors",
             )
         if optimizer is not None:
-            save_file(tensors, temporary / "optimizer.safetensors")
+            save_tensors(tensors, temporary / "optimizer.safetensors")
         state = {"step": step, "optimizer": numbers, "components": list(adapters), **extra}
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         sums = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}

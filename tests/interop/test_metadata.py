@@ -3,25 +3,20 @@ from __future__ import annotations
 import hashlib
 import json
 from io import BytesIO
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from helpers.tiny_bases import FAMILIES, adapted
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from symdream.diffusion.headers import read_header
 from symdream.interop.collect import collect
 from symdream.interop.companions import usage
 from symdream.interop.export import export
 from symdream.interop.inspect import inspect_adapter
 from symdream.interop.keys import Place
 from symdream.interop.layers import PlainLayer
-from symdream.interop.lora_file import base_facts, save_tensors, write_diffusers_lora, write_lora
+from symdream.interop.lora_file import base_facts, write_diffusers_lora, write_lora
 from symdream.interop.metadata import family_of, recommended_weight
 from symdream.interop.open import base_of
 
@@ -144,14 +139,3 @@ def test_the_weight_that_was_found_best_is_read_however_large(weight):
 @pytest.mark.parametrize("weight", [None, "2", 0, -1.0, float("nan"), float("inf"), 10**400])
 def test_what_is_no_weight_counts_as_none(weight):
     assert recommended_weight({"recommended_weight": weight}) == 1.0
-
-
-@given(st.dictionaries(st.text(), st.text()))
-def test_any_texts_go_into_a_header_and_come_out_in_order(texts):
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "x.safetensors"
-        save_tensors({"x": torch.arange(3.0), "é": torch.ones(2, dtype=torch.float16)}, path, texts)
-        with safe_open(path, "pt") as opened:
-            assert opened.metadata() == texts
-        assert torch.equal(load_file(path)["x"], torch.arange(3.0))
-        assert list(read_header(path).metadata) == sorted(texts)
