@@ -92,7 +92,8 @@ def status_of(run: RunFolder, place: int = 0) -> Status:
     """`place`: its place in the queue, if it waits."""
     status, state = told(run)
     step, steps, left = state.get("step", 0), state.get("steps", 0), None
-    if status in ("running", "stopping", "failed", "killed"):  # state.json has the step that was saved last
+    # state.json has the step that was saved last; the steps of a process before this one go when it begins to train.
+    if status in ("running", "stopping", "failed", "killed") and not run.is_loading:
         lines = metrics(run)
         step = max(step, lines[-1]["step"] if lines else 0)
         left = _seconds_left(lines, steps - step) if status in BUSY else None

@@ -181,9 +181,21 @@ class RunFolder:
             self.path.mkdir()
             self._lock = self._taken_lock()
             old.release()
+        os.utime(self._lock)  # `is_loading` compares by it
         for folder in (self.path, self.checkpoints, self.samples):
             for leftover in [p for p in folder.glob(".*") if _is_debris(p.name)]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the process that took the lock last has not begun to train: what lies in metrics.jsonl is older.
+
+        A process that goes on with a run writes the file anew before its first step (`truncate_metrics`).
+        """
+        try:
+            return self.metrics.stat().st_mtime_ns < (self.path / "lock").stat().st_mtime_ns
+        except OSError:
+            return not self.metrics.exists()
 
     def _taken_lock(self) -> int:
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)

@@ -157,6 +157,28 @@ def test_a_run_that_broke_off_tells_the_step_it_reached_and_goes_on_from_the_one
     assert "stopped after step 2 of 4" in watching.sentence(runs, runs.status(name))
 
 
+def test_a_run_that_goes_on_loads_until_its_own_first_step(runs):
+    """The lines of the process before it are there, and tell nothing of this one."""
+    run = empty_run(runs, "owl", status="running", pid=os.getpid(), step=100, steps=200)
+    write_metrics(run, 169)
+    os.utime(run.metrics, (time.time() - 60,) * 2)
+    run.acquire()
+    status = runs.status("owl")
+    assert (status.status, status.step, status.seconds_left) == ("running", 100, None)
+    said = watching.sentence(runs, status)
+    assert "loads the base and the photos; it goes on from step 100." in said and "<progress" not in said
+
+    run.truncate_metrics(100)  # as the trainer does before its first step
+    assert "trains: step 100 of 200" in watching.sentence(runs, runs.status("owl"))
+    write_metrics(run, 101)
+    assert "trains: step 101 of 200" in watching.sentence(runs, runs.status("owl"))
+
+    os.utime(run.metrics, (time.time() - 60,) * 2)
+    run.release()
+    state(runs, "owl", status="running", pid=dead_process(), step=100, steps=200)
+    assert "ended without a word at step 100" in runs.status("owl").error, "it was killed while it loaded"
+
+
 def test_a_younger_process_of_the_same_number_is_not_the_trainer(runs):
     run = empty_run(runs, "owl", status="running", pid=os.getpid())
     assert runs.status("owl").status == "starting"
