@@ -67,7 +67,7 @@ def _run_card(context: Context, runs: Runs, status: Any) -> Card:
     if scored := scores(run):
         lines.append(scored)
     if _has_adapter(run.path):
-        lines.append(in_words(adapter_bytes(run.path)))
+        lines.append(file_size(adapter_bytes(run.path)))
     picture = sample_picture(run.path) or _photo(context, run)
     return Card(RUN, status.name, status.name, lines, _picture(picture, status.name))
 
@@ -87,7 +87,7 @@ def _photo(context: Context, run: RunFolder) -> Path | None:
 
 def _file_card(context: Context, path: Path) -> Card:
     beside = path.with_suffix(".png")
-    lines = [_adapter_line(context, path), in_words(path.stat().st_size)]
+    lines = [_adapter_line(context, path), file_size(path.stat().st_size)]
     name = context.name_of(path)
     return Card(FILE, name, name, lines, _picture(beside if beside.is_file() else None, path.stem))
 
@@ -106,6 +106,14 @@ def _has_adapter(path: Path) -> bool:
 
 def adapter_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in adapter_files(path))
+
+
+def file_size(size: int) -> str:
+    """ "812 B", "8.3 KB", "3.4 MB", "1.7 GB": a kilobyte is 1000 bytes, as for `symdream export --compress`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} B"
 
 
 def scores(run: RunFolder) -> str:
@@ -199,7 +207,7 @@ def facts_table(context: Context, runs: Runs, kind: str, key: str, facts: dict[s
         ["trained as", facts["trained_as"] or ""],
         ["rank", str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}" if ranks else ""],
         ["layers", ", ".join(f"{count} in {name}" for name, count in facts["components"].items())],
-        ["weights", f"{facts['parameters']:,} ({', '.join(facts['dtypes'])}), {in_words(facts['bytes'])}"],
+        ["weights", f"{facts['parameters']:,} ({', '.join(facts['dtypes'])}), {file_size(facts['bytes'])}"],
         ["trigger", facts["trigger"] or "not told"],
         ["base", facts["base"] or "not told"],
     ]
