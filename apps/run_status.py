@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from symdream.training.run_folder import RunFolder
+from symdream_apps.wording import message, without_place
 
 BUSY = ("starting", "running", "stopping", "evaluating")
 RESUMABLE = ("stopped", "failed", "killed")
@@ -127,7 +128,8 @@ def _began_before(pid: Any, file: Path) -> bool:
 
 def _error(run: RunFolder, status: str, state: dict[str, Any], step: int) -> str | None:
     if status != "killed":
-        return state.get("error")
+        error = state.get("error")
+        return None if error is None else without_place(message(error), run.path.parent)
     return (
         f"The training process ended without a word at step {step} of {state.get('steps', '?')}: it was killed, or the "
         f"machine ran out of memory or power.\n  fix:   Resume; it goes on {whence(run)}"

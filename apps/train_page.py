@@ -15,12 +15,13 @@ from symdream.presets import PRESETS
 from symdream.tuners.methods import METHODS
 from symdream_apps import run_api, run_pane, train_request
 from symdream_apps.context import Context
-from symdream_apps.errors import told, without_flags
+from symdream_apps.errors import told
 from symdream_apps.photo_check import Report, check
 from symdream_apps.runs import Keeper, Runs
 from symdream_apps.shared import Shared
 from symdream_apps.text import no_markdown
 from symdream_apps.upload import PHOTOS
+from symdream_apps.wording import without_flags
 
 NO_SAMPLE = ("your own photos", "")
 

@@ -13,10 +13,12 @@ reader, or a run resumed after a crash, never sees half a file.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -32,6 +34,17 @@ RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 GONE = ".gone"  # ends the name of a replaced run that is being removed
 # What a run has in its folder before its first step.
 STARTED = {"config.toml", "state.json", "env.json", "lock", "log.txt", "checkpoints", "samples", "tensorboard", "wandb"}
+MAKE_ROOM = "make room, or choose another place"
+NOT_OURS = "make it writable, or choose another place"
+DISK_FIXES = {
+    None: MAKE_ROOM,
+    errno.ENOSPC: MAKE_ROOM,
+    errno.EDQUOT: "remove files of yours, whose share of that disk is used up, or choose another place",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+    errno.EACCES: NOT_OURS,
+    errno.EPERM: NOT_OURS,
+    errno.EROFS: NOT_OURS,
+}
 STATUSES = ("queued", "running", "stopped", "finished", "failed")
 
 
@@ -88,11 +101,14 @@ def write_json(path: Path, value: Any) -> None:
 
 def disk_error(path: Path, error: Exception) -> WorkError:
     """What to tell when `path` could not be written (an OSError, or what safetensors makes of one)."""
+    number = getattr(error, "errno", None)
+    if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(told[1])
     free = shutil.disk_usage(path.parent if path.parent.exists() else Path("/")).free
     return WorkError(
         f"Could not write {path}: {getattr(error, 'strerror', None) or error}.",
-        where=f"{free / 2**20:.0f} MiB are free on that disk",
-        fix="make room (or choose another place with --output); what was saved before is intact",
+        where=f"{free / 2**20:.0f} MiB are free on that disk" if number in (errno.ENOSPC, None) else None,
+        fix=f"{DISK_FIXES.get(number, 'choose another place')}; what was saved before is intact",
     )
 
 

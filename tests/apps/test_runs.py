@@ -179,6 +179,14 @@ def test_a_run_that_goes_on_loads_until_its_own_first_step(runs):
     assert "ended without a word at step 100" in runs.status("owl").error, "it was killed while it loaded"
 
 
+def test_the_error_of_a_run_names_no_place_of_this_machine_and_no_flags(runs):
+    run = empty_run(runs, "owl", status="failed", step=2)
+    error = WorkError(f"Could not write {run.path}/x.", where=str(run.path / "x"), fix="take a lower --lr\n  --rank 2")
+    state(runs, "owl", status="failed", error=str(error))
+    told = "Could not write owl/x.\n  where: owl/x\n  fix:   take a lower learning rate\n  rank 2"
+    assert runs.status("owl").error == told
+
+
 def test_a_younger_process_of_the_same_number_is_not_the_trainer(runs):
     run = empty_run(runs, "owl", status="running", pid=os.getpid())
     assert runs.status("owl").status == "starting"

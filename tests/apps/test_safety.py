@@ -9,7 +9,7 @@ import pytest
 from helpers.disk import file_size_limit
 from PIL import Image
 
-from symdream.errors import Problem, Problems, RequestError
+from symdream.errors import Problem, Problems, RequestError, WorkError
 
 pytest.importorskip("gradio")
 
@@ -126,6 +126,8 @@ def test_what_to_do_is_said_in_the_words_of_the_page(context):
     for fix in ("name the base it was trained on with --base", "use --base sprite, or a local folder"):
         shown = plain(RequestError("No.", fix=fix)).message
         assert "the base" in shown and "--" not in shown
+    shown = plain(WorkError("Out of memory.", fix="take one:\n  --batch-size 2: saves 1 GB\n  a lower --lr")).message
+    assert shown.endswith("take one:\n  batch size 2: saves 1 GB\n  a lower learning rate")
     shown = plain(RequestError('There is no "night--base camp".', fix="name it with --base")).message
     assert 'no "night--base camp"' in shown and shown.endswith("name it with the base")
 
@@ -148,7 +150,7 @@ def test_traces_are_in_the_log_and_not_in_what_is_raised(context, caplog):
     assert "secret inside" in caplog.text and "secret later" in caplog.text and "Traceback" in caplog.text
 
 
-def test_a_full_disk_is_told_plainly(context):
+def test_a_disk_that_takes_no_more_is_told_plainly(context):
     # A picture of noise has more bytes than the files of this process may have from now on.
     from symdream_apps.generation import Made
     from symdream_apps.history import History, new_owner
@@ -159,5 +161,5 @@ def test_a_full_disk_is_told_plainly(context):
     owner = new_owner()
     with file_size_limit(50_000), pytest.raises(Exception) as caught:
         History(context).save(owner, [Made(noise, settings)])
-    assert "make room" in plain(caught.value).message
+    assert "ulimit -f" in plain(caught.value).message
     assert History(context).newest(owner) == [] and not list((context.images / owner).iterdir())
