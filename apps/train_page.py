@@ -210,7 +210,8 @@ def _findings(report: Report) -> str:
     """What was found as a list, worst first; a good word where nothing was."""
     lines = [f"- **Not used:** {no_markdown(text)}" for text in report.refused]
     lines += [f"- {text}" for text in report.notes]
-    lines += [f"- **{no_markdown(photo.name)}:** {note}" for photo in report.photos for note in photo.notes]
+    for photo in report.photos:
+        lines += [f"- **{no_markdown(photo.name)}:** {no_markdown(note)}" for note in photo.notes]
     if report.photographs:
         lines.append(f"- **{no_markdown(without_flags(report.photographs))}**")
     return "\n".join(lines) or f"{len(report.photos)} photos, nothing to complain about."
