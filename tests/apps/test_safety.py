@@ -5,9 +5,11 @@ import os
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from helpers.disk import file_size_limit
 from PIL import Image
+from safetensors.numpy import save_file
 
 from symdream.errors import Problem, Problems, RequestError, WorkError
 
@@ -106,8 +108,32 @@ def test_an_image_is_known_by_its_content(tmp_path):
 )
 def test_files_that_are_no_safetensors_are_refused(tmp_path, name, content, expected):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(RequestError, match=expected):
+    with pytest.raises(RequestError, match=expected) as caught:
         upload.check_safetensors(tmp_path / name)
+    assert str(tmp_path) not in str(caught.value)
+    assert ".safetensors" in caught.value.fix and "symdream base" not in caught.value.fix
+
+
+STEM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"a.b.weight": (3, 3)}, "No adapter weight was recognised"),
+        ({f"{STEM}.lora_down.weight": (4, 8)}, "only a part of the update"),
+        ({f"{STEM}.hada_w1_a": (4, 8)}, "looks like a LoHa"),
+        ({}, "No adapter weight was recognised"),
+    ],
+)
+def test_what_holds_no_whole_adapter_is_refused_as_it_comes(tmp_path, parts, expected):
+    file = tmp_path / "odd.safetensors"
+    save_file({name: np.zeros(shape, np.float32) for name, shape in parts.items()}, file)
+    with pytest.raises(RequestError, match=expected):
+        upload.check_safetensors(file)
+    whole = {f"{STEM}.lora_down.weight": np.zeros((4, 8)), f"{STEM}.lora_up.weight": np.zeros((8, 4))}
+    save_file(whole, file)
+    assert upload.check_safetensors(file) == file
 
 
 def test_our_errors_say_what_and_how_to_mend_it_and_others_say_nothing_of_the_inside(context):
