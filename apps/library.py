@@ -32,6 +32,7 @@ COLORS = {
     "unet, 90 %": "#a9c3de", "text_encoder, 90 %": "#fbc896", "text_encoder_2, 90 %": "#abd3a5",
     "unet, 10 %": "#a9c3de", "text_encoder, 10 %": "#fbc896", "text_encoder_2, 10 %": "#abd3a5",
 }  # fmt: skip
+FEW = 16  # numbers on an axis
 COMPANIONS = (".txt", ".png")
 
 
@@ -264,6 +265,14 @@ def spectra(facts: dict[str, Any]) -> pd.DataFrame:
             for quantile, name in ((0.5, part), (0.1, f"{part}, 10 %"), (0.9, f"{part}, 90 %")):
                 rows.append((number + 1, values.quantile(quantile), name))
     return pd.DataFrame(rows, columns=["number", "share", "line"])
+
+
+def counted(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The table with the whole numbers of `column` as text, each with its own tick, where they are few: an axis of
+    numbers would have ticks between them, and round what stands there ("1 2 2")."""
+    if len(table) and table[column].max() > FEW:
+        return table
+    return table.assign(**{column: [f"{number:2}" for number in table[column]]})  # text is sorted as text: 2 before 10
 
 
 def reports(context: Context) -> list[Path]:

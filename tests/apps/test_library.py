@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 import orjson
+import pandas as pd
 import pytest
 from helpers.app_server import write_run
 from PIL import Image
@@ -120,6 +121,16 @@ def test_tables_and_plots_hold_what_inspect_found(context):
     median = spectra[(spectra.line == "unet") & (spectra.number == 2)].share.item()
     assert median == pytest.approx(np.median(shares))
     assert (spectra[spectra.number == 1].share == 1).all()
+
+
+@pytest.mark.parametrize("count", [0, 2, 16, 17])
+def test_few_numbers_of_an_axis_are_text_in_the_order_of_the_numbers(count):
+    table = pd.DataFrame([(number, 1.0) for number in range(1, count + 1)], columns=["number", "share"])
+    shown = library.counted(table, "number")
+    if count == 17:
+        assert shown is table
+    else:
+        assert [int(text) for text in sorted(shown.number)] == list(range(1, count + 1))
 
 
 def test_a_file_is_renamed_and_deleted_with_what_tells_about_it(context):

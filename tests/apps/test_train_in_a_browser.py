@@ -5,11 +5,13 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 from helpers import browser as browsers
 from helpers.browser import open_page, select_tab, type_in
 from helpers.runs import make_photos
 from PIL import Image
+from safetensors.numpy import save_file
 
 from symdream.training.run_folder import RunFolder
 
@@ -102,6 +104,27 @@ def test_the_library_opens_renames_and_deletes_a_file(page, server):
     page.locator("#shelf button", has_text="ours.safetensors").wait_for(state="detached")
     assert not list(server.runs.glob("ours.*"))
     assert len(list((server.runs / ".app" / "trash" / "ours").iterdir())) == 2
+
+
+def test_the_spectrum_is_of_the_card_that_is_open_and_counts_each_value_once(page, server):
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    file = server.runs / "twelve.safetensors"
+    tensors = {"down": np.eye(12, 16, dtype=np.float32), "up": np.eye(16, 12, dtype=np.float32)}
+    save_file({f"{stem}.lora_{part}.weight": tensor for part, tensor in tensors.items()}, file)
+    try:
+        select_tab(page, "Library")
+        for card, count in (("twelve.safetensors", 12), ("owl two", 2), ("twelve.safetensors", 12)):
+            page.locator("#shelf button", has_text=card).click()
+            numbers = [str(number) for number in range(1, count + 1)]
+            page.wait_for_function(
+                """numbers => {
+                    const texts = [...document.querySelectorAll('#spectra svg text')].map(e => e.textContent.trim())
+                    return texts.slice(0, texts.indexOf('singular value')).join() === numbers.join()
+                }""",
+                arg=numbers,
+            )  # fmt: skip
+    finally:
+        file.unlink()
 
 
 def test_a_broken_file_is_told_on_its_card_and_the_page_lives_on(page, server):
