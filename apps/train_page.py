@@ -58,7 +58,7 @@ def _setup(context: Context, runs: Runs) -> gr.State:
     shown_as = gr.Markdown(visible=False)
     crops = gr.Gallery(
         label="What is trained on", show_label=False, columns=5, height="auto", object_fit="contain",
-        visible=False, interactive=False, buttons=[], elem_classes="snug", elem_id="crops",
+        visible=False, interactive=False, buttons=[], elem_classes="snug unwritten", elem_id="crops",
     )  # fmt: skip
     findings = gr.Markdown(visible=False, elem_id="findings")
     to_real = gr.Button("Take the base sd15, for photographs", size="sm", visible=False)
@@ -102,7 +102,7 @@ def _setup(context: Context, runs: Runs) -> gr.State:
         side = found.photos[0].crop.width if found.photos else 0
         return {
             shown_as: gr.Markdown(f"What is trained on: the middle, {side} × {side} pixels", visible=bool(side)),
-            crops: gr.Gallery([photo.crop for photo in found.photos], visible=bool(found.photos)),
+            crops: gr.Gallery([(photo.crop, photo.name) for photo in found.photos], visible=bool(found.photos)),
             findings: gr.Markdown(_findings(found), visible=bool(listed)),
             to_real: gr.Button(visible=found.photographs is not None),
             captions_box: gr.Accordion(visible=bool(found.photos) and not chosen),

@@ -62,7 +62,8 @@ def test_photos_are_checked_as_they_come(page, tmp_path):
     say(page, "#findings", "again.png: almost the same picture as 00.png")
     say(page, "#findings", "small: scaled up 2.0 times to 128 pixels")
     say(page, "#findings", "emoji of your subject")  # noise is no drawing
-    assert page.locator("#crops img").count() == 3
+    alts = [crop.get_attribute("alt") for crop in page.locator("#crops img").all()]
+    assert alts == ["00.png", "01.png", "again.png"]
 
     page.click("#start-training")
     assert "class noun" in alert(page)
@@ -72,6 +73,18 @@ def test_photos_are_checked_as_they_come(page, tmp_path):
     page.get_by_role("button", name="Take the base sd15").click()
     page.wait_for_function("document.querySelector('#train-base input').value === 'sd15'")
     page.wait_for_function("!document.querySelector('#findings').innerText.includes('emoji of your subject')")
+
+
+def test_a_long_choice_ends_before_the_arrow(page):
+    select_tab(page, "Train")
+    page.set_viewport_size(browsers.PHONE)
+    room = """box => {
+        const input = box.querySelector('input'), style = getComputedStyle(input)
+        const end = input.getBoundingClientRect().right - parseFloat(style.paddingRight)
+        return [box.querySelector('.dropdown-arrow').getBoundingClientRect().left - end, style.textOverflow]
+    }"""
+    free, overflow = page.locator("#train-base").evaluate(room)
+    assert free >= 0 and overflow == "ellipsis"
 
 
 def test_a_sample_subject_fills_the_form(page):
