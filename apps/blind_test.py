@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -30,11 +31,16 @@ class BlindTest:
         self.start = gr.Button("Start", size="sm", elem_id="blind-start")
         self.photos = gr.Gallery(
             label="Your subject", columns=8, height="auto", object_fit="contain", visible=False, interactive=False,
-            allow_preview=False, buttons=[],
+            allow_preview=False, buttons=[], elem_classes="unwritten",
         )  # fmt: skip
         with gr.Row(visible=False) as self.pictures:
-            self.a = gr.Image(label="A", interactive=False, buttons=[], height=300, min_width=140, elem_id="blind-a")
-            self.b = gr.Image(label="B", interactive=False, buttons=[], height=300, min_width=140, elem_id="blind-b")
+            self.a, self.b = (
+                gr.Image(
+                    label=name, interactive=False, buttons=[], height=300, min_width=140,
+                    elem_id=f"blind-{name.lower()}", alt_text=f"picture {name}",
+                )
+                for name in "AB"
+            )  # fmt: skip
         with gr.Row(visible=False) as self.answers:
             self.choose = {
                 A: gr.Button("A", min_width=80, elem_id="choose-a"),
@@ -77,7 +83,7 @@ class BlindTest:
         pair: Pair = pairs[at]
         files, row = result["files"][pair.row], result["rows"][pair.row]
         a, b = (gr.Image(value=served(self.context, files[place])) for place in (pair.a, pair.b))
-        of_subject = [served(self.context, file) for file in result["references"]]
+        of_subject = [(served(self.context, file), file.name) for file in map(Path, result["references"])]
         photos = gr.Gallery(value=of_subject, visible=bool(of_subject))
         return (
             state, f"**{at + 1} of {len(pairs)}** · Which one is more your subject?  \n{row['prompt']}",

@@ -170,7 +170,7 @@ class ComparePage:
                 event, grid = next(work), gr.skip()
                 if event.pictures:
                     so_far.update(event.pictures)
-                    grid = gr.Image(value=partial(variants, rows, columns, so_far))
+                    grid = gr.Image(value=partial(variants, rows, columns, so_far), alt_text=in_words(variants, rows))
                 line = status(event.text, event.share) if event.text else gr.skip()
                 yield line, grid, gr.skip(), gr.skip(), gr.skip()
         except StopIteration as end:
@@ -186,7 +186,7 @@ class ComparePage:
         scores = result.means() if result.scored else []
         means = [(label, round(dino, 3), round(clip_t, 3)) for label, dino, clip_t in scores]
         yield (
-            status("Done.", notes=notes), gr.Image(value=result.grid()),
+            status("Done.", notes=notes), gr.Image(value=result.grid(), alt_text=in_words(variants, rows)),
             gr.Dataframe(value=means, visible=bool(means)), kept, off,
         )  # fmt: skip
 
@@ -214,6 +214,13 @@ def for_views(result: Comparison, saved: list[Path]) -> dict[str, Any]:
         "captions": [[cell.caption for cell in row] for row in result.cells],
         "references": list(result.references),
     }
+
+
+def in_words(variants: Sequence[Variant], rows: Sequence[comparison.Row]) -> str:
+    """The grid for those who do not see it."""
+    across = ", ".join(variant.label for variant in variants)
+    down = "; ".join(f"{row.prompt}, seed {row.seed}" for row in rows)
+    return f"A grid of pictures. Across: {across}. Down: {down}."
 
 
 def partial(variants: Sequence[Variant], rows: Sequence[comparison.Row], columns: int, so_far: dict[int, Any]) -> Any:

@@ -15,6 +15,7 @@ import gradio as gr
 from symdream.errors import SymdreamError
 from symdream_apps.context import Context
 from symdream_apps.status import status
+from symdream_apps.wording import message, without_place
 
 UNEXPECTED = "Something went wrong inside the app; its log has the details. The app goes on: try again."
 
@@ -25,7 +26,7 @@ def plain(error: BaseException) -> gr.Error:
         return error
     if isinstance(error, SymdreamError):
         # gradio shows a message as HTML, and ours quotes what users and files say.
-        title, text = "That did not work", html.escape(message(error), quote=False)
+        title, text = "That did not work", html.escape(message(str(error)), quote=False)
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         title, text = "Disk full", "The disk is full; nothing could be saved.\n  fix:   free some space, then try again"
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -33,18 +34,6 @@ def plain(error: BaseException) -> gr.Error:
     else:
         title, text = "Unexpected error", UNEXPECTED
     return gr.Error(text, title=title, duration=None, print_exception=False)
-
-
-def message(error: SymdreamError) -> str:
-    """The error as a page says it: what to do without flags of the command line."""
-    text = str(error)
-    return text.removesuffix(error.fix) + without_flags(error.fix) if error.fix else text
-
-
-def without_flags(text: str) -> str:
-    """A message of the library's as a page says it, which has a box for the base and no command line."""
-    text = text.replace("name the base it was trained on with --base", "choose the base that it was trained on")
-    return re.sub(r"--base\b ?", "the base ", text).rstrip()
 
 
 def inline(context: Context, error: Exception) -> str:
@@ -65,8 +54,7 @@ def escape(text: Any) -> str:
 
 def _turn(context: Context, error: Exception) -> gr.Error:
     shown = plain(error)
-    # Where on this machine the runs folder lies is nobody's business in a browser.
-    shown.message = str(shown.message).replace(f"{context.runs}/", "")
+    shown.message = without_place(str(shown.message), context.runs)
     if isinstance(error, SymdreamError | gr.Error):
         context.log.info("refused: %s", " ".join(str(error).split()))
     else:

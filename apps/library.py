@@ -32,6 +32,7 @@ COLORS = {
     "unet, 90 %": "#a9c3de", "text_encoder, 90 %": "#fbc896", "text_encoder_2, 90 %": "#abd3a5",
     "unet, 10 %": "#a9c3de", "text_encoder, 10 %": "#fbc896", "text_encoder_2, 10 %": "#abd3a5",
 }  # fmt: skip
+FEW = 16  # numbers on an axis
 COMPANIONS = (".txt", ".png")
 
 
@@ -67,7 +68,7 @@ def _run_card(context: Context, runs: Runs, status: Any) -> Card:
     if scored := scores(run):
         lines.append(scored)
     if _has_adapter(run.path):
-        lines.append(in_words(adapter_bytes(run.path)))
+        lines.append(file_size(adapter_bytes(run.path)))
     picture = sample_picture(run.path) or _photo(context, run)
     return Card(RUN, status.name, status.name, lines, _picture(picture, status.name))
 
@@ -87,7 +88,7 @@ def _photo(context: Context, run: RunFolder) -> Path | None:
 
 def _file_card(context: Context, path: Path) -> Card:
     beside = path.with_suffix(".png")
-    lines = [_adapter_line(context, path), in_words(path.stat().st_size)]
+    lines = [_adapter_line(context, path), file_size(path.stat().st_size)]
     name = context.name_of(path)
     return Card(FILE, name, name, lines, _picture(beside if beside.is_file() else None, path.stem))
 
@@ -106,6 +107,14 @@ def _has_adapter(path: Path) -> bool:
 
 def adapter_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in adapter_files(path))
+
+
+def file_size(size: int) -> str:
+    """ "812 B", "8.3 KB", "3.4 MB", "1.7 GB": a kilobyte is 1000 bytes, as for `symdream export --compress`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} B"
 
 
 def scores(run: RunFolder) -> str:
@@ -199,7 +208,7 @@ def facts_table(context: Context, runs: Runs, kind: str, key: str, facts: dict[s
         ["trained as", facts["trained_as"] or ""],
         ["rank", str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}" if ranks else ""],
         ["layers", ", ".join(f"{count} in {name}" for name, count in facts["components"].items())],
-        ["weights", f"{facts['parameters']:,} ({', '.join(facts['dtypes'])}), {in_words(facts['bytes'])}"],
+        ["weights", f"{facts['parameters']:,} ({', '.join(facts['dtypes'])}), {file_size(facts['bytes'])}"],
         ["trigger", facts["trigger"] or "not told"],
         ["base", facts["base"] or "not told"],
     ]
@@ -256,6 +265,14 @@ def spectra(facts: dict[str, Any]) -> pd.DataFrame:
             for quantile, name in ((0.5, part), (0.1, f"{part}, 10 %"), (0.9, f"{part}, 90 %")):
                 rows.append((number + 1, values.quantile(quantile), name))
     return pd.DataFrame(rows, columns=["number", "share", "line"])
+
+
+def counted(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The table with the whole numbers of `column` as text, each with its own tick, where they are few: an axis of
+    numbers would have ticks between them, and round what stands there ("1 2 2")."""
+    if len(table) and table[column].max() > FEW:
+        return table
+    return table.assign(**{column: [f"{number:2}" for number in table[column]]})  # text is sorted as text: 2 before 10
 
 
 def reports(context: Context) -> list[Path]:

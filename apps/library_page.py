@@ -84,12 +84,31 @@ def _handed_out(context: Context, files: list[Path]) -> list[str]:
     return [str(shutil.copyfile(file, folder / f"{file.parent.name}.html")) for file in files]
 
 
+def _plots(facts: dict[str, Any] | None) -> None:
+    """Norms and spectra of what is opened."""
+    if facts is None:
+        return
+    norms = library.norms(facts)
+    gr.BarPlot(
+        library.counted(norms, "layer"), x="layer", y="norm", color="part", color_title=" ", x_axis_format="d",
+        color_map=library.COLORS, x_title="layer, in the file's order", y_title="norm", tooltip="all",
+        x_lim=[0, len(norms) + 1], label="Norm of each layer's update",
+    )  # fmt: skip
+    gr.LinePlot(
+        library.counted(library.spectra(facts), "number"), x="number", y="share", color="line", color_title=" ",
+        color_map=library.COLORS, colors_in_legend=list(facts["components"]), x_axis_format="d",
+        x_title="singular value", y_title="over the largest", tooltip="all",
+        label="Singular values over the largest: the median layer, and the tenths above and below", elem_id="spectra",
+    )  # fmt: skip
+
+
 class _Detail:
     """The right half: one card's adapter, opened."""
 
     def __init__(self, context: Context, shared: Shared, runs: Runs):
         self.context, self.shared, self.runs, self.tell = context, shared, runs, told(context)
         self.title = gr.Markdown(visible=False, elem_id="card-title")
+        self.opened = gr.State(None)  # what inspect tells of the card that is shown
         with gr.Row(visible=False) as self.actions:
             self.to_generate = gr.Button("Try it", variant="primary")
             self.to_compare = gr.Button("Compare")
@@ -102,16 +121,8 @@ class _Detail:
             )  # fmt: skip
             with gr.Tabs():
                 with gr.Tab("Spectrum"):
-                    self.norms = gr.BarPlot(
-                        x="layer", y="norm", color="part", color_title=" ", x_axis_format="d", color_map=library.COLORS,
-                        x_title="layer, in the file's order", y_title="norm", tooltip="all",
-                        label="Norm of each layer's update",
-                    )  # fmt: skip
-                    self.spectra = gr.LinePlot(
-                        x="number", y="share", color="line", color_title=" ", color_map=library.COLORS,
-                        x_axis_format="d", x_title="singular value", y_title="over the largest", tooltip="all",
-                        label="Singular values over the largest: the median layer, and the tenths above and below",
-                    )  # fmt: skip
+                    # Made anew for each card: gradio keeps the axes of a plot that is there, or its values.
+                    gr.render(self.opened, triggers=[self.opened.change], show_progress="hidden")(_plots)
                 with gr.Tab("Layers"):
                     self.layers = gr.Dataframe(
                         headers=["layer", "rank", "in → out", "norm", "largest", "its share"], type="array", wrap=True,
@@ -141,8 +152,8 @@ class _Detail:
     @property
     def outputs(self) -> list[Any]:
         return [
-            self.title, self.actions, self.inside, self.warnings, self.facts, self.norms, self.spectra, self.layers,
-            self.metadata, self.export_box, self.exported, self.change_box, self.name, self.sure,
+            self.title, self.actions, self.inside, self.warnings, self.facts, self.opened, self.layers, self.metadata,
+            self.export_box, self.exported, self.change_box, self.name, self.sure,
         ]  # fmt: skip
 
     def show(self, card: tuple[str, str] | None) -> dict[Any, Any]:
@@ -174,8 +185,7 @@ class _Detail:
             **{box: gr.update(visible=True) for box in boxes},
             self.warnings: gr.Markdown("\n".join(warned), visible=bool(warned)),
             self.facts: library.facts_table(self.context, self.runs, kind, key, facts),
-            self.norms: gr.BarPlot(norms := library.norms(facts), x_lim=[0, len(norms) + 1]),
-            self.spectra: gr.LinePlot(library.spectra(facts), colors_in_legend=list(facts["components"])),
+            self.opened: facts,
             self.layers: library.layer_rows(facts),
             self.metadata: library.metadata_rows(facts),
         }

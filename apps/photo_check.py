@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +73,13 @@ def check(paths: Sequence[Path], base: str) -> Report:
         crop = cut.apply(image)
         photos.append(Photo(Path(path), name, image.size, crop, _caption(Path(path)), _notes(image, crop)))
         images.append(image)
-    for (one, a), (other, b) in combinations(zip(photos, images, strict=True), 2):
-        if alike(a, b):
-            other.notes.append(f"almost the same picture as {one.name}: it teaches nothing new")
+    hashes = [perceptual_hash(image) for image in images]
+    for i, photo in enumerate(photos):
+        same = [one.name for one, known in zip(photos[:i], hashes[:i], strict=True) if _near(known, hashes[i])]
+        if same:
+            more = len(same) - 1
+            others = f" and {more} other{'s' if more > 1 else ''}" if more else ""
+            photo.notes.append(f"almost the same picture as {same[0]}{others}: it teaches nothing new")
     photographs = photo_warning(images) if base == "sprite" else None
     return Report(photos, refused, _about_the_set(photos, paths), photographs)
 
@@ -132,7 +135,11 @@ def perceptual_hash(image: Image.Image) -> np.ndarray:
 
 def alike(a: Image.Image, b: Image.Image) -> bool:
     """Whether two files show the same picture, maybe scaled, saved again or cut by a little."""
-    return int(np.count_nonzero(perceptual_hash(a) != perceptual_hash(b))) <= SAME_PICTURE
+    return _near(perceptual_hash(a), perceptual_hash(b))
+
+
+def _near(one: np.ndarray, other: np.ndarray) -> bool:
+    return int(np.count_nonzero(one != other)) <= SAME_PICTURE
 
 
 def edge_width(image: Image.Image) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from symdream.training.run_folder import RunFolder
+from symdream_apps.wording import message, without_place
 
 BUSY = ("starting", "running", "stopping", "evaluating")
 RESUMABLE = ("stopped", "failed", "killed")
@@ -92,10 +93,11 @@ def status_of(run: RunFolder, place: int = 0) -> Status:
     """`place`: its place in the queue, if it waits."""
     status, state = told(run)
     step, steps, left = state.get("step", 0), state.get("steps", 0), None
-    if status in ("running", "stopping"):
+    # state.json has the step that was saved last; the steps of a process before this one go when it begins to train.
+    if status in ("running", "stopping", "failed", "killed") and not run.is_loading:
         lines = metrics(run)
         step = max(step, lines[-1]["step"] if lines else 0)
-        left = _seconds_left(lines, steps - step)
+        left = _seconds_left(lines, steps - step) if status in BUSY else None
     place = place if status == "queued" else 0
     return Status(run.path.name, status, step, steps, left, _error(run, status, state, step), place)
 
@@ -126,13 +128,18 @@ def _began_before(pid: Any, file: Path) -> bool:
 
 def _error(run: RunFolder, status: str, state: dict[str, Any], step: int) -> str | None:
     if status != "killed":
-        return state.get("error")
-    saved = [int(p.name[5:]) for p in run.checkpoints.glob("step-*") if p.name[5:].isdigit()]
+        error = state.get("error")
+        return None if error is None else without_place(message(error), run.path.parent)
     return (
         f"The training process ended without a word at step {step} of {state.get('steps', '?')}: it was killed, or the "
-        "machine ran out of memory or power.\n  fix:   Resume; it goes on "
-        + (f"from step {max(saved)}, its newest checkpoint" if saved else "from the beginning: nothing was saved yet")
+        f"machine ran out of memory or power.\n  fix:   Resume; it goes on {whence(run)}"
     )
+
+
+def whence(run: RunFolder) -> str:
+    """Where the run goes on from when it is resumed."""
+    saved = [int(p.name[5:]) for p in run.checkpoints.glob("step-*") if p.name[5:].isdigit()]
+    return f"from step {max(saved)}, its newest checkpoint" if saved else "from the beginning: nothing was saved yet"
 
 
 def _seconds_left(lines: list[dict[str, Any]], steps: int) -> float | None:

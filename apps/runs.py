@@ -131,7 +131,8 @@ class Runs:
             if not status.resumable:
                 raise RequestError(f"{name} is {status.status}: there is nothing to resume.")
             settings_of(run)
-            run.write_state("queued", step=status.step, steps=status.steps)
+            saved = state_of(run).get("step", 0)  # where it goes on from, which may be before the step it reached
+            run.write_state("queued", step=saved, steps=status.steps)
 
     def stop(self, name: str) -> str:
         """Ask a run to stop and say in a sentence what will come of it; take it out of the queue if it still waits.

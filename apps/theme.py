@@ -32,6 +32,8 @@ CSS = """
 .status-text.wrong { font-weight: 600; color: var(--error-text-color); }
 #blind-a img, #blind-b img { width: 100%; height: 100%; object-fit: contain; }
 .drop-adapters .icon-wrap { display: none; }
+/* A choice that is too long ends before the arrow. */
+input[role=combobox] { padding-right: 1.75rem !important; text-overflow: ellipsis; }
 #gallery { min-height: 320px; }
 #gallery .grid-wrap { max-height: none; }
 #head h1 { margin-bottom: 0; }
@@ -40,6 +42,8 @@ CSS = """
 .snug .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
 .snug .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(56px, 1fr)) !important; }
 .snug .thumbnail-lg { aspect-ratio: 1; height: auto; }
+/* Captions for those who do not see the pictures; over small ones they would hide them. */
+.unwritten .grid-container .caption-label { display: none; }
 /* Pictures with labels in them keep their shape. */
 #samples .thumbnail-lg, #samples .thumbnail-lg img { aspect-ratio: auto; height: auto; }
 #samples .grid-container { padding-top: 2rem; }

@@ -15,12 +15,13 @@ from symdream.presets import PRESETS
 from symdream.tuners.methods import METHODS
 from symdream_apps import run_api, run_pane, train_request
 from symdream_apps.context import Context
-from symdream_apps.errors import told, without_flags
+from symdream_apps.errors import told
 from symdream_apps.photo_check import Report, check
 from symdream_apps.runs import Keeper, Runs
 from symdream_apps.shared import Shared
 from symdream_apps.text import no_markdown
 from symdream_apps.upload import PHOTOS
+from symdream_apps.wording import without_flags
 
 NO_SAMPLE = ("your own photos", "")
 
@@ -57,7 +58,7 @@ def _setup(context: Context, runs: Runs) -> gr.State:
     shown_as = gr.Markdown(visible=False)
     crops = gr.Gallery(
         label="What is trained on", show_label=False, columns=5, height="auto", object_fit="contain",
-        visible=False, interactive=False, buttons=[], elem_classes="snug", elem_id="crops",
+        visible=False, interactive=False, buttons=[], elem_classes="snug unwritten", elem_id="crops",
     )  # fmt: skip
     findings = gr.Markdown(visible=False, elem_id="findings")
     to_real = gr.Button("Take the base sd15, for photographs", size="sm", visible=False)
@@ -101,7 +102,7 @@ def _setup(context: Context, runs: Runs) -> gr.State:
         side = found.photos[0].crop.width if found.photos else 0
         return {
             shown_as: gr.Markdown(f"What is trained on: the middle, {side} × {side} pixels", visible=bool(side)),
-            crops: gr.Gallery([photo.crop for photo in found.photos], visible=bool(found.photos)),
+            crops: gr.Gallery([(photo.crop, photo.name) for photo in found.photos], visible=bool(found.photos)),
             findings: gr.Markdown(_findings(found), visible=bool(listed)),
             to_real: gr.Button(visible=found.photographs is not None),
             captions_box: gr.Accordion(visible=bool(found.photos) and not chosen),
@@ -209,7 +210,8 @@ def _findings(report: Report) -> str:
     """What was found as a list, worst first; a good word where nothing was."""
     lines = [f"- **Not used:** {no_markdown(text)}" for text in report.refused]
     lines += [f"- {text}" for text in report.notes]
-    lines += [f"- **{no_markdown(photo.name)}:** {note}" for photo in report.photos for note in photo.notes]
+    for photo in report.photos:
+        lines += [f"- **{no_markdown(photo.name)}:** {no_markdown(note)}" for note in photo.notes]
     if report.photographs:
         lines.append(f"- **{no_markdown(without_flags(report.photographs))}**")
     return "\n".join(lines) or f"{len(report.photos)} photos, nothing to complain about."

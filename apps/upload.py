@@ -10,12 +10,15 @@ from PIL import Image, UnidentifiedImageError
 from symdream.data.images import HEIF, heif_is_readable
 from symdream.data.images import MAX_PIXELS as READABLE_PIXELS
 from symdream.errors import RequestError
+from symdream.interop.grouping import group_keys
 from symdream.interop.header import read_adapter_header
 
 MAX_FILE_BYTES = 2 * 10**9  # of any upload (gradio ends the transfer there): an SDXL LoRA of rank 256 has 1.7 GB
 MAX_IMAGE_BYTES = 50 * 10**6
 MAX_PIXELS = min(64_000_000, READABLE_PIXELS)
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+
+ADAPTER = "give a LoRA or DoRA of diffusers, PEFT, kohya or symdream as .safetensors; if this is one, get it again"
 
 # What Pillow and its plug-ins say of a broken image.
 UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)
@@ -67,16 +70,20 @@ def _too_many_pixels(name: str, width: int, height: int) -> RequestError:
 
 
 def check_safetensors(path: Path, name: str | None = None) -> Path:
-    """`path`, if it is a whole .safetensors file that could be an adapter; only its header is read.
+    """`path`, if it is a whole .safetensors file with a whole adapter in it; only its header is read.
 
-    Raises: RequestError (a pickle, a renamed or cut file, no float tensors, too large).
+    Raises: RequestError (a pickle, a renamed or cut file, no float tensors, no adapter or part of one, too large).
     """
     path, name = Path(path), name or Path(path).name
     if path.suffix.lower() != ".safetensors" and not _is_pickle(name):
         raise RequestError(f"{name} is no .safetensors file.", fix="give the adapter as .safetensors")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise RequestError(f"{name} has more than {MAX_FILE_BYTES / 1e9:.0f} GB.", fix="an adapter is smaller")
-    read_adapter_header(path)
+    try:
+        group_keys(read_adapter_header(path).tensors, None, path)
+    except RequestError as error:
+        # Where an upload lies tells a browser nothing, and it has no command line to fetch the file again with.
+        raise RequestError(error.what, where=None if error.where == str(path) else error.where, fix=ADAPTER) from None
     return path
 
 

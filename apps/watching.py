@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from symdream.training.run_folder import RunFolder
-from symdream_apps.run_status import Status, metrics, summary_of
+from symdream_apps.run_status import Status, metrics, summary_of, whence
 from symdream_apps.runs import Runs
 from symdream_apps.upload import UNREADABLE
 
@@ -38,18 +38,20 @@ def label(status: Status) -> str:
 
 def sentence(runs: Runs, status: Status) -> str:
     """How the run is doing, as HTML: one sentence, a bar while it trains, and an error with what to do."""
-    name, done = f"<strong>{html.escape(status.name)}</strong>", f"step {status.step} of {status.steps}"
-    loading = status.status == "running" and not metrics(runs.get(status.name))
+    run, name = runs.get(status.name), f"<strong>{html.escape(status.name)}</strong>"
+    done = f"step {status.step} of {status.steps}"
+    loading = status.status == "running" and (run.is_loading or not metrics(run))
     left = f", {time_left(status.seconds_left)} left" if status.seconds_left else ""
+    onward = f"; it goes on from step {status.step}" if status.step else ""
     words = {
         "queued": f"{name} waits for its turn: number {status.place} in the queue.",
         "starting": f"{name} starts: Python loads its libraries.",
-        "running": f"{name} loads the base and the photos." if loading else f"{name} trains: {done}{left}.",
+        "running": f"{name} loads the base and the photos{onward}." if loading else f"{name} trains: {done}{left}.",
         "stopping": f"{name} ends after the step that it is at, and saves everything ({done}).",
         "evaluating": f"{name} is finished; its pictures are being scored.",
         "stopped": f"{name} stopped after {done}; everything is saved. Resume goes on from there.",
-        "finished": f"{name} is finished: {status.step} steps{took(runs.get(status.name))}.",
-        "failed": f"{name} failed at {done}.",
+        "finished": f"{name} is finished: {status.step} steps{took(run)}.",
+        "failed": f"{name} failed at {done}; Resume goes on {whence(run)}.",
         "killed": f"{name} broke off.",
     }
     lines = [f"<p>{words.get(status.status, f'{name}: {html.escape(status.status)}')}</p>"]

@@ -13,10 +13,12 @@ reader, or a run resumed after a crash, never sees half a file.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -34,6 +36,17 @@ RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 GONE = ".gone"  # ends the name of a replaced run that is being removed
 # What a run has in its folder before its first step.
 STARTED = {"config.toml", "state.json", "env.json", "lock", "log.txt", "checkpoints", "samples", "tensorboard", "wandb"}
+MAKE_ROOM = "make room, or choose another place"
+NOT_OURS = "make it writable, or choose another place"
+DISK_FIXES = {
+    None: MAKE_ROOM,
+    errno.ENOSPC: MAKE_ROOM,
+    errno.EDQUOT: "remove files of yours, whose share of that disk is used up, or choose another place",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+    errno.EACCES: NOT_OURS,
+    errno.EPERM: NOT_OURS,
+    errno.EROFS: NOT_OURS,
+}
 STATUSES = ("queued", "running", "stopped", "finished", "failed")
 
 
@@ -91,11 +104,14 @@ def write_json(path: Path, value: Any) -> None:
 
 def disk_error(path: Path, error: Exception) -> WorkError:
     """What to tell when `path` could not be written (an OSError, or what safetensors makes of one)."""
+    number = getattr(error, "errno", None)
+    if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(told[1])
     free = shutil.disk_usage(path.parent if path.parent.exists() else Path("/")).free
     return WorkError(
         f"Could not write {path}: {getattr(error, 'strerror', None) or error}.",
-        where=f"{free / 2**20:.0f} MiB are free on that disk",
-        fix="make room (or choose another place with --output); what was saved before is intact",
+        where=f"{free / 2**20:.0f} MiB are free on that disk" if number in (errno.ENOSPC, None) else None,
+        fix=f"{DISK_FIXES.get(number, 'choose another place')}; what was saved before is intact",
     )
 
 
@@ -186,9 +202,21 @@ class RunFolder:
             self.path.mkdir()
             self._lock = self._taken_lock()
             old.release()
+        os.utime(self._lock)  # `is_loading` compares by it
         for folder in (self.path, self.checkpoints, self.samples):
             for leftover in [p for p in folder.glob(".*") if _is_debris(p.name)]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the process that took the lock last has not begun to train: what lies in metrics.jsonl is older.
+
+        A process that goes on with a run writes the file anew before its first step (`truncate_metrics`).
+        """
+        try:
+            return self.metrics.stat().st_mtime_ns < (self.path / "lock").stat().st_mtime_ns
+        except OSError:
+            return not self.metrics.exists()
 
     def _taken_lock(self) -> int:
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)

@@ -241,6 +241,8 @@ def test_compare_slider_and_blind_test(page, tmp_path):
     page.click("#compare")
     say(page, "#compare-status", "Done.")
     page.wait_for_selector("#grid img")
+    told = page.locator("#grid img").get_attribute("alt")
+    assert "owl two" in told and "a {subject} on a red background, seed 1" in told
     say(page, "#means", "base alone")
     select_tab(page, "Before / after")
     page.wait_for_selector("#slider img")
@@ -249,6 +251,8 @@ def test_compare_slider_and_blind_test(page, tmp_path):
     page.click("#blind-start")
     for number in (1, 2):  # two seeds, two variants: one pair a seed
         say(page, "#blind-text", f"{number} of 2")
+        alts = [page.locator(f"#blind-{side} img").get_attribute("alt") for side in "ab"]
+        assert alts == ["picture A", "picture B"]
         assert "owl two" not in page.inner_text("#blind-text")
         page.click("#choose-a")
     say(page, "#blind-text", "higher DINO")

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 import orjson
+import pandas as pd
 import pytest
 from helpers.app_server import write_run
 from PIL import Image
@@ -35,7 +36,23 @@ def test_a_card_tells_trigger_method_scores_and_size(context):
     run, file = library.cards(context, Runs(context.runs))
     assert (run.kind, run.title) == ("run", "owl") and (file.kind, file.key) == ("file", "mine.safetensors")
     assert "sks bird · lora · sprite" in run.lines and "DINO 0.31 (base −0.19), CLIP-T 0.40" in run.lines
+    stored = (context.runs / "mine.safetensors").stat().st_size
+    assert file.lines[-1] == f"{stored / 1000:.1f} KB"
     assert run.picture.size == file.picture.size == (library.SIDE, library.SIDE)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(812, "812 B"), (8_290, "8.3 KB"), (1_400_000, "1.4 MB"), (3_440_000, "3.4 MB"), (1_700_000_000, "1.7 GB")],
+)
+def test_the_size_of_a_file_is_told_in_the_unit_that_fits(size, words):
+    assert library.file_size(size) == words
+
+
+def test_the_facts_tell_the_size_of_the_weights(context):
+    facts = inspect_adapter(context.runs / "owl")
+    rows = dict(library.facts_table(context, Runs(context.runs), "run", "owl", facts))
+    assert rows["weights"].endswith(f"{facts['bytes'] / 1000:.1f} KB")
 
 
 def test_a_broken_file_has_a_card_that_says_so(context):
@@ -104,6 +121,16 @@ def test_tables_and_plots_hold_what_inspect_found(context):
     median = spectra[(spectra.line == "unet") & (spectra.number == 2)].share.item()
     assert median == pytest.approx(np.median(shares))
     assert (spectra[spectra.number == 1].share == 1).all()
+
+
+@pytest.mark.parametrize("count", [0, 2, 16, 17])
+def test_few_numbers_of_an_axis_are_text_in_the_order_of_the_numbers(count):
+    table = pd.DataFrame([(number, 1.0) for number in range(1, count + 1)], columns=["number", "share"])
+    shown = library.counted(table, "number")
+    if count == 17:
+        assert shown is table
+    else:
+        assert [int(text) for text in sorted(shown.number)] == list(range(1, count + 1))
 
 
 def test_a_file_is_renamed_and_deleted_with_what_tells_about_it(context):

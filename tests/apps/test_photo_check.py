@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from symdream.data.buckets import cuts
 from symdream.data.images import find_images, read_image
 from symdream.training.request import check_subject
 from symdream_apps.photo_check import alike, check, copy_photos, edge_width, is_blurred, perceptual_hash
+from symdream_apps.text import no_markdown
 from symdream_apps.train_request import captions_by_photo
 
 OWL = Path(__file__).parents[2] / "sample_data" / "owl"
@@ -40,6 +42,26 @@ def test_small_photos_duplicates_and_a_set_too_small_are_told(tmp_path):
     assert report.photos[1].notes[0] == "small: scaled up 2.0 times to 128 pixels"
     assert any("almost the same picture as 00.png" in note for note in report.photos[1].notes)
     assert report.photos[0].notes == [] and "fewer than 3" in report.notes[0]
+
+
+def test_a_burst_gives_each_photo_one_line(tmp_path):
+    owl = read_image(OWL / "00.png")
+    burst = [save(owl.resize((160 + i, 160 + i)), tmp_path / f"{i}.png") for i in range(4)]
+    notes = [photo.notes for photo in check(burst, "sprite").photos]
+    told = ["0.png", "0.png and 1 other", "0.png and 2 others"]
+    assert notes == [[], *([f"almost the same picture as {names}: it teaches nothing new"] for names in told)]
+
+
+def test_a_name_in_a_note_is_no_markdown(tmp_path):
+    pytest.importorskip("gradio")
+    from symdream_apps.train_page import _findings
+
+    name = "a*b*_c_ [x](http:y).png"
+    shutil.copy(OWL / "00.png", tmp_path / name)
+    shutil.copy(OWL / "00.png", tmp_path / "b.png")
+    line = _findings(check([tmp_path / name, tmp_path / "b.png"], "sprite")).splitlines()[-1]
+    assert line == rf"- **b.png:** almost the same picture as {no_markdown(name)}: it teaches nothing new"
+    assert r"a\*b\*" in line and r"\[x\]" in line
 
 
 def test_a_phones_photo_is_shown_and_copied(tmp_path):

@@ -13,6 +13,7 @@ from helpers.runs import adapter_tensors, make_photos
 
 from symdream.errors import Problems, RequestError, WorkError
 from symdream.training.run_folder import RunFolder, write_json
+from symdream_apps import watching
 from symdream_apps.run_status import metrics
 from symdream_apps.runs import Runs
 
@@ -131,6 +132,59 @@ def test_a_free_lock_and_no_process_mean_killed(runs):
     status = runs.status("owl")
     assert status.status == "killed" and status.resumable
     assert "ended without a word at step 3 of 4" in status.error and "from step 2" in status.error
+
+
+def write_metrics(run, last):
+    run.metrics.write_text("".join(json.dumps({"step": n, "loss": 0.5}) + "\n" for n in range(1, last + 1)))
+
+
+def test_a_run_that_broke_off_tells_the_step_it_reached_and_goes_on_from_the_one_it_saved(runs, fill, tiny_sd1):
+    for name, status in (("killed", "running"), ("failed", "failed")):
+        run = empty_run(runs, name, status=status, pid=dead_process(), step=100, steps=200)
+        (run.checkpoints / "step-100").mkdir(parents=True)
+        write_metrics(run, 169)
+        status = runs.status(name)
+        assert (status.status, status.step, status.seconds_left) == (name, 169, None)
+        said = watching.sentence(runs, status)
+        assert "step 169 of 200" in said and "goes on from step 100" in said
+
+    name = runs.add("toy", flags(tiny_sd1), None, fill)
+    state(runs, name, status="running", pid=dead_process(), step=2)
+    write_metrics(runs.get(name), 3)
+    runs.resume(name)
+    assert runs.status(name).step == 2
+    runs.stop(name)
+    assert "stopped after step 2 of 4" in watching.sentence(runs, runs.status(name))
+
+
+def test_a_run_that_goes_on_loads_until_its_own_first_step(runs):
+    """The lines of the process before it are there, and tell nothing of this one."""
+    run = empty_run(runs, "owl", status="running", pid=os.getpid(), step=100, steps=200)
+    write_metrics(run, 169)
+    os.utime(run.metrics, (time.time() - 60,) * 2)
+    run.acquire()
+    status = runs.status("owl")
+    assert (status.status, status.step, status.seconds_left) == ("running", 100, None)
+    said = watching.sentence(runs, status)
+    assert "loads the base and the photos; it goes on from step 100." in said and "<progress" not in said
+
+    run.truncate_metrics(100)  # as the trainer does before its first step
+    assert "trains: step 100 of 200" in watching.sentence(runs, runs.status("owl"))
+    write_metrics(run, 101)
+    assert "trains: step 101 of 200" in watching.sentence(runs, runs.status("owl"))
+
+    os.utime(run.metrics, (time.time() - 60,) * 2)
+    run.release()
+    state(runs, "owl", status="running", pid=dead_process(), step=100, steps=200)
+    assert "ended without a word at step 100" in runs.status("owl").error, "it was killed while it loaded"
+
+
+def test_the_error_of_a_run_names_no_place_of_this_machine_and_no_flags(runs):
+    run = empty_run(runs, "owl", status="failed", step=2)
+    error = WorkError(f"Could not write {run.path}/x.", where=str(run.path / "x"), fix="take a lower --lr\n  --rank 2")
+    state(runs, "owl", status="failed", error=str(error))
+    told = "Could not write owl/x.\n  where: owl/x\n  fix:   take a lower learning rate\n  rank 2"
+    assert runs.status("owl").error == told
 
 
 def test_a_younger_process_of_the_same_number_is_not_the_trainer(runs):

@@ -5,11 +5,13 @@ import os
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from helpers.disk import file_size_limit
 from PIL import Image
+from safetensors.numpy import save_file
 
-from symdream.errors import Problem, Problems, RequestError
+from symdream.errors import Problem, Problems, RequestError, WorkError
 
 pytest.importorskip("gradio")
 
@@ -106,8 +108,32 @@ def test_an_image_is_known_by_its_content(tmp_path):
 )
 def test_files_that_are_no_safetensors_are_refused(tmp_path, name, content, expected):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(RequestError, match=expected):
+    with pytest.raises(RequestError, match=expected) as caught:
         upload.check_safetensors(tmp_path / name)
+    assert str(tmp_path) not in str(caught.value)
+    assert ".safetensors" in caught.value.fix and "symdream base" not in caught.value.fix
+
+
+STEM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"a.b.weight": (3, 3)}, "No adapter weight was recognised"),
+        ({f"{STEM}.lora_down.weight": (4, 8)}, "only a part of the update"),
+        ({f"{STEM}.hada_w1_a": (4, 8)}, "looks like a LoHa"),
+        ({}, "No adapter weight was recognised"),
+    ],
+)
+def test_what_holds_no_whole_adapter_is_refused_as_it_comes(tmp_path, parts, expected):
+    file = tmp_path / "odd.safetensors"
+    save_file({name: np.zeros(shape, np.float32) for name, shape in parts.items()}, file)
+    with pytest.raises(RequestError, match=expected):
+        upload.check_safetensors(file)
+    whole = {f"{STEM}.lora_down.weight": np.zeros((4, 8)), f"{STEM}.lora_up.weight": np.zeros((8, 4))}
+    save_file(whole, file)
+    assert upload.check_safetensors(file) == file
 
 
 def test_our_errors_say_what_and_how_to_mend_it_and_others_say_nothing_of_the_inside(context):
@@ -126,6 +152,8 @@ def test_what_to_do_is_said_in_the_words_of_the_page(context):
     for fix in ("name the base it was trained on with --base", "use --base sprite, or a local folder"):
         shown = plain(RequestError("No.", fix=fix)).message
         assert "the base" in shown and "--" not in shown
+    shown = plain(WorkError("Out of memory.", fix="take one:\n  --batch-size 2: saves 1 GB\n  a lower --lr")).message
+    assert shown.endswith("take one:\n  batch size 2: saves 1 GB\n  a lower learning rate")
     shown = plain(RequestError('There is no "night--base camp".', fix="name it with --base")).message
     assert 'no "night--base camp"' in shown and shown.endswith("name it with the base")
 
@@ -148,7 +176,7 @@ def test_traces_are_in_the_log_and_not_in_what_is_raised(context, caplog):
     assert "secret inside" in caplog.text and "secret later" in caplog.text and "Traceback" in caplog.text
 
 
-def test_a_full_disk_is_told_plainly(context):
+def test_a_disk_that_takes_no_more_is_told_plainly(context):
     # A picture of noise has more bytes than the files of this process may have from now on.
     from symdream_apps.generation import Made
     from symdream_apps.history import History, new_owner
@@ -159,5 +187,5 @@ def test_a_full_disk_is_told_plainly(context):
     owner = new_owner()
     with file_size_limit(50_000), pytest.raises(Exception) as caught:
         History(context).save(owner, [Made(noise, settings)])
-    assert "make room" in plain(caught.value).message
+    assert "ulimit -f" in plain(caught.value).message
     assert History(context).newest(owner) == [] and not list((context.images / owner).iterdir())

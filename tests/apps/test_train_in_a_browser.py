@@ -5,11 +5,13 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 from helpers import browser as browsers
 from helpers.browser import open_page, select_tab, type_in
 from helpers.runs import make_photos
 from PIL import Image
+from safetensors.numpy import save_file
 
 from symdream.training.run_folder import RunFolder
 
@@ -60,7 +62,8 @@ def test_photos_are_checked_as_they_come(page, tmp_path):
     say(page, "#findings", "again.png: almost the same picture as 00.png")
     say(page, "#findings", "small: scaled up 2.0 times to 128 pixels")
     say(page, "#findings", "emoji of your subject")  # noise is no drawing
-    assert page.locator("#crops img").count() == 3
+    alts = [crop.get_attribute("alt") for crop in page.locator("#crops img").all()]
+    assert alts == ["00.png", "01.png", "again.png"]
 
     page.click("#start-training")
     assert "class noun" in alert(page)
@@ -70,6 +73,18 @@ def test_photos_are_checked_as_they_come(page, tmp_path):
     page.get_by_role("button", name="Take the base sd15").click()
     page.wait_for_function("document.querySelector('#train-base input').value === 'sd15'")
     page.wait_for_function("!document.querySelector('#findings').innerText.includes('emoji of your subject')")
+
+
+def test_a_long_choice_ends_before_the_arrow(page):
+    select_tab(page, "Train")
+    page.set_viewport_size(browsers.PHONE)
+    room = """box => {
+        const input = box.querySelector('input'), style = getComputedStyle(input)
+        const end = input.getBoundingClientRect().right - parseFloat(style.paddingRight)
+        return [box.querySelector('.dropdown-arrow').getBoundingClientRect().left - end, style.textOverflow]
+    }"""
+    free, overflow = page.locator("#train-base").evaluate(room)
+    assert free >= 0 and overflow == "ellipsis"
 
 
 def test_a_sample_subject_fills_the_form(page):
@@ -102,6 +117,27 @@ def test_the_library_opens_renames_and_deletes_a_file(page, server):
     page.locator("#shelf button", has_text="ours.safetensors").wait_for(state="detached")
     assert not list(server.runs.glob("ours.*"))
     assert len(list((server.runs / ".app" / "trash" / "ours").iterdir())) == 2
+
+
+def test_the_spectrum_is_of_the_card_that_is_open_and_counts_each_value_once(page, server):
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    file = server.runs / "twelve.safetensors"
+    tensors = {"down": np.eye(12, 16, dtype=np.float32), "up": np.eye(16, 12, dtype=np.float32)}
+    save_file({f"{stem}.lora_{part}.weight": tensor for part, tensor in tensors.items()}, file)
+    try:
+        select_tab(page, "Library")
+        for card, count in (("twelve.safetensors", 12), ("owl two", 2), ("twelve.safetensors", 12)):
+            page.locator("#shelf button", has_text=card).click()
+            numbers = [str(number) for number in range(1, count + 1)]
+            page.wait_for_function(
+                """numbers => {
+                    const texts = [...document.querySelectorAll('#spectra svg text')].map(e => e.textContent.trim())
+                    return texts.slice(0, texts.indexOf('singular value')).join() === numbers.join()
+                }""",
+                arg=numbers,
+            )  # fmt: skip
+    finally:
+        file.unlink()
 
 
 def test_a_broken_file_is_told_on_its_card_and_the_page_lives_on(page, server):

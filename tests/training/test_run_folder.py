@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import threading
@@ -6,10 +7,11 @@ import time
 import pytest
 import torch
 from helpers.disk import file_size_limit
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from symdream.errors import RequestError, WorkError
-from symdream.training.run_folder import RunFolder, new_run_path, write_atomically, write_json
+from symdream.training.run_folder import RunFolder, disk_error, new_run_path, write_atomically, write_json
 
 
 def make_run(path):
@@ -120,6 +122,25 @@ def test_metrics_reach_the_disk_whole_or_not_at_all(tmp_path):
     assert len(run.metrics.read_text().splitlines()) == 1
     run.flush()
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == list(range(1, 20))
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "fix"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True, "make room"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), True, "make room"),
+        (SafetensorError("I/O error: File too large (os error 27)"), False, "ulimit -f"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), False, "remove files of yours"),
+        (OSError(errno.EACCES, "Permission denied"), False, "make it writable"),
+        (OSError(errno.EROFS, "Read-only file system"), False, "make it writable"),
+        (OSError(errno.EIO, "Input/output error"), False, "choose another place"),
+    ],
+    ids=str,
+)
+def test_what_could_not_be_written_is_told_with_the_fix_for_its_reason(tmp_path, error, free, fix):
+    told = disk_error(tmp_path / "file", error)
+    assert fix in told.fix and "what was saved before is intact" in told.fix and "--" not in str(told)
+    assert (told.where is not None and "MiB are free" in told.where) == free
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "fin', "\0" * 40])

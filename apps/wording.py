@@ -1,0 +1,26 @@
+"""The library's messages as a page says them: it has no command line, and where its folders lie is its own affair."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+FIX = "\n  fix:   "  # before the last part of an error (symdream.errors)
+NAMES = {"base": "the base", "lr": "learning rate"}  # of flags that are called otherwise on a page
+
+
+def message(text: str) -> str:
+    """A whole error, with what to do in a page's words."""
+    what, fix, rest = text.partition(FIX)
+    return what + fix + without_flags(rest)
+
+
+def without_flags(text: str) -> str:
+    """What to do, without the flags of the command line: "batch size 2" for "--batch-size 2"."""
+    text = text.replace("name the base it was trained on with --base", "choose the base that it was trained on")
+    return re.sub(r"(?<!\w)--([a-z][a-z-]*)", lambda flag: NAMES.get(flag[1], flag[1].replace("-", " ")), text)
+
+
+def without_place(text: str, folder: Path) -> str:
+    """Where on this machine the runs folder lies is nobody's business in a browser."""
+    return text.replace(f"{folder}/", "")
