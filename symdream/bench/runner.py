@@ -20,6 +20,7 @@ from symdream.bench.environments import distinct, environment, environments_of
 from symdream.bench.grid import Grid
 from symdream.bench.instrument import test_instrument
 from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
+from symdream.bench.settings import Given
 from symdream.bench.together import grouped, how_many
 from symdream.bench.workers import Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
@@ -29,7 +30,6 @@ from symdream.training.run_folder import write_text
 from symdream.ui import say
 
 GRID_FILE = "grid.toml"
-Given = tuple[dict[str, Settings], list[dict[str, Any]]]
 
 
 class Comparison:
@@ -57,6 +57,7 @@ class Comparison:
         self.references: dict[str, dict[str, Any]] = {}
         self.tuning: list[dict[str, Any]] = []
         self.settings: dict[str, Settings] = {}
+        self.tuned_under: dict[str, Any] | None = None  # None: tuned here, or not at all
         self.instrument: dict[str, Any] = {}
         self.cells: list[Cell] = []
         self.arms: list[Arm] = []
@@ -120,13 +121,15 @@ class Comparison:
     def _settle(self, given: Given | None) -> None:
         """Find what every arm is trained with: given, tuned, or of the table of methods."""
         if given is not None:
-            self.settings, self.tuning = given
+            self.settings, self.tuning, self.tuned_under = given.settings, given.trials, given.under
             if lacking := [arm.label for arm in self.arms if arm.id not in self.settings]:
                 raise RequestError(f"The given settings have none for {', '.join(lacking)}.", fix="tune these arms too")
         elif self.grid.tune:
             self.settings = self._tune()
         else:
             self.settings = self._settings_of_table()
+        for note in self._notes_on_settings():
+            say(f"  note: {note}")
 
     def _tune(self) -> dict[str, Settings]:
         """Tune every arm, or take over what an earlier results.json found."""
@@ -250,7 +253,7 @@ class Comparison:
         settings = {arm: Settings(**found) for arm, found in self.known.get("settings", {}).items()}
         if any(arm.id not in settings for arm in self.arms):
             return None
-        self.tuning = self.known["tuning"]
+        self.tuning, self.tuned_under = self.known["tuning"], grid.get("tuned_under")
         say("The settings are those that were tuned before.")
         return settings
 
@@ -303,6 +306,7 @@ class Comparison:
                 "sampling": workshop.sampling,
                 "match": grid.match,
                 "tuned": bool(self.tuning),
+                "tuned_under": self.tuned_under,
                 "margin_fraction": grid.margin_fraction,
                 "primary": {
                     "method": "singlora",
@@ -313,7 +317,7 @@ class Comparison:
                 "photos": {name: workshop.judge_of(name).photos_hash for name in self.names},
                 "config": grid.model_dump(mode="json"),
             },
-            "notes": self._notes(),
+            "notes": self._notes() + self._notes_on_settings(),
             "environment": here,
             "environments": self._environments(here),
             "encoders": workshop.encoders(),
@@ -339,6 +343,17 @@ class Comparison:
                 "machinery runs, and the scores mean nothing."
             ]
         return []
+
+    def _notes_on_settings(self) -> list[str]:
+        """What a reader must know of the settings that were taken from elsewhere."""
+        under, grid = self.tuned_under, self.grid
+        if under is None or under["protocol"] == self.protocol:
+            return []
+        return [
+            f"The settings were tuned under another protocol: {under['steps']} steps at batch {under['batch_size']} on "
+            f"{under['base']}; here it is {grid.steps} at batch {grid.batch_size} on {self.workshop.base.name}, and "
+            "the sampling, the encoders or what [train] sets may differ too. They need not be the best here."
+        ]
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = [row for name in self.names for row in self.references[name]["rows"]]

@@ -196,6 +196,10 @@ def test_tuning_is_kept_and_given_on(tiny_sd1, data, tmp_path):
     assert elsewhere["settings"] == tuned["settings"] and elsewhere["grid"]["tuned"]
     assert not list((tmp_path / "elsewhere").glob("cells/tune-*"))
     assert {cell["settings"]["lr"] for cell in elsewhere["cells"]} == {s["lr"] for s in tuned["settings"].values()}
+    assert elsewhere["notes"] == [] and elsewhere["grid"]["tuned_under"]["protocol"] == tuned["grid"]["protocol"]
+    shorter = build(tiny_grid(tiny_sd1, data, steps=2, image_seeds=[0], **flags | {"tune": False}))
+    [note] = Comparison(shorter, tmp_path / "shorter").run(read_settings(tmp_path / "tuned"))["notes"]
+    assert "4 steps at batch 1" in note and "here it is 2 at batch 1" in note
 
 
 @pytest.mark.slow
