@@ -10,6 +10,7 @@ from typing import Any
 from symdream.bench.environments import distinct, environments_of
 from symdream.bench.results import read_results, read_rows, write_results, write_rows
 from symdream.bench.runner import GRID_FILE, locked
+from symdream.bench.same_grid import other_pictures, other_work
 from symdream.errors import RequestError
 from symdream.training.run_folder import fsync_tree
 from symdream.ui import say
@@ -83,22 +84,10 @@ def _read(folder: Path) -> dict[str, Any]:
 def _refuse_different(parts: Sequence[tuple[Path, dict[str, Any]]]) -> None:
     first, content = parts[0]
     for folder, other in parts[1:]:
-        if other["grid"]["protocol"] != content["grid"]["protocol"]:
+        grids = content["grid"], other["grid"]
+        if found := other_work(*grids) + other_pictures(*grids):
             raise RequestError(
-                f"{folder} and {first} are of different grids: steps, sampling, base or encoders differ.",
-                fix="merge only shards of one grid",
-            )
-        for name in ("checkpoints", "image_seeds"):
-            if other["grid"][name] != content["grid"][name]:
-                raise RequestError(
-                    f"{folder} and {first} are of different grids: their {name.replace('_', ' ')} are "
-                    f"{other['grid'][name]} and {content['grid'][name]}.",
-                    fix="merge only shards of one grid",
-                )
-        prompts, theirs = content["grid"]["prompts"], other["grid"]["prompts"]
-        if differing := [name for name in prompts.keys() & theirs.keys() if prompts[name] != theirs[name]]:
-            raise RequestError(
-                f"{folder} and {first} are of different grids: their prompts of {differing[0]} differ.",
+                f"{folder} and {first} are of different grids: the former has {'; '.join(found)}.",
                 fix="merge only shards of one grid",
             )
         for arm in content["settings"].keys() & other["settings"].keys():
@@ -116,7 +105,8 @@ def _joined_grid(grids: Sequence[dict[str, Any]]) -> dict[str, Any]:
     joined["arms"] = list({arm["id"]: arm for grid in grids for arm in grid["arms"]}.values())
     for name in ("subjects", "training_seeds"):
         joined[name] = list(dict.fromkeys(value for grid in grids for value in grid[name]))
-    joined["prompts"] = {key: value for grid in reversed(grids) for key, value in grid["prompts"].items()}
+    for name in ("prompts", "photos"):
+        joined[name] = {key: value for grid in reversed(grids) for key, value in grid.get(name, {}).items()}
     return joined
 
 

@@ -20,12 +20,13 @@ from symdream.bench.environments import distinct, environment, environments_of
 from symdream.bench.grid import Grid
 from symdream.bench.instrument import test_instrument
 from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
+from symdream.bench.same_grid import other_work
 from symdream.bench.settings import Given
 from symdream.bench.together import grouped, how_many
 from symdream.bench.workers import Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.photographs import FLAT_SHARE, flat_share
-from symdream.errors import RequestError, Stopped, SymdreamError, WorkError
+from symdream.errors import RequestError, Stopped, SymdreamError, WorkError, typed
 from symdream.training.run_folder import write_text
 from symdream.ui import say
 
@@ -269,54 +270,54 @@ class Comparison:
                 self.found[entry["id"]] = {"cell": entry, "rows": rows[entry["id"]]}
 
     def _refuse_another_grid(self) -> None:
-        told = self.known.get("grid", {}).get("photos", {})
-        now = {name: self.workshop.judge_of(name).photos_hash for name in self.names if name in told}
-        if changed := [name for name in now if told[name] != now[name]]:
+        before, now = self.known.get("grid"), self._grid_told()
+        if before is None:
+            return
+        if found := other_work(before, now):
             raise RequestError(
-                f"{self.folder} was begun with other photos, or another class noun, of {', '.join(changed)}.",
-                fix="put the old ones back, or choose another --output",
-            )
-        before = self.known.get("grid", {}).get("protocol")
-        if before is not None and before != self.protocol:
-            raise RequestError(
-                f"{self.folder} holds another comparison: its steps, sampling, base or encoders are not these.",
-                where=str(self.folder / GRID_FILE),
-                fix=f"go on with it: symdream compare --config {self.folder / GRID_FILE} -o {self.folder}; "
+                f"{self.folder} holds another comparison; this one has {'; '.join(found)}.",
+                fix=f"put the old ones back (its grid: --config {typed(self.folder / GRID_FILE)}), "
                 "or choose another --output",
             )
 
     # What is written.
 
-    def _head(self) -> dict[str, Any]:
+    def _grid_told(self) -> dict[str, Any]:
+        """`grid` of results.json."""
         grid, workshop = self.grid, self.workshop
-        base, here = workshop.base, environment(workshop.base)
+        base = workshop.base
         return {
-            "grid": {
-                "name": grid.name,
-                "base": {"name": base.name, "identity": base.identity, "hash": base.hash},
-                "arms": [arm.describe() for arm in self.arms],
-                "subjects": self.names,
-                "tuning_subjects": self.tuned_on,
-                "training_seeds": grid.training_seeds,
-                "image_seeds": grid.image_seeds,
-                "prompts": {name: grids.prompts_of(grid, self.subjects[name]) for name in self.names},
-                "steps": grid.steps,
-                "batch_size": grid.batch_size,
-                "checkpoints": grid.scored_steps,
-                "sampling": workshop.sampling,
-                "match": grid.match,
-                "tuned": bool(self.tuning),
-                "tuned_under": self.tuned_under,
-                "margin_fraction": grid.margin_fraction,
-                "primary": {
-                    "method": "singlora",
-                    "against": ["lora", "lora+", "dora", "symlora"],
-                    "endpoint": "dino at matched clip_t",
-                },
-                "protocol": self.protocol,
-                "photos": {name: workshop.judge_of(name).photos_hash for name in self.names},
-                "config": grid.model_dump(mode="json"),
+            "name": grid.name,
+            "base": {"name": base.name, "identity": base.identity, "hash": base.hash},
+            "arms": [arm.describe() for arm in self.arms],
+            "subjects": self.names,
+            "tuning_subjects": self.tuned_on,
+            "training_seeds": grid.training_seeds,
+            "image_seeds": grid.image_seeds,
+            "prompts": {name: grids.prompts_of(grid, self.subjects[name]) for name in self.names},
+            "steps": grid.steps,
+            "batch_size": grid.batch_size,
+            "checkpoints": grid.scored_steps,
+            "sampling": workshop.sampling,
+            "match": grid.match,
+            "tuned": bool(self.tuning),
+            "tuned_under": self.tuned_under,
+            "margin_fraction": grid.margin_fraction,
+            "primary": {
+                "method": "singlora",
+                "against": ["lora", "lora+", "dora", "symlora"],
+                "endpoint": "dino at matched clip_t",
             },
+            "protocol": self.protocol,
+            "photos": {name: workshop.judge_of(name).photos_hash for name in [*self.names, *self.tuned_on]},
+            "config": grid.model_dump(mode="json"),
+        }
+
+    def _head(self) -> dict[str, Any]:
+        workshop = self.workshop
+        here = environment(workshop.base)
+        return {
+            "grid": self._grid_told(),
             "notes": self._notes() + self._notes_on_settings(),
             "environment": here,
             "environments": self._environments(here),

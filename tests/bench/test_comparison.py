@@ -265,28 +265,6 @@ def test_two_processes_never_share_a_folder(whole, tiny_sd1, data):
         Comparison(build(tiny_grid(tiny_sd1, data)), folder).run()
 
 
-def test_different_grids_are_not_merged(whole, tmp_path):
-    folder, content = whole
-    other = tmp_path / "other"
-    other.mkdir()
-    changed = content | {"grid": content["grid"] | {"protocol": "another"}}
-    (other / RESULTS).write_text(json.dumps(changed))
-    with pytest.raises(RequestError, match="different grids"):
-        merge_folders([folder, other], tmp_path / "merged")
-
-
-@pytest.mark.parametrize(
-    "change", [{"image_seeds": [1]}, {"checkpoints": [4]}, {"prompts": {"alpha": ["a {subject}"]}}]
-)
-def test_pictures_that_were_asked_for_otherwise_are_not_merged(whole, tmp_path, change):
-    folder, content = whole
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / RESULTS).write_text(json.dumps(content | {"grid": content["grid"] | change}))
-    with pytest.raises(RequestError, match="different grids"):
-        merge_folders([folder, other], tmp_path / "merged")
-
-
 def test_an_encoder_that_cannot_be_had_is_one_sentence(tiny_sd1, data, tmp_path):
     with pytest.raises(RequestError, match="/no/such"):
         Comparison(build(tiny_grid(tiny_sd1, data, dino="/no/such")), tmp_path / "grid").run()
