@@ -4,7 +4,9 @@
         pictures/step-N/PROMPT-SEED.png, pictures/class/PROMPT-SEED.png
         cell.json    {format, cell (its entry of results.json), rows (its lines of scores.csv)}; written last
 
-`key` is a hash over all that decides the scores: a cell.json with another key is of another grid and done again.
+`key` is a hash over all that decides the scores, but what lies in the subject's folder: a cell.json with another key is
+of another grid. Photos, captions, masks and ideal pictures are in results.json before any cell is trained
+(grid.photos, grid.beside), and a folder that was begun with others is refused.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def _joined_grid(grids: Sequence[dict[str, Any]]) -> dict[str, Any]:
     joined["arms"] = list({arm["id"]: arm for grid in grids for arm in grid["arms"]}.values())
     for name in ("subjects", "training_seeds"):
         joined[name] = list(dict.fromkeys(value for grid in grids for value in grid[name]))
-    for name in ("prompts", "photos"):
+    for name in ("prompts", "photos", "beside"):
         joined[name] = {key: value for grid in reversed(grids) for key, value in grid.get(name, {}).items()}
     return joined
 

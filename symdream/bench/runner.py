@@ -136,6 +136,7 @@ class Comparison:
         """Tune every arm, or take over what an earlier results.json found."""
         if taken := self._tuned_before():
             return taken
+        self._write()  # so that what the trials learn from is known before any is trained
         arms = {arm.id: arm for arm in self.arms}
         objectives: dict[str, dict[tuning.Trial, float]] = {arm: {} for arm in arms}
         trials = [t for arm in arms for t in tuning.first_trials(arm, self.grid)]
@@ -192,6 +193,7 @@ class Comparison:
     def _take_cells(self) -> None:
         self.cells = grid_cells(self.grid, self.arms, self.names, self.subjects, self.settings, self.protocol)
         self._take_over()
+        self._write()  # so that what the cells learn from is known before any is trained
         mine, of = self.shard
         self._work(self.cells[mine::of], "cells", found=self.found)
 
@@ -286,6 +288,7 @@ class Comparison:
         """`grid` of results.json."""
         grid, workshop = self.grid, self.workshop
         base = workshop.base
+        judges = {name: workshop.judge_of(name) for name in [*self.names, *self.tuned_on]}
         return {
             "name": grid.name,
             "base": {"name": base.name, "identity": base.identity, "hash": base.hash},
@@ -309,7 +312,8 @@ class Comparison:
                 "endpoint": "dino at matched clip_t",
             },
             "protocol": self.protocol,
-            "photos": {name: workshop.judge_of(name).photos_hash for name in [*self.names, *self.tuned_on]},
+            "photos": {name: judge.photos_hash for name, judge in judges.items()},
+            "beside": {name: judge.beside_hash for name, judge in judges.items()},
             "config": grid.model_dump(mode="json"),
         }
 

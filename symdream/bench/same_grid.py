@@ -16,7 +16,8 @@ def other_work(first: Grid, second: Grid) -> list[str]:
     found = []
     if first["protocol"] != second["protocol"]:
         found.append("other steps, sampling, base, encoders or [train]")
-    return found + _by_subject(first, second, "photos", "other photos, or another class noun,")
+    found += _by_subject(first, second, "photos", "other photos, or another class noun,")
+    return found + _by_subject(first, second, "beside", "other captions, masks or ideal pictures")
 
 
 def other_pictures(first: Grid, second: Grid) -> list[str]:

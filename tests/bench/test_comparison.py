@@ -9,6 +9,7 @@ import time
 
 import pytest
 from helpers.grids import make_subjects, tiny_grid
+from PIL import Image
 
 from symdream.bench.arms import make_arms
 from symdream.bench.cells import grid_cells, read_done
@@ -223,6 +224,34 @@ def test_other_photos_under_the_old_name_are_refused(whole, tiny_sd1, data, tmp_
     shutil.copy(tmp_path / "data" / "gamma" / "00.png", tmp_path / "data" / "beta" / "00.png")
     with pytest.raises(RequestError, match="other photos, or another class noun, of beta"):
         Comparison(build(tiny_grid(tiny_sd1, tmp_path / "data")), place).run()
+
+
+@pytest.mark.parametrize("name", ["00.txt", "00_mask.png", "ideal/00.png", "masks/00.png"])
+def test_other_files_beside_the_photos_are_refused(whole, tiny_sd1, data, tmp_path, name):
+    folder, _ = whole
+    shutil.copytree(data, tmp_path / "data")
+    place = tmp_path / "grid"
+    place.mkdir()
+    for file in (RESULTS, SCORES):
+        shutil.copy(folder / file, place)
+    file = tmp_path / "data" / "beta" / name
+    file.parent.mkdir(exist_ok=True)
+    if file.suffix == ".txt":
+        file.write_text("a photo of a sks toy in the snow")
+    else:
+        Image.new("RGB", (88, 64), "white").save(file)
+    with pytest.raises(RequestError, match="other captions, masks or ideal pictures of beta"):
+        Comparison(build(tiny_grid(tiny_sd1, tmp_path / "data")), place).run()
+
+
+def test_what_a_grid_learns_from_is_known_before_its_first_cell(tiny_sd1, data, tmp_path, monkeypatch):
+    def stops(self, cells):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("symdream.bench.workshop.Workshop.run_cells", stops)
+    with pytest.raises(Stopped):
+        Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path).run()
+    assert read_results(tmp_path)["grid"]["photos"].keys() == {"alpha", "beta"}
 
 
 def test_references_are_of_the_base_and_the_photos_at_hand(tiny_sd1, data, tmp_path):
