@@ -5,8 +5,8 @@
         cell.json    {format, cell (its entry of results.json), rows (its lines of scores.csv)}; written last
 
 `key` is a hash over all that decides the scores, but what lies in the subject's folder: a cell.json with another key is
-of another grid. Photos, captions, masks and ideal pictures are in results.json before any cell is trained
-(grid.photos, grid.beside), and a folder that was begun with others is refused.
+of another grid and done again. Photos, captions, masks and ideal pictures are in results.json before any cell is
+trained (grid.photos, grid.beside), and a folder that was begun with others is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,10 @@ class Cell:
     @property
     def key(self) -> str:
         return digest(asdict(self))
+
+    def is_told_by(self, entry: Mapping[str, Any]) -> bool:
+        """Whether this entry of results.json is of this cell: whose singular values were kept makes no other scores."""
+        return entry.get("key") in (self.key, replace(self, spectrum=not self.spectrum).key)
 
     def seeds_at(self, point: int) -> tuple[int, ...]:
         return self.image_seeds if self.in_full[self.points.index(point)] else self.image_seeds[:1]

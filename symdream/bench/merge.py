@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from symdream.bench.environments import distinct, environments_of
+from symdream.bench.grid import Grid, to_toml
 from symdream.bench.results import read_results, read_rows, write_results, write_rows
 from symdream.bench.runner import GRID_FILE, locked
 from symdream.bench.same_grid import other_pictures, other_work
 from symdream.errors import RequestError
-from symdream.training.run_folder import fsync_tree
+from symdream.training.run_folder import fsync_tree, write_text
 from symdream.ui import say
 
 STANDING = {"finished": 2, "failed": 1, "missing": 0}
@@ -38,6 +39,7 @@ def merge_folders(folders: Sequence[Path], output: Path) -> dict[str, Any]:
     whole["tuning"] = next((content["tuning"] for _, content in parts if content["tuning"]), [])
     whole["grid"] = _joined_grid([content["grid"] for _, content in parts])
     whole["environments"] = distinct([one for _, content in parts for one in environments_of(content)])
+    whole["notes"] = list(dict.fromkeys(note for _, content in parts for note in content["notes"]))
     whole["cells"] = [cell for cell, _ in best.values()]
     whole["complete"] = all(cell["status"] == "finished" for cell in whole["cells"])
     rows = _rows(parts, best)
@@ -48,8 +50,7 @@ def merge_folders(folders: Sequence[Path], output: Path) -> dict[str, Any]:
     for folder, _ in parts:
         for place in (folder / "references").glob("*"):
             _copy(place, output / "references" / place.name)
-        if (folder / GRID_FILE).is_file() and not (output / GRID_FILE).exists():
-            shutil.copy2(folder / GRID_FILE, output / GRID_FILE)
+    write_text(output / GRID_FILE, to_toml(Grid.model_validate(whole["grid"]["config"])))
     write_rows(output, rows)
     write_results(output, whole)
     done = sum(cell["status"] == "finished" for cell in whole["cells"])
@@ -100,14 +101,33 @@ def _refuse_different(parts: Sequence[tuple[Path, dict[str, Any]]]) -> None:
 
 
 def _joined_grid(grids: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The first grid, with the arms, subjects and seeds of all."""
+    """The first grid, with the arms, subjects and seeds of all, in its config too: so that it can be gone on with."""
     joined = dict(grids[0])
     joined["arms"] = list({arm["id"]: arm for grid in grids for arm in grid["arms"]}.values())
     for name in ("subjects", "training_seeds"):
         joined[name] = list(dict.fromkeys(value for grid in grids for value in grid[name]))
     for name in ("prompts", "photos", "beside"):
         joined[name] = {key: value for grid in reversed(grids) for key, value in grid.get(name, {}).items()}
+    joined["config"] = _joined_config([grid["config"] for grid in grids], joined)
+    joined["match"] = joined["config"].get("match", joined["match"])
     return joined
+
+
+def _joined_config(configs: Sequence[dict[str, Any]], joined: dict[str, Any]) -> dict[str, Any]:
+    config = dict(configs[0])
+    arms = {name: [one[name] for one in configs if name in one] for name in ("methods", "ranks", "match")}
+    several = [name for name, values in arms.items() if any(value != values[0] for value in values)]
+    for name in several:
+        lists = name != "match"
+        config[name] = list(dict.fromkeys(v for values in arms[name] for v in values)) if lists else "both"
+    if len(several) > 1:
+        say(
+            f"note: the folders differ in {' and '.join(several)}, and {GRID_FILE} asks for every combination of them: "
+            "gone on with, it runs arms that none of them has."
+        )
+    if any(one.get("subjects") for one in configs):
+        config["subjects"] = joined["subjects"]
+    return config | {"training_seeds": joined["training_seeds"]}
 
 
 def _rows(

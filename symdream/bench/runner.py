@@ -20,9 +20,10 @@ from symdream.bench.environments import distinct, environment, environments_of
 from symdream.bench.grid import Grid
 from symdream.bench.instrument import test_instrument
 from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
-from symdream.bench.same_grid import other_work
+from symdream.bench.same_grid import other_pictures, other_work
 from symdream.bench.settings import Given
 from symdream.bench.together import grouped, how_many
+from symdream.bench.wording import count
 from symdream.bench.workers import Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.photographs import FLAT_SHARE, flat_share
@@ -205,7 +206,7 @@ class Comparison:
         for cell in cells:
             if cell.id not in found or found[cell.id]["cell"]["status"] != "finished":
                 done = read_done(self.folder / "cells" / cell.id)
-                if done and done["cell"].get("key") == cell.key:
+                if done and cell.is_told_by(done["cell"]):
                     found[cell.id] = done
         left = [c for c in cells if c.id not in found or found[c.id]["cell"]["status"] != "finished"]
         before = len(cells) - len(left)
@@ -213,10 +214,10 @@ class Comparison:
             say(f"{title}: {before} of {len(cells)} are finished already.")
         began = time.monotonic()
         groups = grouped(left, how_many(self.together, self.workshop.base.device.type))
-        for count, (cell, result) in enumerate(self._results(groups), 1):
+        for number, (cell, result) in enumerate(self._results(groups), 1):
             found[cell.id] = result
-            remaining = (time.monotonic() - began) / count * (len(left) - count)
-            say(f"{title} {before + count}/{len(cells)}  {_told(cell.id, result['cell'])}  {_left(remaining)}")
+            remaining = (time.monotonic() - began) / number * (len(left) - number)
+            say(f"{title} {before + number}/{len(cells)}  {_told(cell.id, result['cell'])}  {_left(remaining)}")
             if title == "cells":
                 self._write()
         return found
@@ -265,21 +266,46 @@ class Comparison:
         rows: dict[str, list[dict[str, Any]]] = {}
         for row in self.rows_before:
             rows.setdefault(row["cell"], []).append(row)
-        keys = {cell.id: cell.key for cell in self.cells}
-        for entry in self.known.get("cells", []):
-            same = entry["status"] == "finished" and keys.get(entry["id"]) == entry.get("key")
-            if same and entry["id"] in rows:
+        cells = {cell.id: cell for cell in self.cells}
+        others = [entry for entry in self._finished_before if not cells[entry["id"]].is_told_by(entry)]
+        if others:
+            old, new = others[0]["settings"], asdict(cells[others[0]["id"]].settings)
+            raise RequestError(
+                f"{self.folder} holds {count(len(others), 'finished cell')} that would be lost, as their settings are "
+                f"others than this grid's: {others[0]['id']} has {old}, not {new}.",
+                fix="give the same --settings, or --fixed, as before; or choose another --output"
+                + (f", with --settings {typed(self.folder)}" if self.grid.tune else ""),
+            )
+        for entry in self._finished_before:
+            if entry["id"] in rows:
                 self.found[entry["id"]] = {"cell": entry, "rows": rows[entry["id"]]}
 
+    @property
+    def _finished_before(self) -> list[dict[str, Any]]:
+        return [entry for entry in self.known.get("cells", []) if entry["status"] == "finished"]
+
     def _refuse_another_grid(self) -> None:
+        """Refuse a grid whose cells cannot be compared with those that are here, or that lacks finished ones."""
         before, now = self.known.get("grid"), self._grid_told()
         if before is None:
             return
-        if found := other_work(before, now):
+        finished = self._finished_before
+        if found := other_work(before, now) + (other_pictures(before, now) if finished else []):
             raise RequestError(
                 f"{self.folder} holds another comparison; this one has {'; '.join(found)}.",
                 fix=f"put the old ones back (its grid: --config {typed(self.folder / GRID_FILE)}), "
                 "or choose another --output",
+            )
+        asked = {"arm": [arm.id for arm in self.arms], "subject": self.names, "seed": self.grid.training_seeds}
+        lacking = {
+            name: list(dict.fromkeys(entry[name] for entry in finished if entry[name] not in values))
+            for name, values in asked.items()
+        }
+        if told := [f"{name} {', '.join(map(str, values))}" for name, values in lacking.items() if values]:
+            raise RequestError(
+                f"{self.folder} holds finished cells that this grid does not ask for, and that would be lost: "
+                f"{'; '.join(told)}.",
+                fix="ask for them too (--methods, --ranks, --match, --subjects, --seeds), or choose another --output",
             )
 
     # What is written.

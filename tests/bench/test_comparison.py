@@ -12,13 +12,13 @@ from helpers.grids import make_subjects, tiny_grid
 from PIL import Image
 
 from symdream.bench.arms import make_arms
-from symdream.bench.cells import grid_cells, read_done
+from symdream.bench.cells import Settings, grid_cells, read_done
 from symdream.bench.comparisons import path_of
 from symdream.bench.grid import build
 from symdream.bench.merge import merge_folders
 from symdream.bench.results import RESULTS, SCORES, read_results, read_rows
 from symdream.bench.runner import Comparison, locked
-from symdream.bench.settings import read_settings
+from symdream.bench.settings import Given, read_settings
 from symdream.bench.workers import Died, Workers
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError, Stopped
@@ -286,6 +286,48 @@ def test_another_grid_is_refused_in_the_same_folder(whole, tiny_sd1, data):
     folder, _ = whole
     with pytest.raises(RequestError, match="another comparison"):
         Comparison(build(tiny_grid(tiny_sd1, data, steps=6)), folder).run()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"subjects": ["beta"]}, "lost: subject alpha"),
+        ({"methods": ["lora"]}, "lost: arm singlora-r2"),
+        ({"training_seeds": [1], "ranks": [4]}, "lost: arm lora-r2, singlora-r2; seed 0"),
+        ({"image_seeds": [0]}, "image_seeds"),
+        ({"points": 1}, "checkpoints"),
+        ({"prompts_per_subject": 1}, "other prompts of alpha, beta"),
+    ],
+)
+def test_a_grid_that_would_lose_finished_cells_is_refused(whole, tiny_sd1, data, tmp_path, changes, told):
+    folder, _ = whole
+    for name in (RESULTS, SCORES):
+        shutil.copy(folder / name, tmp_path)
+    before = (tmp_path / RESULTS).read_bytes()
+    with pytest.raises(RequestError, match=told):
+        Comparison(build(tiny_grid(tiny_sd1, data, **changes)), tmp_path).run()
+    assert (tmp_path / RESULTS).read_bytes() == before and not (tmp_path / "grid.toml").exists()
+
+
+def test_other_settings_than_those_of_finished_cells_are_refused(whole, tiny_sd1, data, tmp_path):
+    folder, content = whole
+    for name in (RESULTS, SCORES):
+        shutil.copy(folder / name, tmp_path)
+    settings = {arm: Settings(**found | {"lr": 0.5}) for arm, found in content["settings"].items()}
+    given = Given(settings, [], content["grid"])
+    with pytest.raises(RequestError, match="4 finished cells that would be lost.*'lr': 0.5"):
+        Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path).run(given)
+    assert cells(read_results(tmp_path)) == cells(content)
+
+
+def test_a_merged_grid_of_other_seeds_is_gone_on_with_as_it_is(tiny_sd1, data, tmp_path):
+    few = {"methods": ["lora"], "subjects": ["alpha"], "image_seeds": [0], "points": 1}
+    for seed in (0, 1):
+        grid = build(tiny_grid(tiny_sd1, data, training_seeds=[seed], **few))
+        Comparison(grid, tmp_path / str(seed)).run()
+    merged = merge_folders([tmp_path / "0", tmp_path / "1"], tmp_path / "whole")
+    again = Comparison(build({}, None, tmp_path / "whole" / "grid.toml"), tmp_path / "whole").run()
+    assert again["complete"] and again["cells"] == merged["cells"]
 
 
 def test_two_processes_never_share_a_folder(whole, tiny_sd1, data):

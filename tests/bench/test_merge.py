@@ -3,8 +3,10 @@
 import pytest
 from helpers.comparisons import simulated, unfinish
 
+from symdream.bench.grid import Grid
 from symdream.bench.merge import merge_folders
 from symdream.bench.results import read_results, write_results, write_rows
+from symdream.config import read_toml
 from symdream.errors import RequestError
 
 
@@ -49,3 +51,32 @@ def test_the_whole_knows_the_photos_of_every_part(tmp_path):
     parts = shards(tmp_path, {"photos": {"subject-01": "2"}}, photos={"subject-00": "1"})
     merge_folders(parts, tmp_path / "whole")
     assert read_results(tmp_path / "whole")["grid"]["photos"] == {"subject-00": "1", "subject-01": "2"}
+
+
+def config(**changes):
+    return Grid(prompts_per_subject=4, **changes).model_dump(mode="json")
+
+
+def test_the_merged_grid_asks_for_all_that_was_merged(tmp_path, capsys):
+    parts = shards(
+        tmp_path,
+        {"training_seeds": [1], "subjects": ["owl"],
+         "config": config(methods=["dora"], training_seeds=[1], subjects=["owl"])},
+        subjects=["fox"], config=config(methods=["lora", "singlora"], subjects=["fox"]),
+    )  # fmt: skip
+    merge_folders(parts, tmp_path / "whole")
+    grid = read_toml(tmp_path / "whole" / "grid.toml")
+    assert grid["methods"] == ["lora", "singlora", "dora"] and grid["match"] == "rank"
+    assert grid["training_seeds"] == [0, 1] and grid["subjects"] == ["fox", "owl"]
+    assert read_results(tmp_path / "whole")["grid"]["config"]["subjects"] == ["fox", "owl"]
+    assert "every combination" not in capsys.readouterr().err
+
+
+def test_arms_that_no_grid_has_are_told(tmp_path, capsys):
+    parts = shards(
+        tmp_path, {"config": config(methods=["dora"], ranks=[4], match="parameters")}, config=config(methods=["lora"])
+    )
+    merge_folders(parts, tmp_path / "whole")
+    grid = read_toml(tmp_path / "whole" / "grid.toml")
+    assert (grid["methods"], grid["ranks"], grid["match"], grid["subjects"]) == (["lora", "dora"], [8, 4], "both", [])
+    assert "differ in methods and ranks and match" in capsys.readouterr().err
