@@ -251,8 +251,14 @@ class Comparison:
         grid = self.known.get("grid", {})
         if not self.known.get("tuning") or grid.get("protocol") != self.protocol:
             return None
-        if grid["tuning_subjects"] != self.tuned_on:
-            say("The rates were tuned on other subjects before; they are tuned anew.")
+        if changed := tuning.changed(grid, self._grid_told()):
+            told = f"The rates were tuned with other {', '.join(changed)} before"
+            if self._finished_before:
+                raise RequestError(
+                    f"{told}, and {self.folder} holds finished cells that were trained with them.",
+                    fix="put the old ones back, or choose another --output",
+                )
+            say(f"{told}; they are tuned anew.")
             return None
         settings = {arm: Settings(**found) for arm, found in self.known.get("settings", {}).items()}
         if any(arm.id not in settings for arm in self.arms):
@@ -338,6 +344,7 @@ class Comparison:
                 "endpoint": "dino at matched clip_t",
             },
             "protocol": self.protocol,
+            "selection": {name: self.subjects[name].selection for name in self.tuned_on},
             "photos": {name: judge.photos_hash for name, judge in judges.items()},
             "beside": {name: judge.beside_hash for name, judge in judges.items()},
             "config": grid.model_dump(mode="json"),

@@ -16,7 +16,7 @@ from symdream.bench.cells import Settings, grid_cells, read_done
 from symdream.bench.comparisons import path_of
 from symdream.bench.grid import build
 from symdream.bench.merge import merge_folders
-from symdream.bench.results import RESULTS, SCORES, read_results, read_rows
+from symdream.bench.results import RESULTS, SCORES, read_results, read_rows, write_results
 from symdream.bench.runner import Comparison, locked
 from symdream.bench.settings import Given, read_settings
 from symdream.bench.workers import Died, Workers
@@ -182,7 +182,7 @@ def test_shards_make_the_same_whole_and_two_files_are_enough_to_go_on(whole, tin
 
 
 @pytest.mark.slow
-def test_tuning_is_kept_and_given_on(tiny_sd1, data, tmp_path):
+def test_tuning_is_kept_and_given_on(tiny_sd1, data, tmp_path, capsys):
     flags = {"tune": True, "tuning_trials": 2, "tuning_limit": 2, "subjects": ["alpha"], "prompts_per_subject": 1}
     grid = build(tiny_grid(tiny_sd1, data, image_seeds=[0], **flags))
     tuned = Comparison(grid, tmp_path / "tuned").run(tuning_only=True)
@@ -193,6 +193,18 @@ def test_tuning_is_kept_and_given_on(tiny_sd1, data, tmp_path):
         [chosen] = [entry for entry in trials if entry["chosen"]]
         assert chosen["objective"] == max(entry["objective"] for entry in trials)
         assert tuned["settings"][arm]["lr"] == chosen["lr"]
+    # Other options tune anew, with the trials that are there; not where cells were trained with the old settings.
+    again = build(tiny_grid(tiny_sd1, data, image_seeds=[0], **flags | {"tuning_trials": 1, "tuning_limit": 1}))
+    for name in (RESULTS, SCORES):
+        shutil.copy(tmp_path / "tuned" / name, tmp_path)
+    retuned = Comparison(again, tmp_path).run(tuning_only=True)
+    assert "tuning_trials, tuning_limit before; they are tuned anew" in capsys.readouterr().err
+    assert len(retuned["tuning"]) == 2
+    content = read_results(tmp_path)
+    write_results(tmp_path, content | {"cells": [{"id": "a", "arm": "lora-r2", "subject": "alpha", "seed": 0,
+                                                  "status": "finished"}]})  # fmt: skip
+    with pytest.raises(RequestError, match="other tuning_trials, tuning_limit before.*finished cells"):
+        Comparison(grid, tmp_path).run(tuning_only=True)
     elsewhere = Comparison(grid, tmp_path / "elsewhere").run(read_settings(tmp_path / "tuned"))
     assert elsewhere["settings"] == tuned["settings"] and elsewhere["grid"]["tuned"]
     assert not list((tmp_path / "elsewhere").glob("cells/tune-*"))
