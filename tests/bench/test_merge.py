@@ -3,6 +3,7 @@
 import pytest
 from helpers.comparisons import simulated, unfinish
 
+from symdream.bench.cells import write_done
 from symdream.bench.grid import Grid
 from symdream.bench.merge import merge_folders
 from symdream.bench.results import read_results, write_results, write_rows
@@ -80,3 +81,47 @@ def test_arms_that_no_grid_has_are_told(tmp_path, capsys):
     grid = read_toml(tmp_path / "whole" / "grid.toml")
     assert (grid["methods"], grid["ranks"], grid["match"], grid["subjects"]) == (["lora", "dora"], [8, 4], "both", [])
     assert "differ in methods and ranks and match" in capsys.readouterr().err
+
+
+def lay(folder, name, *, key=None):
+    """A cell's run folder in `folder`: of a run that failed, or finished with this key."""
+    place = folder / "cells" / name
+    place.mkdir(parents=True)
+    (place / "config.toml").write_text(f"# of {folder.name}")
+    if key:
+        write_done(place, {"id": name, "key": key}, [])
+    return place
+
+
+def test_a_finished_cell_takes_the_place_of_a_failed_run(tmp_path):
+    first, second = shards(tmp_path)
+    cells = read_results(second)["cells"]
+    failed, finished = (next(c for c in cells if c["status"] == status) for status in ("missing", "finished"))
+    lay(first, finished["id"])
+    lay(second, finished["id"], key=finished["key"])
+    lay(second, failed["id"])  # finished in the first, whose folders are not here
+    merge_folders([first, second], first)
+    assert (first / "cells" / finished["id"] / "config.toml").read_text() == "# of b"
+    assert not (first / "cells" / failed["id"]).exists() and read_results(first)["complete"]
+
+
+def test_what_is_finished_in_the_output_is_not_lost(tmp_path):
+    first, second = shards(tmp_path)
+    merge_folders([first, second], tmp_path / "whole")
+    with pytest.raises(RequestError, match="holds 3 finished cells that the merged folders lack: singlora-r8"):
+        merge_folders([second], tmp_path / "whole")
+    assert read_results(tmp_path / "whole")["complete"]
+    merge_folders([second, tmp_path / "whole"], tmp_path / "whole")
+    assert read_results(tmp_path / "whole")["complete"]
+
+
+@pytest.mark.parametrize(("key", "told"), [(None, "is no cell's folder"), ("another", "holds 1 finished cell")])
+def test_what_is_no_failed_run_of_the_cell_stays(tmp_path, key, told):
+    first, second = shards(tmp_path)
+    name = next(c["id"] for c in read_results(first)["cells"] if c["status"] == "finished")
+    place = lay(tmp_path / "whole", name, key=key)
+    if not key:
+        (place / "config.toml").rename(place / "notes.txt")
+    with pytest.raises(RequestError, match=told):
+        merge_folders([first, second], tmp_path / "whole")
+    assert len(list(place.iterdir())) == (2 if key else 1)
