@@ -115,6 +115,14 @@ def grid_cells(
     ]
 
 
+def of_shard(cells: Sequence[Cell], shard: tuple[int, int]) -> list[Cell]:
+    """Every n-th subject and seed, with all of their arms: so that no machine is one method's alone, and runs that are
+    compared with each other are of one machine."""
+    first, step = shard
+    blocks = list(dict.fromkeys((cell.subject, cell.seed) for cell in cells))[first::step]
+    return [cell for cell in cells if (cell.subject, cell.seed) in blocks]
+
+
 def read_done(folder: Path) -> dict[str, Any] | None:
     """The content of FOLDER/cell.json, None if there is none or it is damaged or of another format."""
     content = read_json(folder / CELL_FILE)

@@ -15,7 +15,7 @@ from typing import Any
 from symdream.bench import grid as grids
 from symdream.bench import tuning
 from symdream.bench.arms import Arm, make_arms
-from symdream.bench.cells import Cell, Settings, failed_entry, grid_cells, protocol_of, read_done
+from symdream.bench.cells import Cell, Settings, failed_entry, grid_cells, of_shard, protocol_of, read_done
 from symdream.bench.environments import distinct, environment, environments_of
 from symdream.bench.grid import Grid
 from symdream.bench.instrument import test_instrument
@@ -195,8 +195,7 @@ class Comparison:
         self.cells = grid_cells(self.grid, self.arms, self.names, self.subjects, self.settings, self.protocol)
         self._take_over()
         self._write()  # so that what the cells learn from is known before any is trained
-        mine, of = self.shard
-        self._work(self.cells[mine::of], "cells", found=self.found)
+        self._work(of_shard(self.cells, self.shard), "cells", found=self.found)
 
     def _work(
         self, cells: Sequence[Cell], title: str, found: dict[str, dict[str, Any]] | None = None

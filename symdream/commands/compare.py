@@ -67,7 +67,8 @@ class Run:
     together: int | None = None
     """Cells of one family and rank that are trained in one loop, to rounding as alone (None: 8 on CUDA, else 1)."""
     shard: str | None = None
-    """i/n: only every n-th cell, from the i-th on (1/4 … 4/4); merge the folders afterwards."""
+    """i/n: only every n-th subject and seed, from the i-th on (1/4 … 4/4), with all methods; merge the folders
+    afterwards."""
     dry_run: bool = False
     """Only tell cells, images, hours on this device and disk."""
 
