@@ -11,7 +11,8 @@ from statistics import fmean
 from typing import Any
 
 from symdream.bench import statistics
-from symdream.bench.comparisons import HYPERVOLUME, PRIMARY, SPAN_OF, plan_comparisons, volume_of
+from symdream.bench.comparisons import HYPERVOLUME, PRIMARY, SPAN_OF, path_of, plan_comparisons, volume_of
+from symdream.bench.endpoint import Point
 from symdream.bench.paired import Cells, paired_differences, plain
 from symdream.bench.variance import components, cube
 
@@ -94,16 +95,16 @@ def arm_row(
     scores = {score: _over_subjects(mine, lambda c, s=score: c["points"][-1]["scores"].get(s)) for score in TABLE}
     scores[HYPERVOLUME] = _over_subjects(mine, lambda c: volume_of(c, references.get(c["subject"])))
     seconds = [cell["seconds_per_step"] for cell in mine if cell["seconds_per_step"] is not None]
-    states = [
-        [point for cell in mine for point in cell["points"] if point["step"] == step]
-        for step in content["grid"]["checkpoints"]
-    ]
+    states: dict[int, list[Point]] = {}  # as the endpoint takes them
+    for cell in mine:
+        for point, state in zip(cell["points"], path_of(cell, None), strict=True):
+            states.setdefault(point["step"], []).append(state)
     return {
         "scores": scores,
         "path": [
-            {"step": points[0]["step"], **{s: fmean(p["scores"][s] for p in points) for s in ("clip_t", "dino")}}
-            for points in states
-            if len(points) == len(mine)
+            {"step": step, "clip_t": fmean(x for x, _ in found), "dino": fmean(y for _, y in found)}
+            for step in content["grid"]["checkpoints"]
+            if len(found := states.get(step, [])) == len(mine)
         ],
         "parameters": mine[0]["parameters"],
         "seconds_per_step": fmean(seconds) if seconds else None,

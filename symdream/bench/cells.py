@@ -4,7 +4,9 @@
         pictures/step-N/PROMPT-SEED.png, pictures/class/PROMPT-SEED.png
         cell.json    {format, cell (its entry of results.json), rows (its lines of scores.csv)}; written last
 
-`key` is a hash over all that decides the scores: a cell.json with another key is of another grid and done again.
+`key` is a hash over all that decides the scores, but what lies in the subject's folder: a cell.json with another key is
+of another grid and done again. Photos, captions, masks and ideal pictures are in results.json before any cell is
+trained (grid.photos, grid.beside), and a folder that was begun with others is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,10 @@ class Cell:
     @property
     def key(self) -> str:
         return digest(asdict(self))
+
+    def is_told_by(self, entry: Mapping[str, Any]) -> bool:
+        """Whether this entry of results.json is of this cell: whose singular values were kept makes no other scores."""
+        return entry.get("key") in (self.key, replace(self, spectrum=not self.spectrum).key)
 
     def seeds_at(self, point: int) -> tuple[int, ...]:
         return self.image_seeds if self.in_full[self.points.index(point)] else self.image_seeds[:1]
@@ -107,6 +113,14 @@ def grid_cells(
         for name in names
         for arm in arms
     ]
+
+
+def of_shard(cells: Sequence[Cell], shard: tuple[int, int]) -> list[Cell]:
+    """Every n-th subject and seed, with all of their arms: so that no machine is one method's alone, and runs that are
+    compared with each other are of one machine."""
+    first, step = shard
+    blocks = list(dict.fromkeys((cell.subject, cell.seed) for cell in cells))[first::step]
+    return [cell for cell in cells if (cell.subject, cell.seed) in blocks]
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from symdream.bench.results import read_results
 from symdream.bench.subjects import BenchSubject
+from symdream.bench.wording import listing
 from symdream.data.images import read_folder
 from symdream.errors import RequestError
 from symdream.metrics.encoders import DinoEncoder
@@ -91,11 +92,17 @@ def six_scores(
 def variants_of(folder: Path, encoder: DinoEncoder, subjects: dict[str, BenchSubject]) -> dict[str, Any]:
     """The six scores of a comparison's last pictures, arm by arm, and which lie near the paper's.
 
-    Raises: RequestError if there are no pictures.
+    Raises: RequestError if there are no pictures, or photos of a subject are no longer among `subjects`.
     """
     content = read_results(folder)
     if content is None:
         raise RequestError(f"No comparison in {folder}: it has no results.json.")
+    compared = dict.fromkeys(cell["subject"] for cell in content["cells"] if cell["status"] == "finished")
+    if missing := [name for name in compared if name not in subjects]:
+        raise RequestError(
+            f"The photos of {listing(missing)}, which {folder} compared on, are no longer in its folder of subjects.",
+            fix="put them back",
+        )
     arms: dict[str, list[tuple[list[Image.Image], list[Image.Image]]]] = {}
     for cell in content["cells"]:
         place = folder / "cells" / cell["id"] / "pictures" / f"step-{content['grid']['checkpoints'][-1]}"

@@ -48,7 +48,9 @@ class Grid(Section):
     match: Literal["rank", "parameters", "both"] = "rank"
     """SingLoRA and SymLoRA get the same rank, the rank with LoRA's number of parameters, or an arm of each."""
     subjects: list[str] = []
-    """The subjects compared (none given: all that are not for tuning)."""
+    """The subjects compared (none given: all that are neither for tuning nor left out)."""
+    left_out: list[str] = []
+    """Subjects that are not compared on, such as those that given settings were tuned on."""
     training_seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
     """Each cell is trained from one of these."""
     image_seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
@@ -140,6 +142,10 @@ def check(values: Mapping[str, Any], where: str) -> Grid:
         problems += [
             Problem(f"subjects = {name}", "is tuned on, so it cannot be compared on") for name in sorted(shared)
         ]
+    problems += [
+        Problem(f"subjects = {name}", "is left out, as the settings were tuned on it or left_out names it")
+        for name in sorted(set(grid.subjects) & set(grid.left_out))
+    ]
     if problems:
         raise Problems(where, problems)
     return grid
@@ -174,11 +180,11 @@ def subjects_of(grid: Grid) -> dict[str, BenchSubject]:
 
 
 def compared_subjects(grid: Grid, subjects: Mapping[str, BenchSubject]) -> list[str]:
-    """The subjects of the report: those asked for, else all that are not tuned on."""
-    tuned_on = {name for name, subject in subjects.items() if subject.tuning}
+    """The subjects of the report: those asked for, else all that are neither tuned on nor left out."""
+    left_out = {name for name, subject in subjects.items() if subject.tuning} | set(grid.left_out)
     if grid.tune:
-        tuned_on |= set(tuning_subjects(grid, subjects))
-    return grid.subjects or [name for name in subjects if name not in tuned_on]
+        left_out |= set(tuning_subjects(grid, subjects))
+    return grid.subjects or [name for name in subjects if name not in left_out]
 
 
 def tuning_subjects(grid: Grid, subjects: Mapping[str, BenchSubject]) -> list[str]:

@@ -14,8 +14,9 @@ from symdream.bench.cells import digest
 from symdream.bench.cutout import cut_out, on_gray
 from symdream.bench.grid import TRIGGER
 from symdream.bench.subjects import BenchSubject
-from symdream.data.captions import fill
-from symdream.data.images import read_image
+from symdream.data.captions import caption_of, fill
+from symdream.data.images import find_images, read_image, read_with_alpha
+from symdream.data.masks import mask_file
 from symdream.metrics.cache import EmbeddingCache, image_hash
 from symdream.metrics.encoders import ClipEncoder, DinoEncoder
 from symdream.metrics.evaluate import SCORES, score_images
@@ -51,6 +52,27 @@ class SubjectJudge:
     def photos_hash(self) -> str:
         """Over the pixels of the photos and the class noun: what scores of this subject are about."""
         return digest([self.subject.class_noun, *map(image_hash, self.photos.values())])
+
+    @cached_property
+    def beside_hash(self) -> str | None:
+        """Over what lies beside the photos and decides scores too: captions, masks and ideal pictures; None where
+        there is nothing.
+
+        Raises: RequestError if such a file cannot be read, or a photo has two captions or masks.
+        """
+        subject = self.subject
+        photos = find_images(subject.folder)
+        captions = {p.name: caption_of(p, "", trigger=TRIGGER, class_noun=subject.class_noun) for p in photos}
+        # What training weighs the loss by, and what the scores of the foreground are cut out by.
+        masks = [mask_file(photo) for photo in photos] + list(subject.masks.values())
+        cut = [image.getchannel("A") for image in map(read_with_alpha, photos) if image.mode == "RGBA"]
+        beside = [
+            {name: text for name, text in captions.items() if text},
+            {m.relative_to(subject.folder).as_posix(): image_hash(read_with_alpha(m)) for m in masks if m},
+            [image_hash(alpha) for alpha in cut],
+            {prompt: image_hash(read_image(ideal)) for prompt, ideal in subject.ideals.items()},
+        ]
+        return digest(beside) if any(beside) else None
 
     @property
     def has_masks(self) -> bool:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from symdream.bench.cells import read_done
 from symdream.bench.environments import distinct, environments_of
+from symdream.bench.grid import Grid, to_toml
 from symdream.bench.results import read_results, read_rows, write_results, write_rows
 from symdream.bench.runner import GRID_FILE, locked
+from symdream.bench.same_grid import other_pictures, other_work
+from symdream.bench.wording import count, listing
 from symdream.errors import RequestError
-from symdream.training.run_folder import fsync_tree
+from symdream.training.run_folder import fsync_tree, is_run, write_text
 from symdream.ui import say
 
 STANDING = {"finished": 2, "failed": 1, "missing": 0}
@@ -21,7 +25,8 @@ def merge_folders(folders: Sequence[Path], output: Path) -> dict[str, Any]:
     """Write into `output` what `folders` hold together; a folder may lack everything but its two result files.
 
     Of a cell that several hold, a finished one wins over a failed one, the first folder's over the later.
-    Raises: RequestError if a folder has no results, they are of another format, or of different grids or settings.
+    Raises: RequestError if a folder has no results, they are of another format, or of different grids or settings, or
+    if finished cells of `output` would be lost.
     """
     parts = [(folder, _read(folder)) for folder in folders]
     _refuse_different(parts)
@@ -37,18 +42,20 @@ def merge_folders(folders: Sequence[Path], output: Path) -> dict[str, Any]:
     whole["tuning"] = next((content["tuning"] for _, content in parts if content["tuning"]), [])
     whole["grid"] = _joined_grid([content["grid"] for _, content in parts])
     whole["environments"] = distinct([one for _, content in parts for one in environments_of(content)])
+    whole["notes"] = list(dict.fromkeys(note for _, content in parts for note in content["notes"]))
     whole["cells"] = [cell for cell, _ in best.values()]
     whole["complete"] = all(cell["status"] == "finished" for cell in whole["cells"])
     rows = _rows(parts, best)
+    finished = {cell["id"]: cell for cell, _ in best.values() if cell["status"] == "finished"}
+    _refuse_loss(output, finished, joined=output.resolve() in [folder.resolve() for folder in folders])
     whole |= {"analysis": {}, "paired": []}  # of all cells together, they are done anew: analyse_folder
     output.mkdir(parents=True, exist_ok=True)
-    for cell, folder in best.values():
-        _copy(folder / "cells" / cell["id"], output / "cells" / cell["id"])
+    for name in finished:
+        _copy_cell(best[name][1] / "cells" / name, output / "cells" / name)
     for folder, _ in parts:
         for place in (folder / "references").glob("*"):
             _copy(place, output / "references" / place.name)
-        if (folder / GRID_FILE).is_file() and not (output / GRID_FILE).exists():
-            shutil.copy2(folder / GRID_FILE, output / GRID_FILE)
+    write_text(output / GRID_FILE, to_toml(Grid.model_validate(whole["grid"]["config"])))
     write_rows(output, rows)
     write_results(output, whole)
     done = sum(cell["status"] == "finished" for cell in whole["cells"])
@@ -83,22 +90,10 @@ def _read(folder: Path) -> dict[str, Any]:
 def _refuse_different(parts: Sequence[tuple[Path, dict[str, Any]]]) -> None:
     first, content = parts[0]
     for folder, other in parts[1:]:
-        if other["grid"]["protocol"] != content["grid"]["protocol"]:
+        grids = content["grid"], other["grid"]
+        if found := other_work(*grids) + other_pictures(*grids):
             raise RequestError(
-                f"{folder} and {first} are of different grids: steps, sampling, base or encoders differ.",
-                fix="merge only shards of one grid",
-            )
-        for name in ("checkpoints", "image_seeds"):
-            if other["grid"][name] != content["grid"][name]:
-                raise RequestError(
-                    f"{folder} and {first} are of different grids: their {name.replace('_', ' ')} are "
-                    f"{other['grid'][name]} and {content['grid'][name]}.",
-                    fix="merge only shards of one grid",
-                )
-        prompts, theirs = content["grid"]["prompts"], other["grid"]["prompts"]
-        if differing := [name for name in prompts.keys() & theirs.keys() if prompts[name] != theirs[name]]:
-            raise RequestError(
-                f"{folder} and {first} are of different grids: their prompts of {differing[0]} differ.",
+                f"{folder} and {first} are of different grids: the former has {'; '.join(found)}.",
                 fix="merge only shards of one grid",
             )
         for arm in content["settings"].keys() & other["settings"].keys():
@@ -110,14 +105,52 @@ def _refuse_different(parts: Sequence[tuple[Path, dict[str, Any]]]) -> None:
                 )
 
 
+def _refuse_loss(output: Path, finished: Mapping[str, Mapping[str, Any]], *, joined: bool) -> None:
+    """Refuse to write over what is finished in `output`, unless it is `joined` itself, or over what is no cell."""
+    known = read_results(output) or {"cells": []}
+    here = {cell["id"]: cell["key"] for cell in known["cells"] if cell["status"] == "finished"}
+    for place in (output / "cells" / name for name in finished):
+        if done := read_done(place):
+            here.setdefault(place.name, done["cell"]["key"])
+        elif place.exists() and not is_run(place):
+            raise RequestError(f"{place} is no cell's folder.", fix="move it away, or choose another --output")
+    lost = [name for name, key in here.items() if name not in finished or finished[name]["key"] != key]
+    if lost and not joined:
+        raise RequestError(
+            f"{output} holds {count(len(lost), 'finished cell')} that the merged folders lack: {listing(lost[:10])}"
+            f"{' and others' if len(lost) > 10 else ''}.",
+            fix="name it among the folders too, or choose another --output",
+        )
+
+
 def _joined_grid(grids: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The first grid, with the arms, subjects and seeds of all."""
+    """The first grid, with the arms, subjects and seeds of all, in its config too: so that it can be gone on with."""
     joined = dict(grids[0])
     joined["arms"] = list({arm["id"]: arm for grid in grids for arm in grid["arms"]}.values())
     for name in ("subjects", "training_seeds"):
         joined[name] = list(dict.fromkeys(value for grid in grids for value in grid[name]))
-    joined["prompts"] = {key: value for grid in reversed(grids) for key, value in grid["prompts"].items()}
+    for name in ("prompts", "photos", "beside"):
+        joined[name] = {key: value for grid in reversed(grids) for key, value in grid.get(name, {}).items()}
+    joined["config"] = _joined_config([grid["config"] for grid in grids], joined)
+    joined["match"] = joined["config"].get("match", joined["match"])
     return joined
+
+
+def _joined_config(configs: Sequence[dict[str, Any]], joined: dict[str, Any]) -> dict[str, Any]:
+    config = dict(configs[0])
+    arms = {name: [one[name] for one in configs if name in one] for name in ("methods", "ranks", "match")}
+    several = [name for name, values in arms.items() if any(value != values[0] for value in values)]
+    for name in several:
+        lists = name != "match"
+        config[name] = list(dict.fromkeys(v for values in arms[name] for v in values)) if lists else "both"
+    if len(several) > 1:
+        say(
+            f"note: the folders differ in {' and '.join(several)}, and {GRID_FILE} asks for every combination of them: "
+            "gone on with, it runs arms that none of them has."
+        )
+    if any(one.get("subjects") for one in configs):
+        config["subjects"] = joined["subjects"]
+    return config | {"training_seeds": joined["training_seeds"]}
 
 
 def _rows(
@@ -135,6 +168,13 @@ def _rows(
                 seen.add(key)
                 references.append(row)
     return references + cells
+
+
+def _copy_cell(source: Path, target: Path) -> None:
+    """A finished cell; a run that failed at its place makes room."""
+    if read_done(source) and target.exists() and not read_done(target):
+        shutil.rmtree(target)
+    _copy(source, target)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from symdream.bench import grid as grids
 from symdream.bench import tuning
 from symdream.bench.arms import HALVED, Arm, make_arms
-from symdream.bench.cells import Cell, grid_cells
+from symdream.bench.cells import Cell, grid_cells, of_shard
 from symdream.bench.grid import Grid
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.detach import detach
@@ -33,7 +33,7 @@ def plan(grid: Grid, folder: Path, shard: tuple[int, int], processes: int) -> st
         )
     workshop = Workshop(grid, folder)
     arms = make_arms(grid, workshop.base)
-    cells = _cells(grid, workshop, arms)[shard[0] :: shard[1]]
+    cells = of_shard(_cells(grid, workshop, arms), shard)
     trials = _trials(grid, workshop, arms)
     step, picture = measure(workshop)
     images = sum(cell.images() for cell in cells)

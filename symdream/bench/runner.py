@@ -15,21 +15,23 @@ from typing import Any
 from symdream.bench import grid as grids
 from symdream.bench import tuning
 from symdream.bench.arms import Arm, make_arms
-from symdream.bench.cells import Cell, Settings, failed_entry, grid_cells, protocol_of, read_done
+from symdream.bench.cells import Cell, Settings, failed_entry, grid_cells, of_shard, protocol_of, read_done
 from symdream.bench.environments import distinct, environment, environments_of
 from symdream.bench.grid import Grid
 from symdream.bench.instrument import test_instrument
 from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
+from symdream.bench.same_grid import other_pictures, other_work
+from symdream.bench.settings import Given
 from symdream.bench.together import grouped, how_many
+from symdream.bench.wording import count
 from symdream.bench.workers import Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.photographs import FLAT_SHARE, flat_share
-from symdream.errors import RequestError, Stopped, SymdreamError, WorkError
+from symdream.errors import RequestError, Stopped, SymdreamError, WorkError, typed
 from symdream.training.run_folder import write_text
 from symdream.ui import say
 
 GRID_FILE = "grid.toml"
-Given = tuple[dict[str, Settings], list[dict[str, Any]]]
 
 
 class Comparison:
@@ -57,6 +59,7 @@ class Comparison:
         self.references: dict[str, dict[str, Any]] = {}
         self.tuning: list[dict[str, Any]] = []
         self.settings: dict[str, Settings] = {}
+        self.tuned_under: dict[str, Any] | None = None  # None: tuned here, or not at all
         self.instrument: dict[str, Any] = {}
         self.cells: list[Cell] = []
         self.arms: list[Arm] = []
@@ -120,18 +123,21 @@ class Comparison:
     def _settle(self, given: Given | None) -> None:
         """Find what every arm is trained with: given, tuned, or of the table of methods."""
         if given is not None:
-            self.settings, self.tuning = given
+            self.settings, self.tuning, self.tuned_under = given.settings, given.trials, given.under
             if lacking := [arm.label for arm in self.arms if arm.id not in self.settings]:
                 raise RequestError(f"The given settings have none for {', '.join(lacking)}.", fix="tune these arms too")
         elif self.grid.tune:
             self.settings = self._tune()
         else:
             self.settings = self._settings_of_table()
+        for note in self._notes_on_settings():
+            say(f"  note: {note}")
 
     def _tune(self) -> dict[str, Settings]:
         """Tune every arm, or take over what an earlier results.json found."""
         if taken := self._tuned_before():
             return taken
+        self._write()  # so that what the trials learn from is known before any is trained
         arms = {arm.id: arm for arm in self.arms}
         objectives: dict[str, dict[tuning.Trial, float]] = {arm: {} for arm in arms}
         trials = [t for arm in arms for t in tuning.first_trials(arm, self.grid)]
@@ -188,8 +194,8 @@ class Comparison:
     def _take_cells(self) -> None:
         self.cells = grid_cells(self.grid, self.arms, self.names, self.subjects, self.settings, self.protocol)
         self._take_over()
-        mine, of = self.shard
-        self._work(self.cells[mine::of], "cells", found=self.found)
+        self._write()  # so that what the cells learn from is known before any is trained
+        self._work(of_shard(self.cells, self.shard), "cells", found=self.found)
 
     def _work(
         self, cells: Sequence[Cell], title: str, found: dict[str, dict[str, Any]] | None = None
@@ -199,7 +205,7 @@ class Comparison:
         for cell in cells:
             if cell.id not in found or found[cell.id]["cell"]["status"] != "finished":
                 done = read_done(self.folder / "cells" / cell.id)
-                if done and done["cell"].get("key") == cell.key:
+                if done and cell.is_told_by(done["cell"]):
                     found[cell.id] = done
         left = [c for c in cells if c.id not in found or found[c.id]["cell"]["status"] != "finished"]
         before = len(cells) - len(left)
@@ -207,10 +213,10 @@ class Comparison:
             say(f"{title}: {before} of {len(cells)} are finished already.")
         began = time.monotonic()
         groups = grouped(left, how_many(self.together, self.workshop.base.device.type))
-        for count, (cell, result) in enumerate(self._results(groups), 1):
+        for number, (cell, result) in enumerate(self._results(groups), 1):
             found[cell.id] = result
-            remaining = (time.monotonic() - began) / count * (len(left) - count)
-            say(f"{title} {before + count}/{len(cells)}  {_told(cell.id, result['cell'])}  {_left(remaining)}")
+            remaining = (time.monotonic() - began) / number * (len(left) - number)
+            say(f"{title} {before + number}/{len(cells)}  {_told(cell.id, result['cell'])}  {_left(remaining)}")
             if title == "cells":
                 self._write()
         return found
@@ -244,13 +250,19 @@ class Comparison:
         grid = self.known.get("grid", {})
         if not self.known.get("tuning") or grid.get("protocol") != self.protocol:
             return None
-        if grid["tuning_subjects"] != self.tuned_on:
-            say("The rates were tuned on other subjects before; they are tuned anew.")
+        if changed := tuning.changed(grid, self._grid_told()):
+            told = f"The rates were tuned with other {', '.join(changed)} before"
+            if self._finished_before:
+                raise RequestError(
+                    f"{told}, and {self.folder} holds finished cells that were trained with them.",
+                    fix="put the old ones back, or choose another --output",
+                )
+            say(f"{told}; they are tuned anew.")
             return None
         settings = {arm: Settings(**found) for arm, found in self.known.get("settings", {}).items()}
         if any(arm.id not in settings for arm in self.arms):
             return None
-        self.tuning = self.known["tuning"]
+        self.tuning, self.tuned_under = self.known["tuning"], grid.get("tuned_under")
         say("The settings are those that were tuned before.")
         return settings
 
@@ -259,61 +271,90 @@ class Comparison:
         rows: dict[str, list[dict[str, Any]]] = {}
         for row in self.rows_before:
             rows.setdefault(row["cell"], []).append(row)
-        keys = {cell.id: cell.key for cell in self.cells}
-        for entry in self.known.get("cells", []):
-            same = entry["status"] == "finished" and keys.get(entry["id"]) == entry.get("key")
-            if same and entry["id"] in rows:
+        cells = {cell.id: cell for cell in self.cells}
+        others = [entry for entry in self._finished_before if not cells[entry["id"]].is_told_by(entry)]
+        if others:
+            old, new = others[0]["settings"], asdict(cells[others[0]["id"]].settings)
+            raise RequestError(
+                f"{self.folder} holds {count(len(others), 'finished cell')} that would be lost, as their settings are "
+                f"others than this grid's: {others[0]['id']} has {old}, not {new}.",
+                fix="give the same --settings, or --fixed, as before; or choose another --output"
+                + (f", with --settings {typed(self.folder)}" if self.grid.tune else ""),
+            )
+        for entry in self._finished_before:
+            if entry["id"] in rows:
                 self.found[entry["id"]] = {"cell": entry, "rows": rows[entry["id"]]}
 
+    @property
+    def _finished_before(self) -> list[dict[str, Any]]:
+        return [entry for entry in self.known.get("cells", []) if entry["status"] == "finished"]
+
     def _refuse_another_grid(self) -> None:
-        told = self.known.get("grid", {}).get("photos", {})
-        now = {name: self.workshop.judge_of(name).photos_hash for name in self.names if name in told}
-        if changed := [name for name in now if told[name] != now[name]]:
+        """Refuse a grid whose cells cannot be compared with those that are here, or that lacks finished ones."""
+        before, now = self.known.get("grid"), self._grid_told()
+        if before is None:
+            return
+        finished = self._finished_before
+        if found := other_work(before, now) + (other_pictures(before, now) if finished else []):
             raise RequestError(
-                f"{self.folder} was begun with other photos, or another class noun, of {', '.join(changed)}.",
-                fix="put the old ones back, or choose another --output",
-            )
-        before = self.known.get("grid", {}).get("protocol")
-        if before is not None and before != self.protocol:
-            raise RequestError(
-                f"{self.folder} holds another comparison: its steps, sampling, base or encoders are not these.",
-                where=str(self.folder / GRID_FILE),
-                fix=f"go on with it: symdream compare --config {self.folder / GRID_FILE} -o {self.folder}; "
+                f"{self.folder} holds another comparison; this one has {'; '.join(found)}.",
+                fix=f"put the old ones back (its grid: --config {typed(self.folder / GRID_FILE)}), "
                 "or choose another --output",
+            )
+        asked = {"arm": [arm.id for arm in self.arms], "subject": self.names, "seed": self.grid.training_seeds}
+        lacking = {
+            name: list(dict.fromkeys(entry[name] for entry in finished if entry[name] not in values))
+            for name, values in asked.items()
+        }
+        if told := [f"{name} {', '.join(map(str, values))}" for name, values in lacking.items() if values]:
+            raise RequestError(
+                f"{self.folder} holds finished cells that this grid does not ask for, and that would be lost: "
+                f"{'; '.join(told)}.",
+                fix="ask for them too (--methods, --ranks, --match, --subjects, --seeds), or choose another --output",
             )
 
     # What is written.
 
-    def _head(self) -> dict[str, Any]:
+    def _grid_told(self) -> dict[str, Any]:
+        """`grid` of results.json."""
         grid, workshop = self.grid, self.workshop
-        base, here = workshop.base, environment(workshop.base)
+        base = workshop.base
+        judges = {name: workshop.judge_of(name) for name in [*self.names, *self.tuned_on]}
         return {
-            "grid": {
-                "name": grid.name,
-                "base": {"name": base.name, "identity": base.identity, "hash": base.hash},
-                "arms": [arm.describe() for arm in self.arms],
-                "subjects": self.names,
-                "tuning_subjects": self.tuned_on,
-                "training_seeds": grid.training_seeds,
-                "image_seeds": grid.image_seeds,
-                "prompts": {name: grids.prompts_of(grid, self.subjects[name]) for name in self.names},
-                "steps": grid.steps,
-                "batch_size": grid.batch_size,
-                "checkpoints": grid.scored_steps,
-                "sampling": workshop.sampling,
-                "match": grid.match,
-                "tuned": bool(self.tuning),
-                "margin_fraction": grid.margin_fraction,
-                "primary": {
-                    "method": "singlora",
-                    "against": ["lora", "lora+", "dora", "symlora"],
-                    "endpoint": "dino at matched clip_t",
-                },
-                "protocol": self.protocol,
-                "photos": {name: workshop.judge_of(name).photos_hash for name in self.names},
-                "config": grid.model_dump(mode="json"),
+            "name": grid.name,
+            "base": {"name": base.name, "identity": base.identity, "hash": base.hash},
+            "arms": [arm.describe() for arm in self.arms],
+            "subjects": self.names,
+            "tuning_subjects": self.tuned_on,
+            "training_seeds": grid.training_seeds,
+            "image_seeds": grid.image_seeds,
+            "prompts": {name: grids.prompts_of(grid, self.subjects[name]) for name in self.names},
+            "steps": grid.steps,
+            "batch_size": grid.batch_size,
+            "checkpoints": grid.scored_steps,
+            "sampling": workshop.sampling,
+            "match": grid.match,
+            "tuned": bool(self.tuning),
+            "tuned_under": self.tuned_under,
+            "margin_fraction": grid.margin_fraction,
+            "primary": {
+                "method": "singlora",
+                "against": ["lora", "lora+", "dora", "symlora"],
+                "endpoint": "dino at matched clip_t",
             },
-            "notes": self._notes(),
+            "protocol": self.protocol,
+            "selection": {name: self.subjects[name].selection for name in self.tuned_on},
+            "photos": {name: judge.photos_hash for name, judge in judges.items()},
+            "beside": {name: judge.beside_hash for name, judge in judges.items()},
+            "config": grid.model_dump(mode="json"),
+        }
+
+    def _head(self) -> dict[str, Any]:
+        workshop = self.workshop
+        here = environment(workshop.base)
+        return {
+            "grid": self._grid_told(),
+            "notes": self._notes() + self._notes_on_settings(),
             "environment": here,
             "environments": self._environments(here),
             "encoders": workshop.encoders(),
@@ -339,6 +380,17 @@ class Comparison:
                 "machinery runs, and the scores mean nothing."
             ]
         return []
+
+    def _notes_on_settings(self) -> list[str]:
+        """What a reader must know of the settings that were taken from elsewhere."""
+        under, grid = self.tuned_under, self.grid
+        if under is None or under["protocol"] == self.protocol:
+            return []
+        return [
+            f"The settings were tuned under another protocol: {under['steps']} steps at batch {under['batch_size']} on "
+            f"{under['base']}; here it is {grid.steps} at batch {grid.batch_size} on {self.workshop.base.name}, and "
+            "the sampling, the encoders or what [train] sets may differ too. They need not be the best here."
+        ]
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = [row for name in self.names for row in self.references[name]["rows"]]

@@ -185,11 +185,13 @@ def tuning_section(content: Content, labels: Mapping[str, str]) -> dict[str, Any
         told = "Nothing was tuned: every method was trained with the rate of the table of methods, alpha = rank."
     else:
         names = list(dict.fromkeys(trial["subject"] for trial in content["tuning"]))
+        compared = [name for name in names if name in content["grid"]["subjects"]]
         told = (
-            f"On {listing(names)}, which the comparison leaves out, with prompts that it does not draw. The objective "
-            "is DINO over the base's; a trial whose CLIP-T falls below the floor "
-            f"({number(content['tuning'][0]['clip_t_floor'])}) counts −1 − the shortfall. Every method had as many "
-            "trials; its best one trained all of its runs."
+            f"On {listing(names)}, "
+            + (f"of which it compares {listing(compared)} too" if compared else "which the comparison leaves out")
+            + ", with prompts that it does not draw. The objective is DINO over the base's; a trial whose CLIP-T falls "
+            f"below the floor ({number(content['tuning'][0]['clip_t_floor'])}) counts −1 − the shortfall. Every method "
+            "had as many trials; its best one trained all of its runs."
         )
     return {"settings": rows, "tuned": bool(trials), "tuning_told": told}
 

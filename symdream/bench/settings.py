@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from symdream.bench.cells import Settings
+from symdream.bench.grid import Grid, check
 from symdream.bench.results import read_results
 from symdream.errors import RequestError
 
 
-def read_settings(path: Path) -> tuple[dict[str, Settings], list[dict[str, Any]]]:
-    """The settings by arm in results.json (or in its folder), and the trials they come from.
+@dataclass(frozen=True)
+class Given:
+    """Settings by arm, the trials they come from, and what those were trained under."""
+
+    settings: dict[str, Settings]
+    trials: list[dict[str, Any]]
+    under: dict[str, Any]
+
+
+def read_settings(path: Path) -> Given:
+    """What results.json (or the one in this folder) was tuned to.
 
     Raises: RequestError if there is no such file, it is of another format, or nothing was tuned in it.
     """
@@ -21,4 +32,23 @@ def read_settings(path: Path) -> tuple[dict[str, Settings], list[dict[str, Any]]
         raise RequestError(f"No results.json in {folder}.", fix="name the folder of a comparison that was tuned")
     if not content.get("settings") or not content.get("tuning"):
         raise RequestError(f"{folder} was not tuned: it has no settings to take.", fix="leave --settings out to tune")
-    return {arm: Settings(**found) for arm, found in content["settings"].items()}, content["tuning"]
+    settings = {arm: Settings(**found) for arm, found in content["settings"].items()}
+    grid = content["grid"]
+    return Given(settings, content["tuning"], grid.get("tuned_under") or under(grid))
+
+
+def under(grid: dict[str, Any]) -> dict[str, Any]:
+    """What the trials of a comparison are trained under; `grid` as in results.json."""
+    return {name: grid[name] for name in ("protocol", "steps", "batch_size")} | {"base": grid["base"]["name"]}
+
+
+def without_tuned(grid: Grid, given: Given) -> Grid:
+    """The grid without the subjects that the given settings were tuned on, as one that tunes itself leaves them out.
+
+    Raises: Problems if such a subject is named among those compared.
+    """
+    tuned_on = [trial["subject"] for trial in given.trials]
+    return check(
+        grid.model_dump() | {"left_out": list(dict.fromkeys([*grid.left_out, *tuned_on]))},
+        "the request with --settings",
+    )

@@ -95,8 +95,8 @@ def latex(content: Mapping[str, Any], lead: Sequence[str]) -> str:
 def scope(content: Mapping[str, Any]) -> str:
     """What the table's means are over."""
     grid, blocks = content["grid"], content["analysis"]["blocks"]
-    prompts = sum(map(len, grid["prompts"].values())) / max(1, len(grid["prompts"]))
-    pictures = round(prompts * len(grid["image_seeds"]))
+    each = [len(prompts) * len(grid["image_seeds"]) for prompts in grid["prompts"].values()] or [0]
+    pictures = f"{min(each)}" + (f" to {max(each)}" if max(each) > min(each) else "")
     without = f" Nothing is finished of {', '.join(blocks['without'])}." if blocks["without"] else ""
     return (
         f"Means over {count(blocks['subjects'], 'subject')} ({count(blocks['count'], 'run')} of each arm: those that "

@@ -26,6 +26,8 @@ from symdream.tuners import METHODS
 
 HALF_DECADE = math.sqrt(10)
 SEED = 90_000  # of the runs; far from those of the comparison
+# What of a grid decides which trials are made and which one is chosen, beside its protocol and its arms.
+DECIDING = ("tuning_trials", "tuning_limit", "tuning_alphas", "clip_t_floor", "image_seeds", "prompts_per_subject")
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,15 @@ def floor_of(grid: Grid, tuning: Sequence[Mapping[str, Any]], reported: Sequence
     ideal = [r["ceiling"]["clip_t"] for r in reported if r.get("ceiling")]
     known = ideal if len(ideal) == len(reported) and ideal else [r["base"]["clip_t"] for r in tuning]
     return grid.clip_t_floor * fmean(known)
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of this grid would tune otherwise than `before` did; both as `grid` of results.json. An older one does not
+    tell its selection prompts."""
+    found = [name for name in DECIDING if before["config"].get(name, now["config"][name]) != now["config"][name]]
+    if before["tuning_subjects"] != now["tuning_subjects"]:
+        return [*found, "tuning_subjects"]
+    return found + (["the selection prompts"] if before.get("selection", now["selection"]) != now["selection"] else [])
 
 
 def trial_cells(

@@ -95,6 +95,8 @@ class Workshop:
             "base": self.base.hash, "photos": judge.photos_hash, "prompts": prompts, "seeds": self.grid.image_seeds,
             "drift": self.grid.drift_pictures, "sampling": self.sampling, "encoders": self.encoder_names(),
         }  # fmt: skip
+        if judge.beside_hash:
+            asked["beside"] = judge.beside_hash
         known = read_json(place / REFERENCE_FILE)
         if known.get("asked") == asked:
             return known
@@ -181,7 +183,7 @@ class Workshop:
         """
         place = self.folder / "cells" / cell.id
         done = read_done(place)
-        if done and done["cell"].get("key") == cell.key:
+        if done and cell.is_told_by(done["cell"]):
             return done
         began = time.monotonic()
         try:

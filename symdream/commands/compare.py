@@ -48,7 +48,8 @@ class Run:
     tune: bool = False
     """Tune, where the preset does not."""
     settings: Path | None = None
-    """results.json (or its folder) of an earlier comparison, whose tuned settings are taken."""
+    """results.json (or its folder) of an earlier comparison, whose tuned settings are taken; what they were tuned on is
+    left out."""
     tuning_only: bool = False
     """Stop after tuning, so that shards can take its --settings."""
     base: str | None = None
@@ -66,7 +67,8 @@ class Run:
     together: int | None = None
     """Cells of one family and rank that are trained in one loop, to rounding as alone (None: 8 on CUDA, else 1)."""
     shard: str | None = None
-    """i/n: only every n-th cell, from the i-th on (1/4 … 4/4); merge the folders afterwards."""
+    """i/n: only every n-th subject and seed, from the i-th on (1/4 … 4/4), with all methods; merge the folders
+    afterwards."""
     dry_run: bool = False
     """Only tell cells, images, hours on this device and disk."""
 
@@ -171,19 +173,18 @@ def run_grid(args: Run) -> int:
         raise Problems("the request", wrong)
     from symdream.bench.results import read_results
     from symdream.bench.runner import Comparison
+    from symdream.bench.settings import read_settings, without_tuned
     from symdream.ui import say
 
     read_results(folder)  # one of another format is refused before anything is loaded
+    given = read_settings(args.settings) if args.settings else None
+    if given:
+        grid = without_tuned(grid, given)
     if args.dry_run:
         from symdream.bench.plan import plan
 
         print(plan(grid, folder, shard, args.processes))
         return 0
-    given = None
-    if args.settings:
-        from symdream.bench.settings import read_settings
-
-        given = read_settings(args.settings)
     comparison = Comparison(grid, folder, shard=shard, processes=args.processes, together=args.together)
     result = comparison.run(given, tuning_only=args.tuning_only)
     if args.tuning_only:

@@ -53,7 +53,9 @@ def score_folder(
     if problems:
         raise Problems("the request", problems)
     trigger = TRIGGER if trigger is None else trigger
-    carried = [settings.get("prompt") for settings in generated.settings]
+    carried = {
+        path.name: settings.get("prompt") for path, settings in zip(generated.images, generated.settings, strict=True)
+    }
     texts = assign_prompts(carried, given, trigger=trigger)
     embedded = all(settings.get("base", SPRITE) == SPRITE for settings in generated.settings)
     dino_encoder = load_dino(dino or (SPRITE if embedded else PHOTO_DINO), device=device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from symdream.data.captions import PLACEHOLDER, fill
 from symdream.errors import Problem, Problems, RequestError
 
 FILE_KEYS = {"class_noun": str, "tuning": bool, "image": list, "prompt": list}
+MOST_NAMED = 10  # images in one message
 PROMPT_KEYS = {"text": str, "held_out": bool, "ideal": str}
 
 
@@ -148,23 +149,25 @@ def _wrong_keys(content: dict, known: dict[str, type], prefix: str) -> list[Prob
     return problems
 
 
-def assign_prompts(carried: Sequence[str | None], given: PromptSet | None, *, trigger: str | None = None) -> list[str]:
+def assign_prompts(
+    carried: Mapping[str, str | None], given: PromptSet | None, *, trigger: str | None = None
+) -> list[str]:
     """The prompt of each image, for images in sorted order.
 
-    carried: the prompt that each image's metadata holds, or None.
-    given: the prompts of a file. Where every image carries one of them, the metadata decides which; else there must
-    be as many as images, and they are taken in order. {subject} becomes the class noun.
+    carried: by the name of each image, the prompt that its metadata holds, or None.
+    given: the prompts of a file. Where images carry some of them, the metadata decides which; where none does, there
+    must be as many as images, and they are taken in order. {subject} becomes the class noun.
 
     Raises: RequestError if an image is left without a prompt.
     """
     if given is None:
-        missing = sum(prompt is None for prompt in carried)
+        missing = sum(prompt is None for prompt in carried.values())
         if missing:
             raise RequestError(
                 f"{missing} of {len(carried)} images do not say which prompt made them.",
                 fix="give --prompts FILE with one prompt a line, in the order of the sorted file names",
             )
-        return list(carried)
+        return list(carried.values())
     texts = [_filled(prompt.text, given.class_noun) for prompt in given.prompts]
     # Word for word first; then the longest that fits: "a {subject}" fits everything that ends with the noun.
     words = {"class_noun": given.class_noun or ""}
@@ -174,16 +177,24 @@ def assign_prompts(carried: Sequence[str | None], given: PromptSet | None, *, tr
     pairs.sort(key=lambda pair: -len(pair[1]))
     matched = [
         exact.get(prompt) or next((text for pattern, text in pairs if prompt and pattern.fullmatch(prompt)), None)
-        for prompt in carried
+        for prompt in carried.values()
     ]
     if all(matched):
         return matched
+    if any(matched):
+        pairs = zip(carried.items(), matched, strict=True)
+        others = [f"{name} ({prompt or 'none'})" for (name, prompt), text in pairs if text is None]
+        more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+        raise RequestError(
+            f"Some images carry one of these {len(texts)} prompts in their metadata, but {len(others)} of "
+            f"{len(carried)} do not: {'; '.join(others[:MOST_NAMED])}{more}.",
+            fix="write their prompts into the file as well, or move these images away",
+        )
     if len(texts) == len(carried):
         return texts
-    unknown = sum(text is None for text in matched)
     raise RequestError(
-        f"{len(carried)} images but {len(texts)} prompts, and {unknown} of the images do not carry one of these "
-        "prompts in their metadata.",
+        f"{len(carried)} images but {len(texts)} prompts, and none of the images carries one of these prompts in its "
+        "metadata.",
         fix="give one prompt for each image, in the order of the sorted file names (images that symdream generate "
         "wrote carry theirs)",
     )

@@ -149,6 +149,21 @@ def test_without_ideal_pictures_the_photos_bound_the_span():
     assert margin["top_is"] == "real" and margin["margin"] == pytest.approx(0.02 * (0.85 - margin["base"]), rel=1e-4)
 
 
+def test_the_path_that_is_drawn_is_the_one_that_is_compared():
+    """States of one image seed are moved by what all seeds and that one differ in at the end."""
+    content, rows = simulated({}, subjects=2, seeds=1, methods=("lora", "singlora"), match="rank")
+    plain = analyse(content, rows)["analysis"]["arms"]["lora-r8"]["path"]
+    for cell in content["cells"]:
+        last = cell["points"][-1]["scores"]
+        cell["points"][-1]["first_seed"] = last | {"dino": last["dino"] - 0.25, "clip_t": last["clip_t"] + 0.125}
+    moved = analyse(content, rows)["analysis"]["arms"]["lora-r8"]["path"]
+    assert moved[-1] == plain[-1] and len(moved) == 3
+    for after, before in zip(moved[:-1], plain[:-1], strict=True):
+        assert after["step"] == before["step"]
+        assert after["dino"] == pytest.approx(before["dino"] + 0.25)
+        assert after["clip_t"] == pytest.approx(before["clip_t"] - 0.125)
+
+
 def test_a_method_that_is_not_in_the_grid_is_not_in_the_family():
     content, _ = simulated({}, subjects=1, methods=("lora", "singlora"), match="rank")
     assert primary_pairs(content["grid"]) == [("singlora-r8", "lora-r8")]

@@ -9,15 +9,16 @@ import time
 
 import pytest
 from helpers.grids import make_subjects, tiny_grid
+from PIL import Image
 
 from symdream.bench.arms import make_arms
-from symdream.bench.cells import grid_cells, read_done
+from symdream.bench.cells import Settings, grid_cells, read_done
 from symdream.bench.comparisons import path_of
 from symdream.bench.grid import build
 from symdream.bench.merge import merge_folders
-from symdream.bench.results import RESULTS, SCORES, read_results, read_rows
+from symdream.bench.results import RESULTS, SCORES, read_results, read_rows, write_results
 from symdream.bench.runner import Comparison, locked
-from symdream.bench.settings import read_settings
+from symdream.bench.settings import Given, read_settings
 from symdream.bench.workers import Died, Workers
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError, Stopped
@@ -150,7 +151,7 @@ def test_shards_make_the_same_whole_and_two_files_are_enough_to_go_on(whole, tin
     folder, content = whole
     grid = build(tiny_grid(tiny_sd1, data))
     half = Comparison(grid, tmp_path / "half", shard=(0, 2)).run()
-    assert [cell["status"] for cell in half["cells"]] == ["finished", "missing"] * 2
+    assert [cell["status"] for cell in half["cells"]] == ["finished"] * 2 + ["missing"] * 2
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in (RESULTS, SCORES):
@@ -181,7 +182,7 @@ def test_shards_make_the_same_whole_and_two_files_are_enough_to_go_on(whole, tin
 
 
 @pytest.mark.slow
-def test_tuning_is_kept_and_given_on(tiny_sd1, data, tmp_path):
+def test_tuning_is_kept_and_given_on(tiny_sd1, data, tmp_path, capsys):
     flags = {"tune": True, "tuning_trials": 2, "tuning_limit": 2, "subjects": ["alpha"], "prompts_per_subject": 1}
     grid = build(tiny_grid(tiny_sd1, data, image_seeds=[0], **flags))
     tuned = Comparison(grid, tmp_path / "tuned").run(tuning_only=True)
@@ -192,10 +193,26 @@ def test_tuning_is_kept_and_given_on(tiny_sd1, data, tmp_path):
         [chosen] = [entry for entry in trials if entry["chosen"]]
         assert chosen["objective"] == max(entry["objective"] for entry in trials)
         assert tuned["settings"][arm]["lr"] == chosen["lr"]
+    # Other options tune anew, with the trials that are there; not where cells were trained with the old settings.
+    again = build(tiny_grid(tiny_sd1, data, image_seeds=[0], **flags | {"tuning_trials": 1, "tuning_limit": 1}))
+    for name in (RESULTS, SCORES):
+        shutil.copy(tmp_path / "tuned" / name, tmp_path)
+    retuned = Comparison(again, tmp_path).run(tuning_only=True)
+    assert "tuning_trials, tuning_limit before; they are tuned anew" in capsys.readouterr().err
+    assert len(retuned["tuning"]) == 2
+    content = read_results(tmp_path)
+    write_results(tmp_path, content | {"cells": [{"id": "a", "arm": "lora-r2", "subject": "alpha", "seed": 0,
+                                                  "status": "finished"}]})  # fmt: skip
+    with pytest.raises(RequestError, match="other tuning_trials, tuning_limit before.*finished cells"):
+        Comparison(grid, tmp_path).run(tuning_only=True)
     elsewhere = Comparison(grid, tmp_path / "elsewhere").run(read_settings(tmp_path / "tuned"))
     assert elsewhere["settings"] == tuned["settings"] and elsewhere["grid"]["tuned"]
     assert not list((tmp_path / "elsewhere").glob("cells/tune-*"))
     assert {cell["settings"]["lr"] for cell in elsewhere["cells"]} == {s["lr"] for s in tuned["settings"].values()}
+    assert elsewhere["notes"] == [] and elsewhere["grid"]["tuned_under"]["protocol"] == tuned["grid"]["protocol"]
+    shorter = build(tiny_grid(tiny_sd1, data, steps=2, image_seeds=[0], **flags | {"tune": False}))
+    [note] = Comparison(shorter, tmp_path / "shorter").run(read_settings(tmp_path / "tuned"))["notes"]
+    assert "4 steps at batch 1" in note and "here it is 2 at batch 1" in note
 
 
 @pytest.mark.slow
@@ -219,6 +236,34 @@ def test_other_photos_under_the_old_name_are_refused(whole, tiny_sd1, data, tmp_
     shutil.copy(tmp_path / "data" / "gamma" / "00.png", tmp_path / "data" / "beta" / "00.png")
     with pytest.raises(RequestError, match="other photos, or another class noun, of beta"):
         Comparison(build(tiny_grid(tiny_sd1, tmp_path / "data")), place).run()
+
+
+@pytest.mark.parametrize("name", ["00.txt", "00_mask.png", "ideal/00.png", "masks/00.png"])
+def test_other_files_beside_the_photos_are_refused(whole, tiny_sd1, data, tmp_path, name):
+    folder, _ = whole
+    shutil.copytree(data, tmp_path / "data")
+    place = tmp_path / "grid"
+    place.mkdir()
+    for file in (RESULTS, SCORES):
+        shutil.copy(folder / file, place)
+    file = tmp_path / "data" / "beta" / name
+    file.parent.mkdir(exist_ok=True)
+    if file.suffix == ".txt":
+        file.write_text("a photo of a sks toy in the snow")
+    else:
+        Image.new("RGB", (88, 64), "white").save(file)
+    with pytest.raises(RequestError, match="other captions, masks or ideal pictures of beta"):
+        Comparison(build(tiny_grid(tiny_sd1, tmp_path / "data")), place).run()
+
+
+def test_what_a_grid_learns_from_is_known_before_its_first_cell(tiny_sd1, data, tmp_path, monkeypatch):
+    def stops(self, cells):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("symdream.bench.workshop.Workshop.run_cells", stops)
+    with pytest.raises(Stopped):
+        Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path).run()
+    assert read_results(tmp_path)["grid"]["photos"].keys() == {"alpha", "beta"}
 
 
 def test_references_are_of_the_base_and_the_photos_at_hand(tiny_sd1, data, tmp_path):
@@ -255,32 +300,52 @@ def test_another_grid_is_refused_in_the_same_folder(whole, tiny_sd1, data):
         Comparison(build(tiny_grid(tiny_sd1, data, steps=6)), folder).run()
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"subjects": ["beta"]}, "lost: subject alpha"),
+        ({"methods": ["lora"]}, "lost: arm singlora-r2"),
+        ({"training_seeds": [1], "ranks": [4]}, "lost: arm lora-r2, singlora-r2; seed 0"),
+        ({"image_seeds": [0]}, "image_seeds"),
+        ({"points": 1}, "checkpoints"),
+        ({"prompts_per_subject": 1}, "other prompts of alpha, beta"),
+    ],
+)
+def test_a_grid_that_would_lose_finished_cells_is_refused(whole, tiny_sd1, data, tmp_path, changes, told):
+    folder, _ = whole
+    for name in (RESULTS, SCORES):
+        shutil.copy(folder / name, tmp_path)
+    before = (tmp_path / RESULTS).read_bytes()
+    with pytest.raises(RequestError, match=told):
+        Comparison(build(tiny_grid(tiny_sd1, data, **changes)), tmp_path).run()
+    assert (tmp_path / RESULTS).read_bytes() == before and not (tmp_path / "grid.toml").exists()
+
+
+def test_other_settings_than_those_of_finished_cells_are_refused(whole, tiny_sd1, data, tmp_path):
+    folder, content = whole
+    for name in (RESULTS, SCORES):
+        shutil.copy(folder / name, tmp_path)
+    settings = {arm: Settings(**found | {"lr": 0.5}) for arm, found in content["settings"].items()}
+    given = Given(settings, [], content["grid"])
+    with pytest.raises(RequestError, match="4 finished cells that would be lost.*'lr': 0.5"):
+        Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path).run(given)
+    assert cells(read_results(tmp_path)) == cells(content)
+
+
+def test_a_merged_grid_of_other_seeds_is_gone_on_with_as_it_is(tiny_sd1, data, tmp_path):
+    few = {"methods": ["lora"], "subjects": ["alpha"], "image_seeds": [0], "points": 1}
+    for seed in (0, 1):
+        grid = build(tiny_grid(tiny_sd1, data, training_seeds=[seed], **few))
+        Comparison(grid, tmp_path / str(seed)).run()
+    merged = merge_folders([tmp_path / "0", tmp_path / "1"], tmp_path / "whole")
+    again = Comparison(build({}, None, tmp_path / "whole" / "grid.toml"), tmp_path / "whole").run()
+    assert again["complete"] and again["cells"] == merged["cells"]
+
+
 def test_two_processes_never_share_a_folder(whole, tiny_sd1, data):
     folder, _ = whole
     with locked(folder), pytest.raises(RequestError, match="in use"):
         Comparison(build(tiny_grid(tiny_sd1, data)), folder).run()
-
-
-def test_different_grids_are_not_merged(whole, tmp_path):
-    folder, content = whole
-    other = tmp_path / "other"
-    other.mkdir()
-    changed = content | {"grid": content["grid"] | {"protocol": "another"}}
-    (other / RESULTS).write_text(json.dumps(changed))
-    with pytest.raises(RequestError, match="different grids"):
-        merge_folders([folder, other], tmp_path / "merged")
-
-
-@pytest.mark.parametrize(
-    "change", [{"image_seeds": [1]}, {"checkpoints": [4]}, {"prompts": {"alpha": ["a {subject}"]}}]
-)
-def test_pictures_that_were_asked_for_otherwise_are_not_merged(whole, tmp_path, change):
-    folder, content = whole
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / RESULTS).write_text(json.dumps(content | {"grid": content["grid"] | change}))
-    with pytest.raises(RequestError, match="different grids"):
-        merge_folders([folder, other], tmp_path / "merged")
 
 
 def test_an_encoder_that_cannot_be_had_is_one_sentence(tiny_sd1, data, tmp_path):

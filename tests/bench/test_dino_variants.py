@@ -93,6 +93,20 @@ def test_without_pictures_there_is_nothing_to_score(tmp_path, capsys):
 
     content, _ = simulated({}, subjects=1, seeds=1, methods=("lora", "singlora"), match="rank")
     content["grid"]["config"] = {"data": str(make_subjects(tmp_path / "subjects")), "tune": False, "dino": "sprite"}
+    for cell in content["cells"]:
+        cell["subject"] = "alpha"
     write_results(tmp_path, content)
     assert main(["compare", "variants", str(tmp_path)]) == 2
     assert "no pictures" in capsys.readouterr().err
+
+
+def test_a_subject_that_is_no_longer_there_is_named(tmp_path, capsys):
+    from helpers.comparisons import simulated
+
+    from symdream.bench.results import write_results
+
+    content, _ = simulated({}, subjects=2, seeds=1, methods=("lora", "singlora"), match="rank")
+    content["grid"]["config"] = {"data": str(make_subjects(tmp_path / "subjects")), "tune": False, "dino": "sprite"}
+    write_results(tmp_path, content)
+    assert main(["compare", "variants", str(tmp_path)]) == 2
+    assert "The photos of subject-00 and subject-01, which" in capsys.readouterr().err

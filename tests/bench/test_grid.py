@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symdream.bench.arms import EQUAL_PARAMETERS, make_arms, matched_rank
-from symdream.bench.cells import grid_cells
+from symdream.bench.cells import grid_cells, of_shard
 from symdream.bench.grid import Grid, build, compared_subjects, subjects_of, to_toml
 from symdream.bench.tuning import defaults
 from symdream.diffusion.base import load_base
@@ -79,6 +79,13 @@ def test_the_sprite_preset_is_the_grid_that_was_planned():
     cells = grid_cells(grid, arms, names, subjects, settings, "protocol")
     assert len(cells) == 196 == len({cell.id for cell in cells}) == len({cell.key for cell in cells})
     assert {cell.images() for cell in cells} == {26}
+    for shards in (3, 7, 30):
+        parts = [of_shard(cells, (shard, shards)) for shard in range(shards)]
+        assert sorted(cell.id for part in parts for cell in part) == sorted(cell.id for cell in cells)
+        for part in parts:
+            # Every arm of a subject and seed in one part: no machine is one method's alone.
+            assert {arm.id for arm in arms} == {cell.arm for cell in part} or not part
+            assert len(part) == 7 * len({(cell.subject, cell.seed) for cell in part})
     # Whole subjects first: the first seven cells compare all arms on one subject.
     assert {cell.subject for cell in cells[:7]} == {names[0]} and {cell.arm for cell in cells[:7]} == set(settings)
 

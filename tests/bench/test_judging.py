@@ -1,10 +1,11 @@
 """Scores of pictures whose answer is known: the photos themselves, the true subject, other subjects, empty pictures."""
 
 import pytest
+from helpers.runs import make_photos
 from PIL import Image
 
 from symdream.bench.judging import Judge, mean_scores
-from symdream.bench.subjects import read_subjects
+from symdream.bench.subjects import BenchSubject, read_subjects
 from symdream.data.images import read_image
 from symdream.metrics.cache import EmbeddingCache
 from symdream.metrics.encoders import load_clip, load_dino
@@ -26,6 +27,23 @@ def test_the_true_subject_scores_high_and_another_low(judges):
     for score in ("dino", "dino_foreground", "dino_matched"):
         assert true[score] > 0.6 > 0.4 > other[score]
     assert true["clip_t"] > other["clip_t"]
+
+
+def test_what_lies_beside_the_photos_has_a_hash_of_its_own(judges, tmp_path):
+    def beside():
+        return judges["fox"].judge.of(BenchSubject("toy", tmp_path, "toy", ["a {subject}"], [])).beside_hash
+
+    make_photos(tmp_path, count=2)
+    assert beside() is None  # so that folders begun before it was told stay what they are
+    (tmp_path / "00.txt").write_text("a photo of {subject}")
+    captioned = beside()
+    (tmp_path / "00.txt").write_text(" a photo  of sks toy\n")
+    assert beside() == captioned  # the text that is learned
+    Image.new("L", (48, 48), 255).save(tmp_path / "00_mask.png")
+    masked = beside()
+    Image.new("L", (48, 48), 200).save(tmp_path / "00_mask.png")
+    assert len({None, captioned, masked, beside()}) == 4
+    assert judges["fox"].beside_hash != judges["lion"].beside_hash
 
 
 def test_a_photo_is_memorised_and_its_own_nearest(judges):

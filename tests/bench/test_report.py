@@ -16,7 +16,7 @@ from symdream.bench.report import FIGURES, draw, write_report
 from symdream.bench.sections import provenance
 from symdream.bench.subjects import BenchSubject
 from symdream.bench.svg import in_file
-from symdream.bench.tables import latex
+from symdream.bench.tables import latex, scope
 from symdream.bench.wording import headline, number, p_value, warnings
 
 VOID = {"meta", "img", "br", "path", "use", "rect"}
@@ -209,6 +209,15 @@ def test_tables_as_markdown_and_latex(finished):
     for line in body:
         if line.endswith(r"\\"):
             assert line.count(" & ") in (6, 11)
+
+
+def test_the_table_tells_how_many_pictures_a_run_has():
+    content = analysed(*simulated({}, subjects=2, prompts=3, image_seeds=2))
+    assert ", 6 pictures a run after" in scope(content)
+    content["grid"]["prompts"]["subject-01"] = ["a {subject}"]
+    assert ", 2 to 6 pictures a run after" in scope(content)
+    content["grid"]["prompts"] = {}
+    assert ", 0 pictures a run after" in scope(content)
 
 
 def test_numbers_as_people_read_them():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from symdream.bench.arms import Arm
 from symdream.bench.grid import Grid
-from symdream.bench.tuning import Trial, at_edge, best_of, first_trials, floor_of, next_trials, objective
+from symdream.bench.tuning import Trial, at_edge, best_of, changed, first_trials, floor_of, next_trials, objective
 
 ARMS = ("lora-r8", "singlora-r8", "symlora-r8")
 
@@ -69,6 +69,28 @@ def test_the_floor_is_a_share_of_the_ideal_pictures_or_else_of_the_base():
     ideal = [{"ceiling": {"clip_t": 0.5}}, {"ceiling": {"clip_t": 0.6}}]
     assert floor_of(grid, base, ideal) == pytest.approx(0.8 * 0.55)
     assert floor_of(grid, base, [{"ceiling": None}, {"ceiling": None}]) == pytest.approx(0.8 * 0.8)
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        ({}, []),
+        ({"config": {"tuning_trials": 5, "tuning_limit": 7}}, ["tuning_trials", "tuning_limit"]),
+        ({"config": {"tuning_alphas": [1.0, 2.0], "clip_t_floor": 0.5}}, ["tuning_alphas", "clip_t_floor"]),
+        ({"config": {"image_seeds": [3]}}, ["image_seeds"]),
+        ({"config": {"steps": 7}}, []),  # of the protocol
+        ({"tuning_subjects": ["fox"], "selection": {"fox": []}}, ["tuning_subjects"]),
+        ({"selection": {"owl": ["a {subject}"]}}, ["the selection prompts"]),
+    ],
+)
+def test_what_would_tune_otherwise_is_told(before, told):
+    now = {"config": Grid().model_dump(), "tuning_subjects": ["owl"], "selection": {"owl": ["a {subject} on red"]}}
+    assert changed(now | before | {"config": now["config"] | before.get("config", {})}, now) == told
+
+
+def test_an_older_comparison_does_not_tell_its_selection_prompts():
+    now = {"config": Grid().model_dump(), "tuning_subjects": ["owl"], "selection": {"owl": ["a {subject} on red"]}}
+    assert changed({name: now[name] for name in ("config", "tuning_subjects")}, now) == []
 
 
 def test_of_equal_trials_the_smallest_rate_is_taken_and_lies_at_the_edge():

@@ -19,6 +19,11 @@ held_out = false
 """
 
 
+def images(*prompts):
+    """The prompts that images carry, by name."""
+    return {f"{number:02d}.png": prompt for number, prompt in enumerate(prompts)}
+
+
 def write(folder, text, name="prompts.toml"):
     (folder / name).write_text(text, encoding="utf-8")
     return folder / name
@@ -80,20 +85,20 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path):
 
 
 def test_images_that_carry_their_prompts_need_no_file():
-    assert assign_prompts(["a bird", "a cake"], None) == ["a bird", "a cake"]
+    assert assign_prompts(images("a bird", "a cake"), None) == ["a bird", "a cake"]
     with pytest.raises(RequestError, match="1 of 2 images do not say"):
-        assign_prompts(["a bird", None], None)
+        assign_prompts(images("a bird", None), None)
 
 
 def test_as_many_prompts_as_images_are_taken_in_order_with_the_noun_in_place():
-    assert assign_prompts([None, None], BIRD) == ["an icon of a bird on blue", "a bird and a cake"]
+    assert assign_prompts(images(None, None), BIRD) == ["an icon of a bird on blue", "a bird and a cake"]
 
 
 def test_metadata_decides_which_of_the_files_prompts_made_an_image():
     carried = ["a sks bird and a cake", "an icon of a sks bird on blue", "a bird and a cake", "a zwx k bird and a cake"]
     cake, blue = "a bird and a cake", "an icon of a bird on blue"
-    assert assign_prompts(carried, BIRD) == [cake, blue, cake, cake]
-    assert assign_prompts(carried[:2], BIRD) == [cake, blue]
+    assert assign_prompts(images(*carried), BIRD) == [cake, blue, cake, cake]
+    assert assign_prompts(images(*carried[:2]), BIRD) == [cake, blue]
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -102,31 +107,38 @@ def test_the_very_prompt_wins_over_a_more_general_one(turned):
     given = PromptSet([Prompt(text) for text in (texts[::-1] if turned else texts)], "fox")
     for text in texts:
         made, shown = text.replace("{subject}", "sks fox"), text.replace("{subject}", "fox")
-        assert assign_prompts([made, shown], given, trigger="sks") == [shown, shown]
-        assert assign_prompts([made, shown], given) == [shown, shown]
+        assert assign_prompts(images(made, shown), given, trigger="sks") == [shown, shown]
+        assert assign_prompts(images(made, shown), given) == [shown, shown]
 
 
 def test_prompts_of_a_text_file_match_with_and_without_the_trigger():
     given = PromptSet([Prompt("a photo of a sks dog"), Prompt("a red cat")])
     carried, dog = ["a red cat", "a photo of a dog", "a photo of a sks dog"], "a photo of a sks dog"
-    assert assign_prompts(carried, given, trigger="sks") == ["a red cat", dog, dog]
+    assert assign_prompts(images(*carried), given, trigger="sks") == ["a red cat", dog, dog]
 
 
 def test_prompts_that_the_metadata_does_not_know_go_by_order():
     given = PromptSet([Prompt("a painting"), Prompt("a sculpture")])
-    assert assign_prompts(["a bird", "a cake"], given) == ["a painting", "a sculpture"]
+    assert assign_prompts(images("a bird", "a cake"), given) == ["a painting", "a sculpture"]
 
 
 def test_wrong_counts_are_refused_with_both_numbers():
-    with pytest.raises(RequestError, match="3 images but 2 prompts, and 3 of the images do not carry"):
-        assign_prompts([None] * 3, BIRD)
-    with pytest.raises(RequestError, match="3 images but 2 prompts, and 1 of the images do not carry"):
-        assign_prompts(["a sks bird and a cake"] * 2 + ["a dog and a cake"], BIRD)
+    with pytest.raises(RequestError, match="3 images but 2 prompts, and none of the images carries"):
+        assign_prompts(images(None, None, None), BIRD)
+
+
+def test_where_some_images_carry_a_prompt_of_the_file_the_others_do_not_go_by_order():
+    given = PromptSet([Prompt("a watercolor of a fox"), Prompt("a fox on a beach"), Prompt("a fox in the snow")])
+    carried = images("a sks fox in the snow", "a sks fox on a beach", "a watercolour of a sks fox")
+    with pytest.raises(RequestError, match=r"but 1 of 3 do not: 02.png \(a watercolour of a sks fox\)"):
+        assign_prompts(carried, given, trigger="sks")
+    with pytest.raises(RequestError, match=r"2 of 3 do not: 00.png \(none\); 02.png \(a dog and a cake\)"):
+        assign_prompts(images(None, "a sks bird and a cake", "a dog and a cake"), BIRD)
 
 
 def test_a_text_file_with_a_placeholder_has_no_noun_to_fill_in():
     with pytest.raises(RequestError, match="does not say what the subject is"):
-        assign_prompts([None], PromptSet([Prompt("a {subject}")]))
+        assign_prompts(images(None), PromptSet([Prompt("a {subject}")]))
 
 
 @pytest.mark.parametrize("scenes", [SPRITE_SCENES, PHOTO_SCENES])
