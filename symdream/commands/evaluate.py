@@ -27,7 +27,7 @@ class Args:
     run: Path | None = None
     """Run folder to evaluate."""
     adapter: Path | None = None
-    """Adapter file or folder to evaluate, instead of a run: native, diffusers, PEFT or kohya."""
+    """Adapter file or folder to evaluate, instead of a run: native, diffusers, PEFT, kohya or ComfyUI."""
     images: Path | None = None
     """Folder of images to score, instead of a run."""
     reference: Path | None = None

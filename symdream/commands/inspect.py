@@ -1,6 +1,6 @@
 """Tell what is in an adapter file: method, rank, trigger, base, norms, warnings.
 
-Reads adapters of symdream, diffusers, PEFT and kohya, without torch and without the base.
+Reads adapters of symdream, diffusers, PEFT, kohya and ComfyUI, without torch and without the base.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from symdream.interop.keys import (
 from symdream.training.processes import resume_command_of
 
 WEIGHTS = "adapter_model.safetensors"
-WAY_OUT = "give a run folder, or a LoRA or DoRA file of diffusers, PEFT, kohya or symdream"
+WAY_OUT = "give a run folder, or a LoRA or DoRA file of diffusers, PEFT, kohya, ComfyUI or symdream"
 # What a key tells of a file in which nothing was recognised.
 OTHER_KINDS = {
     r"\.hada_w1": "a LoHa",
