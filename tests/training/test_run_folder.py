@@ -191,7 +191,7 @@ def test_tensors_on_a_full_disk_leave_the_old_file_and_nothing_else(tmp_path):
     path.write_text("old")
     with file_size_limit(1000), pytest.raises(WorkError, match="Could not write") as caught:
         write_atomically(path, lambda temporary: save_file({"x": torch.zeros(10_000)}, temporary))
-    assert "make room" in caught.value.fix
+    assert "ulimit -f" in caught.value.fix
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
