@@ -167,7 +167,7 @@ class Workshop:
             say(f"  training {len(fresh)} cells in one loop failed; they are trained one by one: {error}")
         finally:
             for run in runs:
-                if run.read_state().get("status") != "finished":
+                if run.path.exists() and run.read_state().get("status") != "finished":
                     shutil.rmtree(run.path)
         seconds = (time.monotonic() - began) / len(fresh)
         return {run.path.name: seconds for run in runs if run.path.exists()}

@@ -30,14 +30,15 @@ from symdream.diffusion.detach import detach
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.diffusion.parking import park
 from symdream.diffusion.sampling_engine import forget
-from symdream.errors import Problem, Problems, WorkError
+from symdream.errors import Problem, Problems, RequestError, WorkError
+from symdream.train import leave
 from symdream.training import checkpoint, outputs
 from symdream.training.batched_optimizer import StackedAdamW
 from symdream.training.defaults import resolve, with_absolute_paths
 from symdream.training.devices import open_accelerator
 from symdream.training.memory_advice import out_of_memory_explained
 from symdream.training.optimizer import make_optimizer
-from symdream.training.photos import add_class_images, read_photos
+from symdream.training.photos import Photos, add_class_images, read_photos
 from symdream.training.progress import Progress
 from symdream.training.recorder import Recorder
 from symdream.training.run_folder import RunFolder, write_text
@@ -120,7 +121,8 @@ def train_together(
     A run whose loss stops being finite fails alone; its state.json says so. base: one that is loaded already, without
     adapters; it is given back as it was. keep: the steps whose states are kept, as adapters in checkpoints/step-N.
 
-    Raises: Problems if the runs cannot share a loop (`what_differs`); RequestError, WorkError as a run alone.
+    Raises: Problems if the runs cannot share a loop (`what_differs`), or photos or captions cannot be read;
+    RequestError, WorkError as a run alone. As there, folders of runs that had not begun are removed.
     """
     if problems := what_differs(configs):
         raise Problems("runs that are to be trained together", problems)
@@ -131,10 +133,8 @@ def train_together(
         try:
             return _train(runs, configs, base, keep)
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
             for run, config in zip(runs, configs, strict=True):
-                told = None if stopped else str(error) or type(error).__name__
-                run.write_state("stopped" if stopped else "failed", step=0, steps=config.training.steps, error=told)
+                leave(run, config, error)
             raise
 
 
@@ -146,10 +146,14 @@ def _train(
         raise Problems("this GPU", [Problem("fp16", "needs loss scaling: train alone, or take --dtype fp32")])
     base = base or load_base(configs[0].model.base, device=accelerator.device, dtype=dtype)
     configs = [resolve(config, base) for config in configs]
+    photos = read_all_photos(configs)
     if configs[0].loss.zero_terminal_snr:
         use_zero_terminal_snr(base)
     components = base.chosen(configs[0].adapter.components)
-    trainees = [prepare(run, config, base, components, accelerator) for run, config in zip(runs, configs, strict=True)]
+    trainees = [
+        prepare(run, config, own, base, components, accelerator)
+        for run, config, own in zip(runs, configs, photos, strict=True)
+    ]
     frozen_text = trainees[0].data.text is not None
     park([base.vae, *(base.text_encoders if frozen_text else [])])
     forget(base.unet)  # the graphs that drew pictures before: training needs their memory
@@ -169,12 +173,29 @@ def _train(
     return [finish(base, stacks, row, trainee) for row, trainee in enumerate(trainees)]
 
 
-def prepare(run: RunFolder, config: TrainConfig, base: Base, components: list[str], accelerator) -> Trainee:
-    """Read a run's photos and make its adapter as alone; the base is left without it."""
+def read_all_photos(configs: Sequence[TrainConfig]) -> list[Photos]:
+    """The photos of each run, read before anything is written.
+
+    Raises: Problems that tell for each run what cannot be read first.
+    """
+    photos, problems = [], []
+    for config in configs:
+        try:
+            photos.append(read_photos(config))
+        except RequestError as error:
+            problems.append(Problem("subject.images", error.what + (f" ({error.fix})" if error.fix else "")))
+    if problems:
+        raise Problems("runs that are to be trained together", list(dict.fromkeys(problems)))
+    return photos
+
+
+def prepare(
+    run: RunFolder, config: TrainConfig, photos: Photos, base: Base, components: list[str], accelerator
+) -> Trainee:
+    """Describe a run and make its adapter as alone; the base is left without it."""
     adapter, steps = config.adapter, config.training.steps
     write_text(run.config, to_toml(with_absolute_paths(config)))
     run.write_state("running", step=0, steps=steps)
-    photos = read_photos(config)
     add_class_images(photos, config, base)
     outputs.describe(run, config, base, photos, accelerator, resume=False)
     outputs.show_trigger(run, config, base)
@@ -310,6 +331,7 @@ def note(trainee: Trainee, step: int, loss: Tensor, norm: Tensor, board: SimpleN
     """Record a step of one run; a loss that is not finite ends this run, and no other."""
     if trainee.error is not None:
         return
+    trainee.run.drop_replaced()
     try:
         trainee.recorder.add(step, loss, norm, board, u, on_bad_loss=None)
     except WorkError:

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 from helpers.runs import adapter_tensors, make_photos, tiny_config, train_tiny
+from PIL import Image
 
 from symdream.diffusion.base import load_base
-from symdream.errors import Problems
+from symdream.errors import Problems, RequestError
 from symdream.training.batched import train_together, what_differs
 from symdream.training.run_folder import RunFolder
 
@@ -112,6 +113,37 @@ def test_a_run_that_diverges_fails_alone_and_the_base_is_left_as_it_was(tmp_path
     assert all(torch.isfinite(value).all() for value in adapter_tensors(runs[0]).values())
     after = base.unet.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_what_cannot_be_read_is_told_for_all_runs_and_their_places_stay_free(tmp_path, tiny_sd1, photos):
+    folders = [photos, *(make_photos(tmp_path / name, 2) for name in ("worded", "cut"))]
+    configs = [tiny_config(tiny_sd1, folder, components="unet", steps=1) for folder in folders]
+    (folders[1] / "00.txt").write_text("")
+    (folders[2] / "01.png").write_bytes((folders[2] / "01.png").read_bytes()[:99])
+    with pytest.raises(Problems) as told:
+        train_together([RunFolder.create(tmp_path / f"run-{i}") for i in range(3)], configs)
+    worded, cut = (problem.message for problem in told.value.problems)
+    assert worded.startswith(f"{folders[1] / '00.txt'} is empty. (write") and str(folders[2] / "01.png") in cut
+    assert not list(tmp_path.glob("run-*"))
+
+
+def test_a_request_that_fails_on_the_way_leaves_what_was_there_before(tmp_path, tiny_sd1, photos):
+    def config(folder):
+        return tiny_config(tiny_sd1, folder, components="unet", steps=1, rank=2, mask_strength=1.0)
+
+    missed = make_photos(tmp_path / "missed", 1, size=(200, 64))
+    mask = Image.new("L", (200, 64))
+    mask.paste(255, (0, 0, 30, 64))  # the square in the middle does not reach there
+    mask.save(missed / "00_mask.png")
+    [old] = together(tmp_path, [config(photos)])
+    runs = [RunFolder.create(old.path, overwrite=True), RunFolder.create(tmp_path / "new")]
+    with pytest.raises(RequestError, match="leaves nothing of the photo"):
+        train_together(runs, [config(photos), config(missed)])
+    assert old.read_state()["status"] == "finished" and old.adapter.exists() and not runs[1].path.exists()
+
+    again = RunFolder.create(old.path, overwrite=True)
+    assert train_together([again], [config(photos)]) == [True]
+    assert not list(tmp_path.glob(".*.old-*"))  # what was replaced is gone
 
 
 def test_what_keeps_runs_apart_is_told_all_at_once(tmp_path, tiny_sd1, photos):
