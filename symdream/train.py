@@ -285,8 +285,10 @@ def leave(run: RunFolder, config: TrainConfig, error: BaseException, *, resume: 
         return
     stopped = isinstance(error, Stopped | KeyboardInterrupt)
     status, told = ("stopped", None) if stopped else ("failed", str(error) or type(error).__name__)
-    with contextlib.suppress(WorkError):  # on a full disk these fail too; what comes first is what to tell
+    # On a full disk these fail too; what comes first is what to tell.
+    with contextlib.suppress(WorkError):
         run.flush()
+    with contextlib.suppress(WorkError):
         run.write_state(status, step=run.read_state().get("step", 0), steps=config.training.steps, error=told)
     if not stopped:
         say(f"The run failed; its folder {run.path} keeps what was saved.")
