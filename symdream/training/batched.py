@@ -31,7 +31,7 @@ from symdream.diffusion.detach import detach
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.diffusion.parking import park
 from symdream.diffusion.sampling_engine import forget
-from symdream.errors import Problem, Problems, RequestError, WorkError
+from symdream.errors import Problem, Problems, RequestError
 from symdream.train import leave
 from symdream.training import checkpoint, outputs
 from symdream.training.batched_optimizer import StackedAdamW
@@ -364,14 +364,12 @@ def watched(stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> Simp
 
 
 def note(trainee: Trainee, step: int, loss: Tensor, norm: Tensor, board: SimpleNamespace, u: float) -> None:
-    """Record a step of one run; a loss that is not finite ends this run, and no other."""
+    """Record a step of one run; a loss that is not finite, or a full disk, ends this run, and no other."""
     if trainee.error is not None:
         return
     trainee.run.drop_replaced()
-    try:
+    with failing_alone(trainee):
         trainee.recorder.add(step, loss, norm, board, u, on_bad_loss=None)
-    except WorkError:
-        trainee.error = WorkError(f"The loss or its gradient was not finite by step {step}: take a lower --lr.")
 
 
 def finish(base: Base, stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> None:

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from symdream.diffusion.base import load_base
 from symdream.errors import Problems, RequestError
-from symdream.training import outputs
+from symdream.training import outputs, recorder
 from symdream.training.batched import train_together, what_differs
 from symdream.training.run_folder import RunFolder, disk_error
 
@@ -115,7 +115,9 @@ def test_a_run_that_diverges_fails_alone_and_the_base_is_left_as_it_was(tmp_path
     runs = [RunFolder.create(tmp_path / name) for name in ("calm", "wild")]
     assert train_together(runs, configs, base) == [True, False]
     assert [run.read_state()["status"] for run in runs] == ["finished", "failed"]
-    assert "lower --lr" in runs[1].read_state()["error"] and not runs[1].adapter.exists()
+    error = runs[1].read_state()["error"]
+    assert "Step 2 of 2: loss nan" in error and "no checkpoint" in error and "lower --lr" in error
+    assert not runs[1].adapter.exists()
     assert all(torch.isfinite(value).all() for value in adapter_tensors(runs[0]).values())
     after = base.unet.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
@@ -150,6 +152,21 @@ def test_a_run_that_cannot_be_written_fails_alone(tmp_path, tiny_sd1, photos, mo
     state = runs[1].read_state()
     assert state["status"] == "failed" and f"Could not write {runs[1].path}" in state["error"]
     assert not runs[1].checkpoints.exists()  # no resume shall find what it cannot go on from
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_a_full_disk_on_the_way_is_told_as_such(tmp_path, tiny_sd1, photos, monkeypatch, seconds):
+    """Whether it is met at a step (blocks of metrics.jsonl are written at once) or after the last."""
+
+    def flush():
+        raise disk_error(runs[1].metrics, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    runs, configs = three_runs(tmp_path, tiny_sd1, photos)
+    monkeypatch.setattr(recorder, "FLUSH_SECONDS", seconds)
+    monkeypatch.setattr(runs[1], "flush", flush)
+    assert train_together(runs, configs) == [True, False, True]
+    state = runs[1].read_state()
+    assert state["status"] == "failed" and f"Could not write {runs[1].metrics}: No space" in state["error"]
 
 
 def test_a_full_disk_that_takes_no_state_either_costs_no_other_run(tmp_path, tiny_sd1, photos, monkeypatch):
