@@ -273,20 +273,27 @@ def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False, b
         run.write_state("finished", step=run.read_state()["step"], steps=steps)
         return base
     except BaseException as error:
-        if not resume and (not run.began or (isinstance(error, RequestError) and not run.trained)):
-            run.remove()  # the next try finds the place free
-            raise
-        stopped = isinstance(error, Stopped | KeyboardInterrupt)
-        status, told = ("stopped", None) if stopped else ("failed", str(error) or type(error).__name__)
-        with contextlib.suppress(WorkError):  # on a full disk these fail too; what comes first is what to tell
-            run.flush()
-            run.write_state(status, step=run.read_state().get("step", 0), steps=steps, error=told)
-        if not stopped:
-            say(f"The run failed; its folder {run.path} keeps what was saved.")
+        leave(run, config, error, resume=resume)
         raise
     finally:
         log_to(None)
         run.release()
+
+
+def leave(run: RunFolder, config: TrainConfig, error: BaseException, *, resume: bool = False) -> None:
+    """Remove the folder of a run that `error` ended before it began; in another, write to state.json how it ended."""
+    if not resume and (not run.began or (isinstance(error, RequestError) and not run.trained)):
+        run.remove()  # the next try finds the place free
+        return
+    stopped = isinstance(error, Stopped | KeyboardInterrupt)
+    status, told = ("stopped", None) if stopped else ("failed", str(error) or type(error).__name__)
+    # On a full disk these fail too; what comes first is what to tell.
+    with contextlib.suppress(WorkError):
+        run.flush()
+    with contextlib.suppress(WorkError):
+        run.write_state(status, step=run.read_state().get("step", 0), steps=config.training.steps, error=told)
+    if not stopped:
+        say(f"The run failed; its folder {run.path} keeps what was saved.")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -164,12 +164,16 @@ class Workshop:
                 runs.append(RunFolder.create(self.folder / "cells" / cell.id))
             self.base.to(self.base.device)  # the last run may have parked parts of it
             with only_in_the_log():
-                train_together(runs, configs, self.base, keep=fresh[0].points)
+                finished = train_together(runs, configs, self.base, keep=fresh[0].points)
+            for run, done in zip(runs, finished, strict=True):
+                if not done:
+                    error = run.read_state().get("error") or "its state.json could not be written"
+                    say(f"  {run.path.name} failed in one loop with others; it is trained alone: {error}")
         except Exception as error:  # noqa: BLE001 - whatever goes wrong together may go well alone
             say(f"  training {len(fresh)} cells in one loop failed; they are trained one by one: {error}")
         finally:
             for run in runs:
-                if run.read_state().get("status") != "finished":
+                if run.path.exists() and run.read_state().get("status") != "finished":
                     shutil.rmtree(run.path)
         seconds = (time.monotonic() - began) / len(fresh)
         return {run.path.name: seconds for run in runs if run.path.exists()}

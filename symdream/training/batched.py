@@ -11,8 +11,9 @@ only the adapters are kept, and written when all is done.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -31,20 +32,22 @@ from symdream.diffusion.detach import detach
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.diffusion.parking import park
 from symdream.diffusion.sampling_engine import forget
-from symdream.errors import Problem, Problems, WorkError
+from symdream.errors import Problem, Problems, RequestError
+from symdream.train import leave
 from symdream.training import checkpoint, outputs
 from symdream.training.batched_optimizer import StackedAdamW
 from symdream.training.defaults import resolve, with_absolute_paths
 from symdream.training.devices import open_accelerator
 from symdream.training.memory_advice import out_of_memory_explained
 from symdream.training.optimizer import make_optimizer
-from symdream.training.photos import add_class_images, read_photos
+from symdream.training.photos import Photos, add_class_images, read_photos
 from symdream.training.progress import Progress
 from symdream.training.recorder import Recorder
 from symdream.training.run_folder import RunFolder, write_text
 from symdream.training.schedule import lr_factor, ramp
 from symdream.tuners import METHODS, find_ramps
 from symdream.tuners.batched import FAMILIES, Adapter, AdapterStack, installed, place
+from symdream.ui import say
 
 # What decides the shapes of a step, and so must be the same in all.
 SHARED = (
@@ -109,7 +112,7 @@ class Trainee:
     rates: dict[str, dict[str, float]]
     groups: list[dict]
     recorder: Recorder
-    error: str | None = None
+    error: Exception | None = None
     states: dict[int, dict[str, dict[str, Tensor]]] = field(default_factory=dict)  # step: what a checkpoint would hold
 
 
@@ -118,10 +121,12 @@ def train_together(
 ) -> list[bool]:
     """Train each config in its run folder, all in one loop; returns for each whether it finished.
 
-    A run whose loss stops being finite fails alone; its state.json says so. base: one that is loaded already, without
-    adapters; it is given back as it was. keep: the steps whose states are kept, as adapters in checkpoints/step-N.
+    A run whose loss stops being finite, or whose files cannot be written, fails alone; its state.json says so.
+    base: one that is loaded already, without adapters; it is given back as it was. keep: the steps whose states are
+    kept, as adapters in checkpoints/step-N.
 
-    Raises: Problems if the runs cannot share a loop (`what_differs`); RequestError, WorkError as a run alone.
+    Raises: Problems if the runs cannot share a loop (`what_differs`), or photos or captions cannot be read;
+    RequestError, WorkError as a run alone. As there, folders of runs that had not begun are removed.
     """
     if problems := what_differs(configs):
         raise Problems("runs that are to be trained together", problems)
@@ -132,10 +137,9 @@ def train_together(
         try:
             return _train(runs, configs, base, keep)
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
             for run, config in zip(runs, configs, strict=True):
-                told = None if stopped else str(error) or type(error).__name__
-                run.write_state("stopped" if stopped else "failed", step=0, steps=config.training.steps, error=told)
+                if run.read_state().get("status", "running") == "running":  # else it has ended already
+                    leave(run, config, error)
             raise
 
 
@@ -147,35 +151,87 @@ def _train(
         raise Problems("this GPU", [Problem("fp16", "needs loss scaling: train alone, or take --dtype fp32")])
     base = base or load_base(configs[0].model.base, device=accelerator.device, dtype=dtype)
     configs = [resolve(config, base) for config in configs]
+    photos = read_all_photos(configs)
     if configs[0].loss.zero_terminal_snr:
         use_zero_terminal_snr(base)
     components = base.chosen(configs[0].adapter.components)
-    trainees = [prepare(run, config, base, components, accelerator) for run, config in zip(runs, configs, strict=True)]
+    trainees = [
+        prepare(run, config, own, base, components, accelerator)
+        for run, config, own in zip(runs, configs, photos, strict=True)
+    ]
     frozen_text = trainees[0].data.text is not None
     park([base.vae, *(base.text_encoders if frozen_text else [])])
     forget(base.unet)  # the graphs that drew pictures before: training needs their memory
     if configs[0].training.gradient_checkpointing:
         use_gradient_checkpointing(base, components)
-    with ExitStack() as entered, out_of_memory_explained(configs[0], base):
-        stacks = {}
-        for component in components:
-            adapters = [trainee.adapters[component] for trainee in trainees]
-            stacks[component] = AdapterStack(adapters, base.device, base.dtype)
-            entered.enter_context(installed(base.components()[component], stacks[component]))
-            entered.callback(base.components()[component].eval)
-        train_adapters(base, components)
+    try:
+        with ExitStack() as entered, out_of_memory_explained(configs[0], base):
+            stacks = {}
+            for component in components:
+                adapters = [trainee.adapters[component] for trainee in trainees]
+                stacks[component] = AdapterStack(adapters, base.device, base.dtype)
+                entered.enter_context(installed(base.components()[component], stacks[component]))
+                entered.callback(base.components()[component].eval)
+            train_adapters(base, components)
+            for trainee in trainees:
+                entered.enter_context(recording(trainee))
+            loop(base, stacks, trainees, keep)
+        for row, trainee in enumerate(trainees):
+            if trainee.error is None:
+                with failing_alone(trainee):
+                    finish(base, stacks, row, trainee)
+    finally:
         for trainee in trainees:
-            entered.enter_context(trainee.recorder)
-        loop(base, stacks, trainees, keep)
-    return [finish(base, stacks, row, trainee) for row, trainee in enumerate(trainees)]
+            if trainee.error is not None:
+                # `finish` may have kept some of its states, from which it cannot be resumed.
+                shutil.rmtree(trainee.run.checkpoints, ignore_errors=True)
+                leave(trainee.run, trainee.config, trainee.error)
+    return [trainee.error is None for trainee in trainees]
 
 
-def prepare(run: RunFolder, config: TrainConfig, base: Base, components: list[str], accelerator) -> Trainee:
-    """Read a run's photos and make its adapter as alone; the base is left without it."""
+@contextmanager
+def failing_alone(trainee: Trainee) -> Iterator[None]:
+    """Inside it an error ends this run, and no other."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong with one run, the others are trained and written
+        say(str(error) or type(error).__name__)
+        trainee.error = trainee.error or error
+
+
+@contextmanager
+def recording(trainee: Trainee) -> Iterator[None]:
+    """Inside it the run's boards are open; one that cannot be closed after the last step ends this run alone."""
+    with ExitStack() as opened:
+        opened.enter_context(trainee.recorder)
+        yield
+        with failing_alone(trainee):
+            opened.close()
+
+
+def read_all_photos(configs: Sequence[TrainConfig]) -> list[Photos]:
+    """The photos of each run, read before anything is written.
+
+    Raises: Problems that tell for each run what cannot be read first.
+    """
+    photos, problems = [], []
+    for config in configs:
+        try:
+            photos.append(read_photos(config))
+        except RequestError as error:
+            problems.append(Problem("subject.images", error.what + (f" ({error.fix})" if error.fix else "")))
+    if problems:
+        raise Problems("runs that are to be trained together", list(dict.fromkeys(problems)))
+    return photos
+
+
+def prepare(
+    run: RunFolder, config: TrainConfig, photos: Photos, base: Base, components: list[str], accelerator
+) -> Trainee:
+    """Describe a run and make its adapter as alone; the base is left without it."""
     adapter, steps = config.adapter, config.training.steps
     write_text(run.config, to_toml(with_absolute_paths(config)))
     run.write_state("running", step=0, steps=steps)
-    photos = read_photos(config)
     add_class_images(photos, config, base)
     outputs.describe(run, config, base, photos, accelerator, resume=False)
     outputs.show_trigger(run, config, base)
@@ -282,7 +338,8 @@ def loop(base: Base, stacks: dict[str, AdapterStack], trainees: Sequence[Trainee
             progress.update(step + 1)
     for trainee in trainees:
         if trainee.error is None:
-            trainee.recorder.flush()
+            with failing_alone(trainee):
+                trainee.recorder.flush()
 
 
 def state_of(stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> dict[str, dict[str, Tensor]]:
@@ -308,21 +365,17 @@ def watched(stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> Simp
 
 
 def note(trainee: Trainee, step: int, loss: Tensor, norm: Tensor, board: SimpleNamespace, u: float) -> None:
-    """Record a step of one run; a loss that is not finite ends this run, and no other."""
+    """Record a step of one run; a loss that is not finite, or a full disk, ends this run, and no other."""
     if trainee.error is not None:
         return
-    try:
+    trainee.run.drop_replaced()
+    with failing_alone(trainee):
         trainee.recorder.add(step, loss, norm, board, u, on_bad_loss=None)
-    except WorkError:
-        trainee.error = f"The loss or its gradient was not finite by step {step}: take a lower --lr."
 
 
-def finish(base: Base, stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> bool:
+def finish(base: Base, stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> None:
     """Write a run's adapter and summary as alone."""
     config, run, steps = trainee.config, trainee.run, trainee.config.training.steps
-    if trainee.error is not None:
-        run.write_state("failed", step=0, steps=steps, error=trainee.error)
-        return False
     with fresh_adapter(base, config, list(stacks)) as trainable:
         for component, values in state_of(stacks, row, trainee).items():
             for name, value in values.items():
@@ -337,4 +390,3 @@ def finish(base: Base, stacks: dict[str, AdapterStack], row: int, trainee: Train
     # Last: a run that is not finished is begun anew, and must not find states that it cannot be resumed from.
     for step, parameters in trainee.states.items():
         checkpoint.save_checkpoint(run.checkpoints, step, parameters, None, {}, keep=len(trainee.states))
-    return True

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from symdream.config import TrainConfig
 from symdream.errors import WorkError
 from symdream.training.boards import Board, open_boards
+from symdream.training.checkpoint import list_checkpoints
 from symdream.training.memory import peak_memory
 from symdream.training.run_folder import RunFolder
 from symdream.tuners.methods import LAMBDA
@@ -112,7 +113,8 @@ class Recorder:
 
     def _fail(self, step: int, loss: float, norm: float) -> None:
         self.run.flush()
-        kept = "the last checkpoint is the last good state"
+        before = list_checkpoints(self.run.checkpoints)
+        kept = "the last checkpoint is the last good state" if before else "no checkpoint was saved before it"
         if self.on_bad_loss is not None:
             self.on_bad_loss(step - 1)
             kept = f"the state before it is saved in checkpoints/step-{step - 1}"

@@ -1,5 +1,6 @@
 """Grids that really run, on a tiny base: what is finished stays, what fails is told, shards make the same whole."""
 
+import errno
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from symdream.bench.settings import Given, read_settings
 from symdream.bench.workers import Died, Workers
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError, Stopped
+from symdream.training import outputs
 from symdream.training.run_folder import read_json
 
 
@@ -407,12 +409,29 @@ def test_what_fails_in_one_loop_is_trained_alone(whole, tiny_sd1, data, tmp_path
     folder, content = whole
 
     def fails(runs, *_, **__):
+        shutil.rmtree(runs[0].path)  # as of a run that has not begun
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr("symdream.bench.workshop.train_together", fails)
     found = Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path / "grid", together=8).run()
     assert cells(found) == cells(content)
     assert "they are trained one by one: out of memory" in capsys.readouterr().err
+
+
+def test_a_cell_that_cannot_be_written_is_told_and_trained_alone(tiny_sd1, data, tmp_path, monkeypatch, capsys):
+    began, write = [], outputs.save_adapters
+
+    def full_at_first(base, components, place, metadata):
+        began.append(place)
+        if len(began) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(base, components, place, metadata)
+
+    monkeypatch.setattr(outputs, "save_adapters", full_at_first)
+    found = Comparison(build(tiny_grid(tiny_sd1, data, methods=["lora"])), tmp_path / "grid", together=8).run()
+    assert [cell["status"] for cell in found["cells"]] == ["finished", "finished"] and len(began) == 3
+    name, told = began[1].parent.name, capsys.readouterr().err
+    assert f"  {name} failed in one loop with others; it is trained alone: Could not write" in told
 
 
 def test_what_cannot_share_a_loop_is_told_and_trained_alone(tiny_sd1, data, tmp_path, capsys):

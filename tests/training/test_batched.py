@@ -1,15 +1,22 @@
 """Runs trained together end as each does alone."""
 
+import errno
+import importlib
+import itertools
 import json
+import os
 
 import pytest
 import torch
 from helpers.runs import adapter_tensors, make_photos, tiny_config, train_tiny
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from symdream.diffusion.base import load_base
-from symdream.errors import Problems
+from symdream.errors import Problems, RequestError
+from symdream.training import outputs, recorder
 from symdream.training.batched import train_together, what_differs
-from symdream.training.run_folder import RunFolder
+from symdream.training.run_folder import RunFolder, disk_error
 
 
 def together(folder, configs, base=None):
@@ -108,10 +115,121 @@ def test_a_run_that_diverges_fails_alone_and_the_base_is_left_as_it_was(tmp_path
     runs = [RunFolder.create(tmp_path / name) for name in ("calm", "wild")]
     assert train_together(runs, configs, base) == [True, False]
     assert [run.read_state()["status"] for run in runs] == ["finished", "failed"]
-    assert "lower --lr" in runs[1].read_state()["error"] and not runs[1].adapter.exists()
+    error = runs[1].read_state()["error"]
+    assert "Step 2 of 2: loss nan" in error and "no checkpoint" in error and "lower --lr" in error
+    assert not runs[1].adapter.exists()
     assert all(torch.isfinite(value).all() for value in adapter_tensors(runs[0]).values())
     after = base.unet.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def three_runs(folder, base, photos, **flags):
+    """The folders of three short runs, and their settings."""
+    shared = {"steps": 1, "batch_size": 1, "rank": 2, "components": "unet", **flags}
+    configs = [tiny_config(base, photos, seed=seed, **shared) for seed in range(3)]
+    return [RunFolder.create(folder / name) for name in ("one", "two", "three")], configs
+
+
+def no_space(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def on_the_second(function, instead):
+    """`function`, but `instead` the second time."""
+    calls = itertools.count(1)
+    return lambda *args, **kwargs: (instead if next(calls) == 2 else function)(*args, **kwargs)
+
+
+@pytest.mark.parametrize("what", ["symdream.training.outputs.save_adapters", "symdream.training.checkpoint.save_file"])
+def test_a_run_that_cannot_be_written_fails_alone(tmp_path, tiny_sd1, photos, monkeypatch, what):
+    runs, configs = three_runs(tmp_path, tiny_sd1, photos)
+    module, name = what.rsplit(".", 1)
+    monkeypatch.setattr(what, on_the_second(getattr(importlib.import_module(module), name), no_space))
+    assert train_together(runs, configs, keep=[1]) == [True, False, True]
+    for run in (runs[0], runs[2]):
+        assert run.read_state()["status"] == "finished" and run.adapter.exists()
+        assert [path.name for path in run.checkpoints.iterdir()] == ["step-1"]
+    state = runs[1].read_state()
+    assert state["status"] == "failed" and f"Could not write {runs[1].path}" in state["error"]
+    assert not runs[1].checkpoints.exists()  # no resume shall find what it cannot go on from
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_a_full_disk_on_the_way_is_told_as_such(tmp_path, tiny_sd1, photos, monkeypatch, seconds):
+    """Whether it is met at a step (blocks of metrics.jsonl are written at once) or after the last."""
+
+    def flush():
+        raise disk_error(runs[1].metrics, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    runs, configs = three_runs(tmp_path, tiny_sd1, photos)
+    monkeypatch.setattr(recorder, "FLUSH_SECONDS", seconds)
+    monkeypatch.setattr(runs[1], "flush", flush)
+    assert train_together(runs, configs) == [True, False, True]
+    state = runs[1].read_state()
+    assert state["status"] == "failed" and f"Could not write {runs[1].metrics}: No space" in state["error"]
+
+
+def test_a_full_disk_that_takes_no_state_either_costs_no_other_run(tmp_path, tiny_sd1, photos, monkeypatch):
+    runs, configs = three_runs(tmp_path, tiny_sd1, photos)
+    write = runs[1].write_state
+
+    def write_state(status, **values):
+        if status != "running":
+            raise disk_error(runs[1].state, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        write(status, **values)
+
+    monkeypatch.setattr(runs[1], "write_state", write_state)
+    assert train_together(runs, configs) == [True, False, True]
+    assert [run.read_state()["status"] for run in runs] == ["finished", "running", "finished"]
+
+
+def test_what_is_finished_stays_so_after_ctrl_c(tmp_path, tiny_sd1, photos, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    runs, configs = three_runs(tmp_path, tiny_sd1, photos)
+    monkeypatch.setattr(outputs, "save_adapters", on_the_second(outputs.save_adapters, interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        train_together(runs, configs)
+    assert [run.read_state()["status"] for run in runs] == ["finished", "stopped", "stopped"]
+    assert runs[0].read_state()["error"] is None and runs[0].adapter.exists()
+
+
+def test_a_board_that_cannot_be_closed_ends_its_run_alone(tmp_path, tiny_sd1, photos, monkeypatch):
+    runs, configs = three_runs(tmp_path, tiny_sd1, photos, tensorboard=True)
+    monkeypatch.setattr(SummaryWriter, "close", on_the_second(SummaryWriter.close, no_space))
+    assert train_together(runs, configs) == [True, False, True]
+
+
+def test_what_cannot_be_read_is_told_for_all_runs_and_their_places_stay_free(tmp_path, tiny_sd1, photos):
+    folders = [photos, *(make_photos(tmp_path / name, 2) for name in ("worded", "cut"))]
+    configs = [tiny_config(tiny_sd1, folder, components="unet", steps=1) for folder in folders]
+    (folders[1] / "00.txt").write_text("")
+    (folders[2] / "01.png").write_bytes((folders[2] / "01.png").read_bytes()[:99])
+    with pytest.raises(Problems) as told:
+        train_together([RunFolder.create(tmp_path / f"run-{i}") for i in range(3)], configs)
+    worded, cut = (problem.message for problem in told.value.problems)
+    assert worded.startswith(f"{folders[1] / '00.txt'} is empty. (write") and str(folders[2] / "01.png") in cut
+    assert not list(tmp_path.glob("run-*"))
+
+
+def test_a_request_that_fails_on_the_way_leaves_what_was_there_before(tmp_path, tiny_sd1, photos):
+    def config(folder):
+        return tiny_config(tiny_sd1, folder, components="unet", steps=1, rank=2, mask_strength=1.0)
+
+    missed = make_photos(tmp_path / "missed", 1, size=(200, 64))
+    mask = Image.new("L", (200, 64))
+    mask.paste(255, (0, 0, 30, 64))  # the square in the middle does not reach there
+    mask.save(missed / "00_mask.png")
+    [old] = together(tmp_path, [config(photos)])
+    runs = [RunFolder.create(old.path, overwrite=True), RunFolder.create(tmp_path / "new")]
+    with pytest.raises(RequestError, match="leaves nothing of the photo"):
+        train_together(runs, [config(photos), config(missed)])
+    assert old.read_state()["status"] == "finished" and old.adapter.exists() and not runs[1].path.exists()
+
+    again = RunFolder.create(old.path, overwrite=True)
+    assert train_together([again], [config(photos)]) == [True]
+    assert not list(tmp_path.glob(".*.old-*"))  # what was replaced is gone
 
 
 def test_what_keeps_runs_apart_is_told_all_at_once(tmp_path, tiny_sd1, photos):

@@ -97,5 +97,9 @@ def test_a_bad_step_is_found_before_a_checkpoint_would_hide_it(tmp_path, tiny_sd
 def test_with_loss_scaling_an_infinite_gradient_is_no_failure_and_an_infinite_loss_is(tmp_path, tiny_sd1, photos):
     config = tiny_config(tiny_sd1, photos)
     record(RunFolder.create(tmp_path / "one"), config, [1.0, 1.0], [INF, 1.0], None, flush=True)
-    with pytest.raises(WorkError, match="the last checkpoint is the last good state"):
-        record(RunFolder.create(tmp_path / "two"), config, [1.0, NAN], [1.0, NAN], None, flush=True)
+    for name, kept in (("two", "no checkpoint was saved before it"), ("three", "the last checkpoint is the last good")):
+        run = RunFolder.create(tmp_path / name)
+        if name == "three":
+            (run.checkpoints / "step-1").mkdir(parents=True)
+        with pytest.raises(WorkError, match=f"Step 2 of 6: .*{kept}"):
+            record(run, config, [1.0, NAN], [1.0, NAN], None, flush=True)
