@@ -22,7 +22,7 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(there, tmp_path):
         (folder / "mine").write_text("mine")
     with file_size_limit(1000), pytest.raises(WorkError, match="Could not write") as caught:
         write_folder(folder, fill)
-    assert "make room" in caught.value.fix
+    assert "ulimit -f" in caught.value.fix
     left = [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))]
     assert left == (["base", "base/mine"] if there else [])
 

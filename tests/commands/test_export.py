@@ -289,7 +289,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(to, name, run, tmp_path, capsys
     with file_size_limit(20_000):
         assert run_command("export", [str(folder), "--to", to, "--base", base, "-o", str(out / name)]) == 1
     said = capsys.readouterr().err
-    assert f"Could not write {out / name}" in said and "make room" in said
+    assert f"Could not write {out / name}" in said and "ulimit -f" in said
     assert not list(out.iterdir())
 
 
