@@ -18,7 +18,9 @@ MAX_IMAGE_BYTES = 50 * 10**6
 MAX_PIXELS = min(64_000_000, READABLE_PIXELS)
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 
-ADAPTER = "give a LoRA or DoRA of diffusers, PEFT, kohya or symdream as .safetensors; if this is one, get it again"
+ADAPTER = (
+    "give a LoRA or DoRA of diffusers, PEFT, kohya, ComfyUI or symdream as .safetensors; if this is one, get it again"
+)
 
 # What Pillow and its plug-ins say of a broken image.
 UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 FIX = "\n  fix:   "  # before the last part of an error (symdream.errors)
-NAMES = {"base": "the base", "lr": "learning rate"}  # of flags that are called otherwise on a page
+NAMES = {"base": "the base", "lr": "learning rate", "to": "the format"}  # of flags that a page calls otherwise
+COMMAND = re.compile(r"\b(symdream|accelerate launch|torchrun|pip install) .*")
 
 
 def message(text: str) -> str:
@@ -18,7 +19,15 @@ def message(text: str) -> str:
 def without_flags(text: str) -> str:
     """What to do, without the flags of the command line: "batch size 2" for "--batch-size 2"."""
     text = text.replace("name the base it was trained on with --base", "choose the base that it was trained on")
-    return re.sub(r"(?<!\w)--([a-z][a-z-]*)", lambda flag: NAMES.get(flag[1], flag[1].replace("-", " ")), text)
+    return "\n".join(map(_line_without_flags, text.split("\n")))
+
+
+def _line_without_flags(line: str) -> str:
+    """What is a command for a terminal, to the end of its line, stays as it is to be typed."""
+    command = COMMAND.search(line)
+    words = line[: command.start()] if command else line
+    words = re.sub(r"(?<![\w/.-])--([a-z][a-z-]*)", lambda flag: NAMES.get(flag[1], flag[1].replace("-", " ")), words)
+    return words + (command[0] if command else "")
 
 
 def without_place(text: str, folder: Path) -> str:

@@ -246,16 +246,21 @@ def train_from(args: Any) -> RunFolder:
     else:
         config = request.read_request(args)
         run = request.open_output(config)
-    run.since = processes.began()
-    run_training(run, config, resume=bool(args.resume))
+    run_training(run, config, resume=bool(args.resume), since=processes.began())
     return run
 
 
-def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Base | None = None) -> Base:
-    """`train` with the run folder's lock, log and state around it."""
+def run_training(
+    run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Base | None = None, since: float | None = None
+) -> Base:
+    """`train` with the run folder's lock, log and state around it.
+
+    since: when it began, in seconds since the epoch (None: now): a command counts its imports too.
+    """
     if not is_leader():
         return train(run, config, resume=resume, base=base)
     run.acquire()  # before the imports, which take seconds: a second process is refused at once
+    run.begin(since)
     run.stop_file.unlink(missing_ok=True)  # an old one; whoever sees the lock may ask to stop from here on
 
     steps = config.training.steps
@@ -282,15 +287,18 @@ def run_training(run: RunFolder, config: TrainConfig, *, resume: bool = False, b
 
 def leave(run: RunFolder, config: TrainConfig, error: BaseException, *, resume: bool = False) -> None:
     """Remove the folder of a run that `error` ended before it began; in another, write to state.json how it ended."""
+    if not run.path.is_dir():
+        return  # somebody removed it
     if not resume and (not run.began or (isinstance(error, RequestError) and not run.trained)):
-        run.remove()  # the next try finds the place free
+        with contextlib.suppress(OSError):
+            run.remove()  # the next try finds the place free
         return
     stopped = isinstance(error, Stopped | KeyboardInterrupt)
     status, told = ("stopped", None) if stopped else ("failed", str(error) or type(error).__name__)
-    # On a full disk these fail too; what comes first is what to tell.
-    with contextlib.suppress(WorkError):
+    # On a full disk, or one that turned read-only, these fail too; what comes first is what to tell.
+    with contextlib.suppress(WorkError, OSError):
         run.flush()
-    with contextlib.suppress(WorkError):
+    with contextlib.suppress(WorkError, OSError):
         run.write_state(status, step=run.read_state().get("step", 0), steps=config.training.steps, error=told)
     if not stopped:
         say(f"The run failed; its folder {run.path} keeps what was saved.")

@@ -155,8 +155,7 @@ def test_the_seconds_of_a_run_are_its_own_and_those_of_the_processes_that_it_goe
     run_training(run, config)
     assert 0 < run.read_summary()["seconds_total"] <= time.time() - began  # this process is older
     run = RunFolder.create(tmp_path / "run", overwrite=True)
-    run.since -= 1000  # as if its start had taken so long
-    run_training(run, config)
+    run_training(run, config, since=time.time() - 1000)
     shutil.rmtree(run.checkpoints / "step-2")
     resumed = RunFolder.open(run.path)
     run_training(resumed, config, resume=True)

@@ -82,8 +82,7 @@ def run(args: Args) -> int:
     from symdream.train import run_training
     from symdream.training.processes import began
 
-    folder.since = began()
-    base = run_training(folder, config)
+    base = run_training(folder, config, since=began())
     result = evaluate_run(folder, base=base, seed=args.seed)
     grid = folder.path / "grid.png"
     draw_grid(grid, folder, result["prompts"])

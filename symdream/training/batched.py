@@ -134,6 +134,7 @@ def train_together(
         for run in runs:
             run.acquire()
             stack.callback(run.release)
+            run.begin()
         try:
             return _train(runs, configs, base, keep)
         except BaseException as error:

@@ -13,6 +13,7 @@ reader, or a run resumed after a crash, never sees half a file.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import glob
@@ -80,7 +81,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     except (OSError, SafetensorError) as error:
         raise disk_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a disk that turned read-only: what comes first is what to tell
+            temporary.unlink(missing_ok=True)
 
 
 def fsync_tree(folder: Path) -> None:
@@ -202,14 +204,19 @@ class RunFolder:
             self.path.mkdir()
             self._lock = self._taken_lock()
             old.release()
-        os.utime(self._lock)  # `is_loading` compares by it
         for folder in (self.path, self.checkpoints, self.samples):
             for leftover in [p for p in folder.glob(".*") if _is_debris(p.name)]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
+    def begin(self, since: float | None = None) -> None:
+        """This process, which holds the lock, is going to train: `is_loading` tells by it, and `seconds` counts from
+        here, or from `since` (seconds since the epoch)."""
+        os.utime(self._lock)
+        self.since, self.seconds_before = since or time.time(), 0.0
+
     @property
     def is_loading(self) -> bool:
-        """Whether the process that took the lock last has not begun to train: what lies in metrics.jsonl is older.
+        """Whether the process that was to train last has not come to it: what lies in metrics.jsonl is older.
 
         A process that goes on with a run writes the file anew before its first step (`truncate_metrics`).
         """

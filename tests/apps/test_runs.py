@@ -143,6 +143,8 @@ def test_a_run_that_broke_off_tells_the_step_it_reached_and_goes_on_from_the_one
         run = empty_run(runs, name, status=status, pid=dead_process(), step=100, steps=200)
         (run.checkpoints / "step-100").mkdir(parents=True)
         write_metrics(run, 169)
+        run.acquire()  # as an evaluation does
+        run.release()
         status = runs.status(name)
         assert (status.status, status.step, status.seconds_left) == (name, 169, None)
         said = watching.sentence(runs, status)
@@ -163,6 +165,7 @@ def test_a_run_that_goes_on_loads_until_its_own_first_step(runs):
     write_metrics(run, 169)
     os.utime(run.metrics, (time.time() - 60,) * 2)
     run.acquire()
+    run.begin()
     status = runs.status("owl")
     assert (status.status, status.step, status.seconds_left) == ("running", 100, None)
     said = watching.sentence(runs, status)

@@ -140,7 +140,9 @@ def on_the_second(function, instead):
     return lambda *args, **kwargs: (instead if next(calls) == 2 else function)(*args, **kwargs)
 
 
-@pytest.mark.parametrize("what", ["symdream.training.outputs.save_adapters", "symdream.training.checkpoint.save_file"])
+@pytest.mark.parametrize(
+    "what", ["symdream.training.outputs.save_adapters", "symdream.training.checkpoint.save_tensors"]
+)
 def test_a_run_that_cannot_be_written_fails_alone(tmp_path, tiny_sd1, photos, monkeypatch, what):
     runs, configs = three_runs(tmp_path, tiny_sd1, photos)
     module, name = what.rsplit(".", 1)

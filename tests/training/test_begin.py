@@ -8,8 +8,8 @@ import pytest
 from helpers.runs import adapter_tensors, make_photos, tiny_config, train_tiny
 from PIL import Image
 
-from symdream.errors import Problems, RequestError
-from symdream.train import run_training
+from symdream.errors import Problems, RequestError, WorkError
+from symdream.train import leave, run_training
 from symdream.training import request
 from symdream.training.run_folder import RunFolder
 
@@ -140,3 +140,13 @@ def test_a_board_that_does_not_open_brings_the_old_run_back(tmp_path, tiny_sd1, 
         run_training(RunFolder.create(old.path, overwrite=True), tiny_config(tiny_sd1, photos, steps=1))
     assert all((adapter_tensors(old)[name] == tensor).all() for name, tensor in before.items())
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_whose_folder_was_removed_meanwhile_ends_by_what_ended_it(tmp_path, tiny_sd1, photos):
+    run = RunFolder.create(tmp_path / "run")
+    run.acquire()
+    run.path.joinpath("lock").unlink()
+    run.path.rmdir()
+    leave(run, tiny_config(tiny_sd1, photos), WorkError("its own reason"))
+    assert not run.path.exists()
+    run.release()

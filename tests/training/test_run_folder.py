@@ -242,3 +242,9 @@ def test_a_look_at_the_lock_tells_who_trains_and_hinders_nobody(tmp_path):
     finally:
         stop.set()
         watcher.join()
+
+
+def test_a_place_that_cannot_be_written_to_at_all_is_told_as_such(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WorkError, match="Could not write"):
+        write_json(tmp_path / "file" / "state.json", {})

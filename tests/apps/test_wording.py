@@ -1,0 +1,32 @@
+"""What of the library's messages a page says in its own words, and what it leaves to be typed."""
+
+import pytest
+
+from symdream_apps.wording import message, without_flags
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("take a lower --lr", "take a lower learning rate"),
+        ("take --batch-size 2 (or --rank 4)", "take batch size 2 (or rank 4)"),
+        ("use --to diffusers, or --to merged", "use the format diffusers, or the format merged"),
+        ("move it to '/r/--cool', a--b or .--c", "move it to '/r/--cool', a--b or .--c"),
+        ("finish it: symdream train --resume owl", "finish it: symdream train --resume owl"),
+        (
+            "train with --rank 8, or compress it: symdream export FILE --compress 4\ntake --rank 2",
+            "train with rank 8, or compress it: symdream export FILE --compress 4\ntake rank 2",
+        ),
+        (
+            "continue with: accelerate launch --cpu --num_processes 2 symdream/train.py --resume owl",
+            "continue with: accelerate launch --cpu --num_processes 2 symdream/train.py --resume owl",
+        ),
+        ('pip install "symdream[wandb]", or leave --wandb out', 'pip install "symdream[wandb]", or leave --wandb out'),
+    ],
+)
+def test_flags_become_words_and_commands_stay_as_they_are_typed(text, told):
+    assert without_flags(text) == told
+
+
+def test_only_what_to_do_is_put_in_other_words():
+    assert message("Nothing called --lr.\n  fix:   take --lr 1") == "Nothing called --lr.\n  fix:   take learning rate 1"
