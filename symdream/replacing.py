@@ -33,6 +33,8 @@ def in_the_way(path: Path, overwrite: bool, kind: Kind) -> tuple[str, str] | Non
             return "is a folder", "choose another"
     elif not path.is_dir():
         return "is a file", "choose another"
+    elif Path.cwd().is_relative_to(path.resolve()):
+        return "is the folder that this command runs in, or holds it", "choose another"
     elif any(path.iterdir()) and (why := _why_no(kind, path)):
         return f"exists already and is not {NAMES[kind]} alone, all that --overwrite replaces: {why}", "choose another"
     return None if overwrite else ("exists already", "choose another, or add --overwrite")

@@ -18,6 +18,7 @@ def write_folder(folder: Path, write: Callable[[Path], Any]) -> None:
 
     Raises: WorkError if there is no space or no permission; `folder` is then as it was before.
     """
+    folder = Path(os.path.abspath(folder))  # "." has no name to make others of
     new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
         shutil.rmtree(new, ignore_errors=True)  # a killed process may have had this number

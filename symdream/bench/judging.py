@@ -16,7 +16,7 @@ from symdream.bench.grid import TRIGGER
 from symdream.bench.subjects import BenchSubject
 from symdream.data.captions import caption_of, fill
 from symdream.data.images import find_images, read_image, read_with_alpha
-from symdream.data.masks import mask_file
+from symdream.data.masks import as_mask, read_mask
 from symdream.metrics.cache import EmbeddingCache, image_hash
 from symdream.metrics.encoders import ClipEncoder, DinoEncoder
 from symdream.metrics.evaluate import SCORES, score_images
@@ -63,13 +63,12 @@ class SubjectJudge:
         subject = self.subject
         photos = find_images(subject.folder)
         captions = {p.name: caption_of(p, "", trigger=TRIGGER, class_noun=subject.class_noun) for p in photos}
-        # What training weighs the loss by, and what the scores of the foreground are cut out by.
-        masks = [mask_file(photo) for photo in photos] + list(subject.masks.values())
-        cut = [image.getchannel("A") for image in map(read_with_alpha, photos) if image.mode == "RGBA"]
+        # What training weighs the loss by, and what the scores of the foreground are cut out by: as both read them.
+        weights = {photo.name: mask for photo in photos if (mask := read_mask(photo)) is not None}
+        masks = {name: as_mask(read_with_alpha(file)) for name, file in subject.masks.items()}
         beside = [
             {name: text for name, text in captions.items() if text},
-            {m.relative_to(subject.folder).as_posix(): image_hash(read_with_alpha(m)) for m in masks if m},
-            [image_hash(alpha) for alpha in cut],
+            *({name: image_hash(mask) for name, mask in found.items()} for found in (weights, masks)),
             {prompt: image_hash(read_image(ideal)) for prompt, ideal in subject.ideals.items()},
         ]
         return digest(beside) if any(beside) else None

@@ -150,6 +150,8 @@ def _joined_config(configs: Sequence[dict[str, Any]], joined: dict[str, Any]) ->
         )
     if any(one.get("subjects") for one in configs):
         config["subjects"] = joined["subjects"]
+    left_out = dict.fromkeys(name for one in configs for name in one.get("left_out", []))
+    config["left_out"] = [name for name in left_out if name not in joined["subjects"]]
     return config | {"training_seeds": joined["training_seeds"]}
 
 

@@ -91,6 +91,11 @@ class Comparison:
             self.arms = make_arms(self.grid, workshop.base)
             self.protocol = protocol_of(self.grid, workshop.base.hash, workshop.encoder_names())
             self._refuse_another_grid()
+            known_settings = given is not None or not self.grid.tune
+            if known_settings:
+                self._settle(given)
+                self._plan_cells()
+            before = self._grid_file
             write_text(self.folder / GRID_FILE, grids.to_toml(self.grid))
             self.instrument = test_instrument(workshop)
             self._tell_instrument()
@@ -100,8 +105,16 @@ class Comparison:
             if self.processes > 1:
                 self.do = stack.enter_context(Workers(self.processes, self.grid, self.folder)).do
             self._take_references()
-            self._settle(given)
+            if not known_settings:
+                self._settle(None)
             if not tuning_only:
+                if not known_settings:
+                    try:
+                        self._plan_cells()
+                    except RequestError:
+                        if before is not None:  # what was here is as it was
+                            write_text(self.folder / GRID_FILE, before)
+                        raise
                 self._take_cells()
             result = self._write()
         seconds = time.monotonic() - began
@@ -191,9 +204,17 @@ class Comparison:
                 })  # fmt: skip
         self._write()
 
-    def _take_cells(self) -> None:
+    @property
+    def _grid_file(self) -> str | None:
+        file = self.folder / GRID_FILE
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+
+    def _plan_cells(self) -> None:
+        """Raises: RequestError if finished cells would be lost."""
         self.cells = grid_cells(self.grid, self.arms, self.names, self.subjects, self.settings, self.protocol)
         self._take_over()
+
+    def _take_cells(self) -> None:
         self._write()  # so that what the cells learn from is known before any is trained
         self._work(of_shard(self.cells, self.shard), "cells", found=self.found)
 
@@ -402,6 +423,11 @@ class Comparison:
         content, rows = assemble(self._head(), self.cells, self.found), self._rows()
         if not self.cells:  # references and tuning come first: what an earlier start finished is not lost meanwhile
             content["cells"] = self.known.get("cells", [])
+        if not self.settings and self.known.get("settings"):
+            # While rates are tuned anew: those that were tuned before, and what they were tuned by.
+            photos = {of: {**self.known["grid"].get(of, {}), **content["grid"][of]} for of in ("photos", "beside")}
+            content |= {name: self.known[name] for name in ("notes", "tuning", "settings")}
+            content["grid"] = {**self.known["grid"], **photos}
         write_rows(self.folder, rows)
         write_results(self.folder, content)
         return content

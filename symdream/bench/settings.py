@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,13 @@ def under(grid: dict[str, Any]) -> dict[str, Any]:
     return {name: grid[name] for name in ("protocol", "steps", "batch_size")} | {"base": grid["base"]["name"]}
 
 
-def without_tuned(grid: Grid, given: Given) -> Grid:
+def without_tuned(grid: Grid, given: Given, compared: Collection[str] = ()) -> Grid:
     """The grid without the subjects that the given settings were tuned on, as one that tunes itself leaves them out.
 
+    compared: those of which cells are finished already; they stay, and the report says that they were tuned on.
     Raises: Problems if such a subject is named among those compared.
     """
-    tuned_on = [trial["subject"] for trial in given.trials]
+    tuned_on = [trial["subject"] for trial in given.trials if trial["subject"] not in compared]
     return check(
         grid.model_dump() | {"left_out": list(dict.fromkeys([*grid.left_out, *tuned_on]))},
         "the request with --settings",

@@ -176,10 +176,11 @@ def run_grid(args: Run) -> int:
     from symdream.bench.settings import read_settings, without_tuned
     from symdream.ui import say
 
-    read_results(folder)  # one of another format is refused before anything is loaded
+    known = read_results(folder)  # one of another format is refused before anything is loaded
     given = read_settings(args.settings) if args.settings else None
     if given:
-        grid = without_tuned(grid, given)
+        finished = {cell["subject"] for cell in (known or {}).get("cells", []) if cell["status"] == "finished"}
+        grid = without_tuned(grid, given, finished)
     if args.dry_run:
         from symdream.bench.plan import plan
 

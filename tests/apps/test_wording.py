@@ -29,4 +29,4 @@ def test_flags_become_words_and_commands_stay_as_they_are_typed(text, told):
 
 
 def test_only_what_to_do_is_put_in_other_words():
-    assert message("Nothing called --lr.\n  fix:   take --lr 1") == "Nothing called --lr.\n  fix:   take learning rate 1"
+    assert message("No --lr.\n  fix:   take --lr 1") == "No --lr.\n  fix:   take learning rate 1"

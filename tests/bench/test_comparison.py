@@ -329,9 +329,28 @@ def test_other_settings_than_those_of_finished_cells_are_refused(whole, tiny_sd1
         shutil.copy(folder / name, tmp_path)
     settings = {arm: Settings(**found | {"lr": 0.5}) for arm, found in content["settings"].items()}
     given = Given(settings, [], content["grid"])
+    (tmp_path / "grid.toml").write_text("# as it was")
     with pytest.raises(RequestError, match="4 finished cells that would be lost.*'lr': 0.5"):
         Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path).run(given)
     assert cells(read_results(tmp_path)) == cells(content)
+    assert (tmp_path / "grid.toml").read_text() == "# as it was" and not (tmp_path / "references").exists()
+
+
+def test_what_was_tuned_stays_known_until_it_is_tuned_anew(whole, tiny_sd1, data, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    folder, content = whole
+    old, new = (build(tiny_grid(tiny_sd1, data, tune=True, tuning_trials=trials)) for trials in (2, 1))
+    grid = content["grid"] | {"tuning_subjects": ["gamma"], "config": old.model_dump(mode="json")}
+    write_results(tmp_path, content | {"cells": [], "tuning": [{"arm": "lora-r2"}], "grid": grid})
+    shutil.copy(folder / SCORES, tmp_path)
+    monkeypatch.setattr(Comparison, "_work", stop)
+    with pytest.raises(Stopped):
+        Comparison(new, tmp_path).run()
+    after = read_results(tmp_path)
+    assert (after["tuning"], after["settings"]) == ([{"arm": "lora-r2"}], content["settings"])
+    assert after["grid"]["config"]["tuning_trials"] == 2 and "gamma" in after["grid"]["photos"]
 
 
 def test_a_merged_grid_of_other_seeds_is_gone_on_with_as_it_is(tiny_sd1, data, tmp_path):

@@ -35,13 +35,16 @@ def test_what_lies_beside_the_photos_has_a_hash_of_its_own(judges, tmp_path):
 
     make_photos(tmp_path, count=2)
     assert beside() is None  # so that folders begun before it was told stay what they are
+    with Image.open(tmp_path / "00.png") as photo:
+        photo.convert("RGBA").save(tmp_path / "00.png")
+    assert beside() is None  # opaque all over: no mask
     (tmp_path / "00.txt").write_text("a photo of {subject}")
     captioned = beside()
     (tmp_path / "00.txt").write_text(" a photo  of sks toy\n")
     assert beside() == captioned  # the text that is learned
-    Image.new("L", (48, 48), 255).save(tmp_path / "00_mask.png")
+    Image.new("L", (80, 64), 255).save(tmp_path / "00_mask.png")
     masked = beside()
-    Image.new("L", (48, 48), 200).save(tmp_path / "00_mask.png")
+    Image.new("L", (80, 64), 200).save(tmp_path / "00_mask.png")
     assert len({None, captioned, masked, beside()}) == 4
     assert judges["fox"].beside_hash != judges["lion"].beside_hash
 

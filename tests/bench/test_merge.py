@@ -63,12 +63,12 @@ def test_the_merged_grid_asks_for_all_that_was_merged(tmp_path, capsys):
         tmp_path,
         {"training_seeds": [1], "subjects": ["owl"],
          "config": config(methods=["dora"], training_seeds=[1], subjects=["owl"])},
-        subjects=["fox"], config=config(methods=["lora", "singlora"], subjects=["fox"]),
+        subjects=["fox"], config=config(methods=["lora", "singlora"], subjects=["fox"], left_out=["elk", "owl"]),
     )  # fmt: skip
     merge_folders(parts, tmp_path / "whole")
     grid = read_toml(tmp_path / "whole" / "grid.toml")
     assert grid["methods"] == ["lora", "singlora", "dora"] and grid["match"] == "rank"
-    assert grid["training_seeds"] == [0, 1] and grid["subjects"] == ["fox", "owl"]
+    assert grid["training_seeds"] == [0, 1] and grid["subjects"] == ["fox", "owl"] and grid["left_out"] == ["elk"]
     assert read_results(tmp_path / "whole")["grid"]["config"]["subjects"] == ["fox", "owl"]
     assert "every combination" not in capsys.readouterr().err
 

@@ -27,6 +27,8 @@ def test_the_subjects_of_the_trials_are_left_out_of_a_grid_that_does_not_tune(tu
     assert compared_subjects(grid, subjects) == ["alpha", "beta"]
     left = without_tuned(grid, read_settings(tuned))
     assert compared_subjects(left, subjects) == ["alpha"] and not left.tune
+    begun = without_tuned(grid, read_settings(tuned), {"beta"})  # cells of it are finished, and the report says so
+    assert compared_subjects(begun, subjects) == ["alpha", "beta"]
 
 
 def test_a_subject_of_the_trials_cannot_be_asked_for(tuned, tmp_path):

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,6 +73,14 @@ def test_export_refuses_the_name_of_a_file(tmp_path, name):
     with pytest.raises(RequestError, match="written as a folder") as refused:
         run(Export("owner/never-asked-for", tmp_path / name))
     assert refused.value.fix == f"give {tmp_path / 'sprite'}"
+
+
+@pytest.mark.parametrize("name", [".", "..", "../here"])
+def test_export_refuses_the_folder_that_it_runs_in(tmp_path, monkeypatch, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(RequestError, match="this command runs in, or holds it"):
+        run(Export("sprite", Path(name), overwrite=True))
 
 
 def test_the_command_line_reaches_the_actions_and_their_exit_codes(tmp_path, capsys):
