@@ -39,6 +39,14 @@ def whole(tiny_sd1, data, tmp_path_factory):
     return folder, Comparison(build(tiny_grid(tiny_sd1, data)), folder).run()
 
 
+def two_files(folder, place):
+    """What a comparison told, in `place` without its runs."""
+    place.mkdir(exist_ok=True)
+    for name in (RESULTS, SCORES):
+        shutil.copy(folder / name, place)
+    return place
+
+
 def scores(rows):
     """What is the same whenever and wherever a cell was run."""
     return {(r["cell"], r["arm"], r["subject"], r["step"], r["prompt"], r["image_seed"]): r["dino"] for r in rows}
@@ -154,10 +162,7 @@ def test_shards_make_the_same_whole_and_two_files_are_enough_to_go_on(whole, tin
     grid = build(tiny_grid(tiny_sd1, data))
     half = Comparison(grid, tmp_path / "half", shard=(0, 2)).run()
     assert [cell["status"] for cell in half["cells"]] == ["finished"] * 2 + ["missing"] * 2
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    for name in (RESULTS, SCORES):
-        shutil.copy(tmp_path / "half" / name, bare)
+    bare = two_files(tmp_path / "half", tmp_path / "bare")
     # Another machine goes on from the two files, and works on the missing cells alone.
     found = json.loads((bare / RESULTS).read_text())
     found["environments"][0]["device"] = "another"
@@ -197,8 +202,7 @@ def test_tuning_is_kept_and_given_on(tiny_sd1, data, tmp_path, capsys):
         assert tuned["settings"][arm]["lr"] == chosen["lr"]
     # Other options tune anew, with the trials that are there; not where cells were trained with the old settings.
     again = build(tiny_grid(tiny_sd1, data, image_seeds=[0], **flags | {"tuning_trials": 1, "tuning_limit": 1}))
-    for name in (RESULTS, SCORES):
-        shutil.copy(tmp_path / "tuned" / name, tmp_path)
+    two_files(tmp_path / "tuned", tmp_path)
     retuned = Comparison(again, tmp_path).run(tuning_only=True)
     assert "tuning_trials, tuning_limit before; they are tuned anew" in capsys.readouterr().err
     assert len(retuned["tuning"]) == 2
@@ -220,8 +224,7 @@ def test_tuning_is_kept_and_given_on(tiny_sd1, data, tmp_path, capsys):
 @pytest.mark.slow
 def test_tuning_in_a_folder_of_two_files_loses_no_cell_that_is_finished(whole, tiny_sd1, data, tmp_path):
     folder, content = whole
-    for name in (RESULTS, SCORES):
-        shutil.copy(folder / name, tmp_path)
+    two_files(folder, tmp_path)
     grid = build(tiny_grid(tiny_sd1, data, tune=True, tuning_trials=1, tuning_limit=1))
     tuned = Comparison(grid, tmp_path).run(tuning_only=True)
     assert tuned["tuning"] and cells(tuned) == cells(content)
@@ -231,10 +234,7 @@ def test_tuning_in_a_folder_of_two_files_loses_no_cell_that_is_finished(whole, t
 def test_other_photos_under_the_old_name_are_refused(whole, tiny_sd1, data, tmp_path):
     folder, _ = whole
     shutil.copytree(data, tmp_path / "data")
-    place = tmp_path / "grid"
-    place.mkdir()
-    for name in (RESULTS, SCORES):
-        shutil.copy(folder / name, place)
+    place = two_files(folder, tmp_path / "grid")
     shutil.copy(tmp_path / "data" / "gamma" / "00.png", tmp_path / "data" / "beta" / "00.png")
     with pytest.raises(RequestError, match="other photos, or another class noun, of beta"):
         Comparison(build(tiny_grid(tiny_sd1, tmp_path / "data")), place).run()
@@ -244,10 +244,7 @@ def test_other_photos_under_the_old_name_are_refused(whole, tiny_sd1, data, tmp_
 def test_other_files_beside_the_photos_are_refused(whole, tiny_sd1, data, tmp_path, name):
     folder, _ = whole
     shutil.copytree(data, tmp_path / "data")
-    place = tmp_path / "grid"
-    place.mkdir()
-    for file in (RESULTS, SCORES):
-        shutil.copy(folder / file, place)
+    place = two_files(folder, tmp_path / "grid")
     file = tmp_path / "data" / "beta" / name
     file.parent.mkdir(exist_ok=True)
     if file.suffix == ".txt":
@@ -315,8 +312,7 @@ def test_another_grid_is_refused_in_the_same_folder(whole, tiny_sd1, data):
 )
 def test_a_grid_that_would_lose_finished_cells_is_refused(whole, tiny_sd1, data, tmp_path, changes, told):
     folder, _ = whole
-    for name in (RESULTS, SCORES):
-        shutil.copy(folder / name, tmp_path)
+    two_files(folder, tmp_path)
     before = (tmp_path / RESULTS).read_bytes()
     with pytest.raises(RequestError, match=told):
         Comparison(build(tiny_grid(tiny_sd1, data, **changes)), tmp_path).run()
@@ -325,8 +321,7 @@ def test_a_grid_that_would_lose_finished_cells_is_refused(whole, tiny_sd1, data,
 
 def test_other_settings_than_those_of_finished_cells_are_refused(whole, tiny_sd1, data, tmp_path):
     folder, content = whole
-    for name in (RESULTS, SCORES):
-        shutil.copy(folder / name, tmp_path)
+    two_files(folder, tmp_path)
     settings = {arm: Settings(**found | {"lr": 0.5}) for arm, found in content["settings"].items()}
     given = Given(settings, [], content["grid"])
     (tmp_path / "grid.toml").write_text("# as it was")
