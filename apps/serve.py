@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import signal
 import socket
 import threading
 from logging.handlers import RotatingFileHandler
@@ -19,7 +18,7 @@ PORTS_TRIED = 100
 
 
 def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str] | None) -> None:
-    """Serve the app until Ctrl-C or SIGTERM.
+    """Serve the app until Ctrl-C, or what the command turns into it (symdream.signals).
 
     Raises: RequestError if the runs folder cannot be made or no port is free.
     """
@@ -39,7 +38,6 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
     desk = Desk(Studio(context))
     blocks = build(context, desk)
     ended = threading.Event()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         blocks.launch(
             server_name=host,

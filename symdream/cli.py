@@ -72,6 +72,7 @@ def run_command(name: str, argv: list[str]) -> int:
         print("symdream runs on Linux and macOS. On Windows, use it in WSL: wsl --install", file=sys.stderr)
         return 1
     from symdream.errors import SymdreamError
+    from symdream.signals import signals_like_ctrl_c
     from symdream.threads import choose_waiting
     from symdream.ui import say
 
@@ -79,10 +80,11 @@ def run_command(name: str, argv: list[str]) -> int:
     # A stream that lacks a letter (Λ in cp1252: a file on Windows) gets its number instead of ending the command.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    module = importlib.import_module(f"symdream.commands.{name}")
     try:
-        args = module.parse(argv) if hasattr(module, "parse") else parse(module, name, argv)
-        return module.run(args) or 0
+        with signals_like_ctrl_c():
+            module = importlib.import_module(f"symdream.commands.{name}")
+            args = module.parse(argv) if hasattr(module, "parse") else parse(module, name, argv)
+            return module.run(args) or 0
     except SymdreamError as error:
         say(f"\n{error}")
         return error.exit_code

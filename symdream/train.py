@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
 from symdream.config import TrainConfig, to_toml
 from symdream.errors import RequestError, Stopped, WorkError
+from symdream.signals import signals_like_ctrl_c
 from symdream.training.run_folder import RunFolder, is_leader, write_text
 from symdream.ui import log_to, say
 
@@ -266,7 +267,6 @@ def run_training(
     steps = config.training.steps
     try:
         from symdream.training.defaults import with_absolute_paths
-        from symdream.training.interrupt import signals_like_ctrl_c
 
         if not resume:
             # Before anything that takes time, so that a run killed while it loads can be resumed.

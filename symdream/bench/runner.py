@@ -28,6 +28,7 @@ from symdream.bench.workers import Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.photographs import FLAT_SHARE, flat_share
 from symdream.errors import RequestError, Stopped, SymdreamError, WorkError, typed
+from symdream.signals import signals_like_ctrl_c
 from symdream.training.run_folder import write_text
 from symdream.ui import say
 
@@ -71,8 +72,6 @@ class Comparison:
 
         Raises: RequestError if the folder holds another grid, is in use, or an encoder cannot be had; Stopped.
         """
-        from symdream.training.interrupt import signals_like_ctrl_c
-
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with locked(self.folder), signals_like_ctrl_c():

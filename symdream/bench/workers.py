@@ -18,6 +18,7 @@ from typing import Any
 
 from symdream.bench.grid import Grid
 from symdream.errors import Stopped, SymdreamError
+from symdream.signals import signals_like_ctrl_c
 
 Task = tuple[str, tuple[Any, ...], dict[str, Any]]
 Done = tuple[int, Any, float]  # number of the task, its result, seconds
@@ -101,7 +102,6 @@ class Workers:
 def _work(connection: Connection, grid: Grid, folder: Path) -> None:
     """A worker's life: tasks until the pipe closes."""
     from symdream.bench.workshop import Workshop
-    from symdream.training.interrupt import signals_like_ctrl_c
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with signals_like_ctrl_c():

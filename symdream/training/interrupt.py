@@ -4,45 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import torch
 from accelerate import Accelerator
 
-from symdream.errors import Stopped
-
-
-def others() -> list[signal.Signals]:
-    """What ends a run beside Ctrl-C. SIGHUP says that the terminal was closed or lost; nohup ignores it, so do we."""
-    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGHUP]
-
-
-@contextmanager
-def signals_like_ctrl_c() -> Iterator[None]:
-    """While entered, SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does: outside of the loop there is no step to
-    end first. It leaves as KeyboardInterrupt also where a library, interrupted while it reads a file, makes an error of
-    its own of it."""
-    asked = []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        raise KeyboardInterrupt
-
-    numbers = [n for n in (signal.SIGINT, *others()) if signal.getsignal(n) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    except Exception as error:
-        if asked and not isinstance(error, Stopped):
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+from symdream.signals import others
 
 
 class StopRequest:

@@ -244,7 +244,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(trained, capsys, tmp_path):
     while not list(kept.glob("*/00007.png")):  # two whole batches of four
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "are kept" in told and "go on with symdream evaluate --run" in told
     assert 8 <= len(list(kept.glob("*/*.png"))) < 40 and not (tmp_path / "cut short").exists()

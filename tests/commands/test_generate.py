@@ -1,6 +1,7 @@
 """symdream generate, on a tiny run."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -64,7 +65,8 @@ def test_a_disk_that_takes_no_picture_is_told_without_a_trace(tmp_path, run, cap
     assert code == 1 and "File too large" in told and "00-0.png" in told and "Traceback" not in told
 
 
-def test_ctrl_c_keeps_the_images_that_are_made(tmp_path, run):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_the_images_that_are_made(number, tmp_path, run):
     output = tmp_path / "images"
     flags = ["--adapter", run.path, "--prompt", "a {subject}", "--count", "500", "--batch-size", "2", "--steps", "2"]
     command = [sys.executable, "-m", "symdream.cli", "generate", *flags, "-o", output, "--device", "cpu"]
@@ -72,12 +74,28 @@ def test_ctrl_c_keeps_the_images_that_are_made(tmp_path, run):
     while not (output / "00-3.png").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     made = sorted(output.glob("*.png"))
     assert f"{len(made)} of 500 images" in told and str(output) in told and 4 <= len(made) < 500
     assert all(read_settings(file)["seed"] == int(file.stem.split("-")[1]) for file in made)
+
+
+def test_a_signal_that_a_library_makes_an_error_of_is_told_as_a_stop(tmp_path, run, monkeypatch, capsys):
+    from symdream.interop import open as opening
+
+    def interrupted(*_, **__):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise OSError("Unable to load weights from checkpoint file") from None
+
+    monkeypatch.setattr(opening, "open_adapter", interrupted)
+    code = main(["generate", "--adapter", str(run.path), "--prompt", "a {subject}", "-o", str(tmp_path / "images")])
+    told = capsys.readouterr().err
+    assert code == 130 and told.strip() == "Stopped." and not (tmp_path / "images").exists()
 
 
 def test_a_picture_written_as_ctrl_c_came_is_counted(tmp_path, run, monkeypatch):

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from symdream.errors import Stopped, WorkError
-from symdream.training.interrupt import signals_like_ctrl_c
+from symdream.signals import signals_like_ctrl_c
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
