@@ -10,8 +10,9 @@ from typing import Any
 from symdream.bench.cells import read_done
 from symdream.bench.environments import distinct, environments_of
 from symdream.bench.grid import Grid, to_toml
+from symdream.bench.lock import locked
 from symdream.bench.results import read_results, read_rows, write_results, write_rows
-from symdream.bench.runner import GRID_FILE, locked
+from symdream.bench.runner import GRID_FILE
 from symdream.bench.same_grid import other_pictures, other_work
 from symdream.bench.wording import count, listing
 from symdream.errors import RequestError

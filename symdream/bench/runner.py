@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -19,6 +17,7 @@ from symdream.bench.cells import Cell, Settings, failed_entry, grid_cells, of_sh
 from symdream.bench.environments import distinct, environment, environments_of
 from symdream.bench.grid import Grid
 from symdream.bench.instrument import test_instrument
+from symdream.bench.lock import locked
 from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
 from symdream.bench.same_grid import other_pictures, other_work
 from symdream.bench.settings import Given
@@ -74,15 +73,15 @@ class Comparison:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with locked(self.folder), signals_like_ctrl_c():
-                return self._run(given, tuning_only)
+            with locked(self.folder) as lock, signals_like_ctrl_c():
+                return self._run(given, tuning_only, lock)
         except (Stopped, KeyboardInterrupt):
             raise Stopped(
                 f"Stopped; what is finished in {self.folder} stays finished.",
                 fix="go on with the same command",
             ) from None
 
-    def _run(self, given: Given | None, tuning_only: bool) -> dict[str, Any]:
+    def _run(self, given: Given | None, tuning_only: bool, lock: int) -> dict[str, Any]:
         began = time.monotonic()
         with ExitStack() as stack:
             workshop = self.workshop
@@ -102,7 +101,7 @@ class Comparison:
                 say(f"  note: {note}")
             self.do: Callable[[Sequence[Task]], Iterator[Done]] = lambda tasks: in_this_process(workshop, tasks)
             if self.processes > 1:
-                self.do = stack.enter_context(Workers(self.processes, self.grid, self.folder)).do
+                self.do = stack.enter_context(Workers(self.processes, self.grid, self.folder, lock)).do
             self._take_references()
             if not known_settings:
                 self._settle(None)
@@ -439,24 +438,6 @@ class Comparison:
             else:
                 verdict = "" if found["enough"] else ": it measures class and style more than identity"
                 say(f"  {name} tells a subject from others with AUC {found['auc']:.3f}{verdict}")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Raises: RequestError if another process compares in this folder."""
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise RequestError(
-            f"{folder} is in use by another symdream compare.",
-            fix="wait for it; shards of one grid each take an --output of their own and are merged afterwards",
-        ) from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _told(name: str, entry: Mapping[str, Any]) -> str:

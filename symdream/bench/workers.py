@@ -10,9 +10,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +39,15 @@ def in_this_process(workshop: Any, tasks: Sequence[Task]) -> Iterator[Done]:
 
 
 class Workers:
-    """`with Workers(2, grid, folder) as workers: for number, result, s in workers.do(tasks): …`, as they end.
+    """`with Workers(2, grid, folder, lock) as workers: for number, result, s in workers.do(tasks): …`, as they end.
 
     A result is an exception where the task raised one that is not the worker's own end; Died where the process died.
+    lock: descriptor of the folder's lock, which the workers hold too: one whose parent was killed ends by itself, but
+    not at once, and until then nobody else may write there.
     """
 
-    def __init__(self, count: int, grid: Grid, folder: Path):
-        self.count, self.grid, self.folder = count, grid, folder
+    def __init__(self, count: int, grid: Grid, folder: Path, lock: int):
+        self.count, self.grid, self.folder, self.lock = count, grid, folder, lock
         self._context = multiprocessing.get_context("spawn")
         self._staff: dict[Connection, Any] = {}
         self._busy: dict[Connection, int] = {}  # with the number of its task
@@ -88,6 +92,7 @@ class Workers:
         try:
             process = self._context.Process(target=_work, args=(theirs, self.grid, self.folder), daemon=True)
             process.start()
+            send_handle(ours, self.lock, process.pid)
         finally:
             for name, value in before.items():
                 if value is None:
@@ -106,6 +111,8 @@ def _work(connection: Connection, grid: Grid, folder: Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with signals_like_ctrl_c():
         try:
+            recv_handle(connection)  # the folder's lock: open, and so held, as long as this process lives
+            threading.Thread(target=_end_with, args=(multiprocessing.parent_process().sentinel,), daemon=True).start()
             workshop = Workshop(grid, folder)
             while True:
                 name, args, options = connection.recv()
@@ -121,3 +128,10 @@ def _work(connection: Connection, grid: Grid, folder: Path) -> None:
             return
         except (KeyboardInterrupt, Stopped):
             sys.exit(130)
+
+
+def _end_with(parent: int) -> None:
+    """End as SIGTERM ends, saving what a run has, when the process that sent this one out is gone: what it does now
+    is nobody's, and the next start does it again."""
+    wait([parent])
+    os.kill(os.getpid(), signal.SIGTERM)

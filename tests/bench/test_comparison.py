@@ -16,9 +16,10 @@ from symdream.bench.arms import make_arms
 from symdream.bench.cells import Settings, grid_cells, read_done
 from symdream.bench.comparisons import path_of
 from symdream.bench.grid import build
+from symdream.bench.lock import locked
 from symdream.bench.merge import merge_folders
 from symdream.bench.results import RESULTS, SCORES, read_results, read_rows, write_results
-from symdream.bench.runner import Comparison, locked
+from symdream.bench.runner import Comparison
 from symdream.bench.settings import Given, read_settings
 from symdream.bench.workers import Died, Workers
 from symdream.diffusion.sampling import sample
@@ -386,7 +387,7 @@ def test_a_worker_that_is_killed_costs_its_own_task_alone(tiny_sd1, data, tmp_pa
     plan = Comparison(grid, tmp_path)
     plan.arms = make_arms(grid, plan.workshop.base)
     cells = grid_cells(grid, plan.arms, plan.names, plan.subjects, plan._settings_of_table(), "protocol")
-    with Workers(1, grid, tmp_path) as workers:
+    with locked(tmp_path) as lock, Workers(1, grid, tmp_path, lock) as workers:
         victim = tmp_path / "cells" / cells[0].id / "state.json"
 
         def kill():

@@ -15,8 +15,8 @@ from helpers.grids import make_subjects, tiny_grid
 
 from symdream.bench.cells import read_done
 from symdream.bench.grid import build, to_toml
+from symdream.bench.lock import locked
 from symdream.bench.results import read_results, read_rows, write_results, write_rows
-from symdream.bench.runner import locked
 from symdream.cli import main
 from symdream.commands.compare import Run, parse, read_grid
 
@@ -166,3 +166,21 @@ def test_a_killed_grid_started_again_ends_as_if_it_never_was(tiny_command, tmp_p
     assert read_rows(out) == read_rows(tmp_path / "unbroken")
     assert all(read_done(out / "cells" / cell["id"]) for cell in found["cells"])
     assert "Comparison" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_parent_that_is_killed_and_the_next_start_goes_on(tiny_command, tmp_path):
+    """SIGKILL of the parent alone, while a worker trains: nothing is trained twice at once, and nothing fails."""
+    out = tiny_command[-1]
+    command = [*tiny_command, "--processes", "2", "--together", "1"]
+    with ForkServer() as server:
+        child = server.start(*command, log=tmp_path / "log")
+        while not any('"running"' in path.read_text() for path in out.glob("cells/*/state.json")):
+            assert child.poll() is None, child.said
+            time.sleep(0.01)
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        child = server.start(*command, log=tmp_path / "log")
+        assert child.wait() == 0, child.said
+        assert "was killed; waiting for its last process" in child.said and "FAILED" not in child.said
+    assert read_results(out)["complete"]
