@@ -89,10 +89,14 @@ class Base:
         return self
 
     def pipeline(self):
-        """A diffusers pipeline over these same modules, without a safety checker or a progress bar."""
+        """A diffusers pipeline over these same modules, without a safety checker or a progress bar.
+
+        Its scheduler is its own: sampling with it leaves `scheduler`, on which training computes, as it is.
+        """
         from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-        shared = {"unet": self.unet, "vae": self.vae, "scheduler": self.scheduler}
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        shared = {"unet": self.unet, "vae": self.vae, "scheduler": scheduler}
         if self.family == "sdxl":
             pipe = StableDiffusionXLPipeline(
                 text_encoder=self.text_encoders[0],

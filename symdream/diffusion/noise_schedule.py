@@ -25,5 +25,6 @@ def use_zero_terminal_snr(base: Base) -> None:
     able = "rescale_betas_zero_snr" in inspect.signature(type(old).__init__).parameters
     kind = type(old) if able else DDIMScheduler
     base.scheduler = kind.from_config(old.config, rescale_betas_zero_snr=True, timestep_spacing="trailing")
-    # Some kinds keep a rest of signal at the end, since they divide by it; training need not.
+    # Some kinds keep a rest of signal at the end, since they divide by it; training need not. Samplers are made anew
+    # from the config (make_scheduler, Base.pipeline), and keep theirs.
     base.scheduler.alphas_cumprod = rescale_zero_terminal_snr(old.alphas_cumprod)

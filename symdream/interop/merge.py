@@ -32,7 +32,7 @@ def merge_into(base: Base) -> int:
         # From the inside out, where one tuner's layer wraps another's.
         for name, layer in reversed(layers):
             try:
-                layer.merge(safe_merge=True)
+                _merge(layer)
             except ValueError as error:
                 raise WorkError(f"{component}.{name} cannot be merged: {error}", fix="take a smaller weight") from error
             parent, _, child = name.rpartition(".")
@@ -43,6 +43,23 @@ def merge_into(base: Base) -> int:
         # What diffusers and transformers note about adapters, without which saving writes plain weights.
         model._hf_peft_config_loaded = False
     return count
+
+
+def _merge(layer: BaseTunerLayer) -> None:
+    """Merge one layer in at least fp32: at half precision PEFT's LoRA would round the update, and then the sum again.
+
+    Raises: ValueError if a weight would not be finite.
+    """
+    whole = layer.get_base_layer()
+    dtype = whole.weight.dtype
+    half = dtype in (torch.float16, torch.bfloat16)
+    if half:
+        whole.float()
+    layer.merge(safe_merge=True)
+    if half:
+        whole.to(dtype)
+        if not whole.weight.isfinite().all():
+            raise ValueError(f"the sum is too large for {str(dtype).removeprefix('torch.')}")
 
 
 def write_merged(base: Base, path: Path, metadata: Mapping[str, Any], *, dtype: torch.dtype, overwrite: bool) -> int:

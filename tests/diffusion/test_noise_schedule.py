@@ -1,3 +1,4 @@
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -33,6 +34,19 @@ def test_each_sampler_draws_finite_pictures_on_it(tiny_sd2, sampler):
     [rescaled] = sample(base, ["a toy"], [0], steps=2, sampler=sampler)
     assert np.asarray(rescaled).std() > 0
     assert not np.array_equal(np.asarray(plain), np.asarray(rescaled))
+
+
+@pytest.mark.parametrize(
+    "kind", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DDIMScheduler"]
+)
+def test_so_does_diffusers_own_pipeline_over_the_same_modules(tiny_sd2, kind):
+    base = load_base(str(tiny_sd2))
+    base.scheduler = getattr(diffusers, kind).from_config(base.scheduler.config)
+    use_zero_terminal_snr(base)
+    pipe = base.pipeline()
+    [image] = pipe("a toy", num_inference_steps=2, height=64, width=64, output_type="np").images
+    assert type(pipe.scheduler) is getattr(diffusers, kind) and np.isfinite(image).all() and image.std() > 0
+    assert base.scheduler.alphas_cumprod[-1] == 0, "training has the schedule as it was"
 
 
 def test_a_scheduler_that_cannot_gives_way_to_ddim(tiny_sd2):
