@@ -43,6 +43,16 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture
+def nobody():
+    """Not root, who may read and write everywhere."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(before)
+
+
+@pytest.fixture
 def few_denoising_steps(monkeypatch):
     """Pictures of bases in folders come of 2 denoising steps: noise, but quickly."""
     from symdream.diffusion.base import SAMPLING_DEFAULTS

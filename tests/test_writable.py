@@ -1,6 +1,5 @@
 """What cannot be written is told before any work is done."""
 
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -21,16 +20,6 @@ def test_a_file_where_a_folder_should_be(tmp_path):
     below = tmp_path / "file" / "a" / "b"
     wrong = not_writable(below)
     assert wrong.key == f"--output {below}" and f"{tmp_path / 'file'} is a file" in wrong.message
-
-
-@pytest.fixture
-def nobody():
-    """Not root, who may write everywhere."""
-    before = os.geteuid()
-    if before == 0:
-        os.seteuid(65534)
-    yield
-    os.seteuid(before)
 
 
 @pytest.mark.parametrize("mode", [0o555, 0o000])

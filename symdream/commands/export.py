@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import Positional
 
 from symdream.errors import Problem, Problems
+from symdream.utf8 import is_utf8
 from symdream.writable import not_writable
 
 
@@ -60,6 +61,8 @@ def check(args: Args) -> list[tuple[Path, float]]:
     if args.to == "merged" and args.output.suffix.lower() in PICKLES:
         told = f"would be a folder of that name: {args.output.suffix} files are pickles, which symdream does not write"
         problems.append(Problem(f"--output {args.output}", f"{told}; end it in .safetensors for one file"))
+    if not is_utf8(args.output):
+        problems.append(Problem(f"--output {args.output}", "is not UTF-8; give it another name"))
     existing = [
         Problem(f"--output {path}", "; ".join(wrong))
         for path, kind in outputs(args.adapter, args.to, args.output).items()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,8 @@ def _write(image: Image.Image, file: Path, settings: Mapping[str, Any]) -> None:
         save_png(image, temporary, settings)
         os.replace(temporary, file)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise WorkError(
             f"Could not keep the class image {file}: {error.strerror or error}.",
             fix="make room, or choose another place with --cache-dir",

@@ -71,7 +71,7 @@ class Store:
         return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "none"
 
     def _read(self, path: Path) -> dict[str, torch.Tensor] | None:
-        if not path.is_file():
+        if not os.path.isfile(path):  # and not Path.is_file, which raises where a folder may not be entered
             return None
         if not os.access(path, os.R_OK):
             say(f"note: {path} in the cache may not be read by this user; it is made again.")
@@ -99,6 +99,9 @@ class Store:
         except (OSError, SafetensorError) as error:
             # A cache is a convenience: training goes on, and the next start encodes again.
             self._writes = False
-            say(f"note: the cache {self.folder} cannot be written ({error}); nothing more is kept in it.")
+            say(
+                f"note: the cache {self.folder} cannot be written ({error}); nothing more is kept in it "
+                "(SYMDREAM_CACHE names another)."
+            )
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from symdream.interop.keys import ALPHA, BIAS, DOWN, LAMBDA, MAGNITUDE, SINGLORA
 from symdream.interop.layers import Adapter, Layer, PlainLayer, SymmetricLayer
 from symdream.interop.metadata import OURS
 from symdream.interop.strength import Strength
+from symdream.utf8 import is_utf8
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -37,6 +38,11 @@ def read_adapter(path: Path) -> Adapter:
 
 def _read_file(path: Path, component: str | None) -> Adapter:
     header = read_adapter_header(path)
+    if not is_utf8(path):
+        raise RequestError(
+            f"{path} cannot be opened: its path is not UTF-8, and safetensors reads no other.",
+            fix="give the file or folder another name",
+        )
     grouped = group_keys(header.tensors, component, path)
     try:
         tensors = load_file(path)

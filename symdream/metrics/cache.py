@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -57,7 +58,7 @@ class EmbeddingCache:
         return self._known[encoder.fingerprint]
 
     def _read(self, encoder: Encoder) -> dict[str, torch.Tensor]:
-        if self.folder is None or not self._path(encoder).is_file():
+        if self.folder is None or not os.path.isfile(self._path(encoder)):
             return {}
         try:
             return load_file(self._path(encoder))
@@ -76,7 +77,8 @@ class EmbeddingCache:
             save_tensors(rows, temporary)
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise WorkError(
                 f"Could not write cached embeddings: {error}.", where=str(path), fix="make room, or leave out --cache"
             ) from error

@@ -20,6 +20,7 @@ from symdream.errors import Problem, Problems, RequestError
 from symdream.training.rerun import derived_anew, without_permission
 from symdream.training.run_folder import RunFolder, is_leader, new_run_path
 from symdream.ui import say
+from symdream.utf8 import is_utf8
 
 SHORT = {"output": ["-o"]}
 MAX_NAME_BYTES = 100  # of the photos' folders in a run's own name
@@ -193,15 +194,6 @@ def check_utf8(config: TrainConfig) -> list[Problem]:
         elif isinstance(value, list) and not all(map(is_utf8, value)):
             problems.append(Problem(f"{section}.{name}", "is not UTF-8"))
     return problems
-
-
-def is_utf8(text: str | Path) -> bool:
-    """Whether `text`, in which Python keeps foreign bytes as lone surrogates, is Unicode all through."""
-    try:
-        str(text).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def check_subject(config: TrainConfig) -> list[Problem]:

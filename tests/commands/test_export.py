@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -310,6 +311,17 @@ def test_two_exports_of_one_run_are_the_same_bytes(to, name, run, tmp_path):
     for config in (tmp_path / "first").rglob("adapter_config.json"):
         modules = json.loads(config.read_text())["target_modules"]
         assert modules == sorted(modules)
+
+
+def test_a_path_that_is_no_unicode_is_told_as_such(run, tmp_path, capfd):
+    foreign = os.fsdecode(os.fsencode(tmp_path) + b"/M\xe4use")
+    request = [str(run[0]), "--to", "kohya", "-o", f"{foreign}/x.safetensors"]
+    assert run_command("export", request) == 2 and "is not UTF-8; give it another name" in capfd.readouterr().err
+    shutil.copytree(run[0], foreign)
+    assert run_command("export", [foreign, "--to", "kohya", "-o", str(tmp_path / "x.safetensors")]) == 2
+    told = capfd.readouterr().err
+    assert "its path is not UTF-8" in told and "give the file or folder another name" in told
+    assert "not an intact" not in told
 
 
 def test_a_merged_pickle_is_refused_and_no_folder_of_that_name_is_made(run, tmp_path, capsys):

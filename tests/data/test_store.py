@@ -1,4 +1,6 @@
 import multiprocessing
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,6 +72,16 @@ def test_a_cache_that_cannot_be_written_is_said_once_and_stops_nothing(tmp_path,
     for key in "ab":
         assert same(store.fetch("latents", key, lambda: TENSORS), TENSORS)
     assert capsys.readouterr().err.count("cannot be written") == 1
+
+
+def test_so_is_one_that_may_not_be_entered(nobody, capsys):
+    place = Path(tempfile.mkdtemp())  # not below tmp_path, which only its owner may enter
+    (place / "latents").mkdir(mode=0)
+    assert same(Store(place).fetch("latents", "a", lambda: TENSORS), TENSORS)
+    told = capsys.readouterr().err
+    assert told.count("cannot be written") == 1 and "Permission denied" in told and "SYMDREAM_CACHE" in told
+    (place / "latents").rmdir()
+    place.rmdir()
 
 
 def test_keys_tell_every_part_apart_and_forget_their_order():
