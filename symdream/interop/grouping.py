@@ -23,6 +23,7 @@ from symdream.interop.keys import (
     parse_key,
 )
 from symdream.training.processes import resume_command_of
+from symdream.training.run_folder import RunFolder
 
 WEIGHTS = "adapter_model.safetensors"
 WAY_OUT = "give a run folder, or a LoRA or DoRA file of diffusers, PEFT, kohya, ComfyUI or symdream"
@@ -61,7 +62,8 @@ def adapter_files(path: Path) -> dict[Path, str | None]:
     if (path / WEIGHTS).is_file():
         return {path / WEIGHTS: path.name if path.name in COMPONENTS else None}
     if (path / "config.toml").is_file():
-        fix = f"finish it: {resume_command_of(path)}"
+        busy = RunFolder(path).is_locked()
+        fix = "wait: it is being trained" if busy else f"finish it: {resume_command_of(path)}"
         raise RequestError(f"The run {path} has no adapter yet.", fix=fix)
     found = sorted(p.name for p in path.glob("*.safetensors"))
     raise RequestError(

@@ -286,7 +286,10 @@ def settings_of(run: RunFolder) -> TrainConfig:
         try:
             found = read_folder(subject.images)
         except RequestError as error:
-            raise RequestError(f"The photos of this run are gone: {error.what}", fix="put them back") from None
+            raise RequestError(
+                f"The photos of this run are gone: {error.what}",
+                fix=f"put them back, or write into {run.config} where they are now",
+            ) from None
         if found.problems:
             raise Problems(str(run.config), [Problem("subject.images", p) for p in found.problems])
     return config

@@ -232,7 +232,7 @@ class RunFolder:
             pid = self.read_state().get("pid")
             raise RequestError(
                 f"{self.path} is being trained by another process" + (f" (pid {pid})." if pid else "."),
-                fix=f"wait for it, or stop it: touch {self.path}/stop",
+                fix=f"wait for it, or stop it: touch {typed(self.stop_file)}",
             )
         return descriptor
 

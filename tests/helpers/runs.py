@@ -74,15 +74,11 @@ def adapter_tensors(run: RunFolder) -> dict:
     }
 
 
-def assert_resumes_exactly(folder: Path, base: Path, photos: Path, **flags) -> RunFolder:
-    """4 steps at once equal 2 steps, a stop, and 2 more after a resume, bit for bit; returns the unbroken run."""
-    import torch
-
+def train_tiny_to_step_2(run: Path, base: Path, photos: Path, **flags) -> RunFolder:
+    """Train in this process until a stop after step 2; returns the run folder, opened anew."""
     from symdream.errors import Stopped
 
-    flags = {"steps": 4, **flags}
-    whole = train_tiny(folder / "whole", base, photos, **flags)
-    broken = RunFolder.create(folder / "broken")
+    broken = RunFolder.create(run)
     record = broken.record
 
     def stop_at_2(**values):
@@ -95,8 +91,16 @@ def assert_resumes_exactly(folder: Path, base: Path, photos: Path, **flags) -> R
         run_training(broken, tiny_config(base, photos, **flags))
         raise AssertionError("the run was asked to stop and did not")
     except Stopped:
-        pass
-    again = RunFolder.open(broken.path)
+        return RunFolder.open(broken.path)
+
+
+def assert_resumes_exactly(folder: Path, base: Path, photos: Path, **flags) -> RunFolder:
+    """4 steps at once equal 2 steps, a stop, and 2 more after a resume, bit for bit; returns the unbroken run."""
+    import torch
+
+    flags = {"steps": 4, **flags}
+    whole = train_tiny(folder / "whole", base, photos, **flags)
+    again = train_tiny_to_step_2(folder / "broken", base, photos, **flags)
     run_training(again, settings.build(settings.read_toml(again.config)), resume=True)
     ours, theirs = adapter_tensors(whole), adapter_tensors(again)
     assert ours.keys() == theirs.keys() and ours

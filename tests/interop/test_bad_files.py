@@ -14,6 +14,7 @@ from symdream.errors import RequestError
 from symdream.interop.export import export
 from symdream.interop.inspect import inspect_adapter
 from symdream.interop.read import read_adapter
+from symdream.training.run_folder import RunFolder
 
 MODULE = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 A, B = f"unet.{MODULE}.lora_A.weight", f"unet.{MODULE}.lora_B.weight"
@@ -257,8 +258,15 @@ def test_a_missing_path_and_an_empty_folder_are_told(tmp_path):
     with pytest.raises(RequestError, match="No adapter in"):
         read_adapter(tmp_path)
     (tmp_path / "config.toml").write_text("")
-    with pytest.raises(RequestError, match="has no adapter yet"):
+    with pytest.raises(RequestError, match="has no adapter yet") as told:
         read_adapter(tmp_path)
+    assert told.value.fix == f"finish it: symdream train --resume {tmp_path}"
+    run = RunFolder(tmp_path)
+    run.acquire()
+    with pytest.raises(RequestError) as told:
+        read_adapter(tmp_path)
+    run.release()
+    assert told.value.fix == "wait: it is being trained"
 
 
 def test_a_native_file_without_its_alpha_is_refused(tmp_path):

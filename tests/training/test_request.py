@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from helpers.runs import make_photos, symdream
+from helpers.runs import make_photos, symdream, train_tiny_to_step_2
 
 from symdream.errors import Problems
 from symdream.training import request
@@ -34,6 +34,17 @@ def test_all_that_is_not_utf8_is_told_together(tmp_path, photos):
     place = tmp_path / BYTES
     flags = ["--start-from", place, "--class-images", make_photos(place / "class"), "-o", place / "run"]
     assert set(problems_of(photos, *flags)) == {"adapter.start_from", "prior.class_images", "output.output"}
+
+
+def test_a_run_whose_photos_moved_goes_on_when_its_settings_tell_where_they_are(tmp_path, tiny_sd1):
+    photos = make_photos(tmp_path / "photos")
+    run = train_tiny_to_step_2(tmp_path / "run", tiny_sd1, photos)
+    moved = photos.rename(tmp_path / "moved")
+    refused = symdream("train", "--resume", run.path)
+    assert refused.returncode == 2 and f"write into {run.config} where they are now" in refused.stderr
+    run.config.write_text(run.config.read_text().replace(str(photos), str(moved)))
+    resumed = symdream("train", "--resume", run.path)
+    assert resumed.returncode == 0 and run.read_state()["status"] == "finished", resumed.stderr
 
 
 @pytest.mark.parametrize("flags", [[], ["--buckets"]])

@@ -1,6 +1,7 @@
 import errno
 import json
 import multiprocessing
+import shlex
 import threading
 import time
 
@@ -83,15 +84,17 @@ def _hold(path, ready, done):
 
 
 def test_a_run_that_another_process_trains_is_refused_with_its_pid(tmp_path):
-    run = make_run(tmp_path / "run")
+    run = make_run(tmp_path / "a run")
     context = multiprocessing.get_context("spawn")
     ready, done = context.Event(), context.Event()
     process = context.Process(target=_hold, args=(run.path, ready, done))
     process.start()
     assert ready.wait(60)
     try:
-        with pytest.raises(RequestError, match=f"pid {process.pid}"):
+        with pytest.raises(RequestError, match=f"pid {process.pid}") as told:
             run.acquire()
+        command = told.value.fix.partition("stop it: ")[2]
+        assert shlex.split(command) == ["touch", str(run.path / "stop")]
         with pytest.raises(RequestError, match="another process"):
             RunFolder.create(run.path, overwrite=True)
     finally:
