@@ -2,22 +2,25 @@
 
 Trains SingLoRA on five pictures (two to four minutes on two CPU cores), draws the same prompts with the base
 alone and with the adapter, scores both, and writes the adapter as one LoRA file for other tools.
-With --images and --class-noun it takes pictures of your own.
+With --images and --class-noun it takes pictures of your own. Stopped, it goes on by the same command with its -o.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from symdream.errors import RequestError, typed
+from symdream.errors import RequestError, Stopped, typed
+from symdream.ui import say
 
 if TYPE_CHECKING:
+    from symdream.config import TrainConfig
     from symdream.training.run_folder import RunFolder
 
 SUBJECT = "owl"
@@ -73,35 +76,92 @@ def run(args: Args) -> int:
         flags |= SPRITE_SINGLORA
     config = settings.build(settings.merge({}, flags), "the request", checks=(check_subject, check_base))
     path = args.output or new_run_path(Path("runs"), f"demo-{images.resolve().name}")
-    folder = RunFolder.create(path, overwrite=args.overwrite)
+    goes_on = not args.overwrite and was_stopped(path, config)
+    folder = RunFolder.open(path) if goes_on else RunFolder.create(path, overwrite=args.overwrite)
+    try:
+        metadata = make(folder, config, args.seed, goes_on)
+    except (Stopped, KeyboardInterrupt) as error:
+        what = error.what if isinstance(error, Stopped) else "Stopped."
+        again = f"go on with: {again_command(args, path)}" if path.is_dir() else None
+        raise Stopped(what, fix=again) from None
+    print_table(folder)
+    subject = f"{metadata['trigger']} {metadata['class_noun']}"
+    print(f"pictures       {grid_of(path)}")
+    print(f"LoRA file      {lora_of(path)}  (ComfyUI, A1111, diffusers; its subject answers to \"{subject}\")")
+    print(f"run folder     {path}")
+    prompt = f"a 3d render of a {subject} on a red background"
+    print(f'more pictures  {program()} generate --adapter {typed(path)} --prompt "{prompt}" -o images')
+    return 0
 
+
+def grid_of(path: Path) -> Path:
+    return path / "grid.png"
+
+
+def lora_of(path: Path) -> Path:
+    return path / f"{path.name}-lora.safetensors"
+
+
+def was_stopped(path: Path, config: TrainConfig) -> bool:
+    """Whether `path` is what a demo with these very settings left before it was done."""
+    from symdream import config as settings
+    from symdream.training.run_folder import is_run
+
+    if not is_run(path) or (grid_of(path).is_file() and lora_of(path).is_file()):
+        return False
+    from symdream.training.defaults import with_absolute_paths
+
+    file = path / "config.toml"
+    theirs, ours = settings.build(settings.read_toml(file), str(file)), with_absolute_paths(config)
+    return all(
+        # None is what the training derives, and then writes down.
+        getattr(getattr(ours, section), name) in (None, getattr(getattr(theirs, section), name))
+        for name, (section, _) in settings.fields().items()
+        if section != "output"
+    )
+
+
+def make(folder: RunFolder, config: TrainConfig, seed: int, goes_on: bool) -> dict[str, Any]:
+    """Train, score, draw the grid and write the LoRA file, or what of it is not done yet; returns the metadata."""
     # Only now, since torch and diffusers take seconds to import and a wrong request should not wait for them.
     from symdream.interop.companions import write_companions
     from symdream.interop.lora_file import write_diffusers_lora
+    from symdream.interop.open import open_adapter
     from symdream.metrics.run_scores import evaluate_run
     from symdream.train import run_training
+    from symdream.training.devices import open_accelerator
     from symdream.training.processes import began
 
-    base = run_training(folder, config, since=began())
-    result = evaluate_run(folder, base=base, seed=args.seed)
-    grid = folder.path / "grid.png"
-    draw_grid(grid, folder, result["prompts"])
-    lora = folder.path / f"{folder.path.name}-lora.safetensors"
+    if goes_on and folder.read_state().get("status") == "finished":
+        say(f"{folder.path} is trained; its pictures and files follow.")
+        accelerator, dtype = open_accelerator(config.model.device, config.model.dtype)
+        base, _ = open_adapter(folder.path, device=accelerator.device, dtype=dtype)
+        folder.since, folder.seconds_before = began(), folder.read_summary().get("seconds_total", 0.0)
+    else:
+        base = run_training(folder, config, resume=goes_on, since=began())
+    result = evaluate_run(folder, base=base, seed=seed, overwrite=goes_on)
     metadata = read_adapter_metadata(folder)
-    write_diffusers_lora(base, lora, metadata)
-    write_companions(lora, folder.path, metadata)
+    write_diffusers_lora(base, lora_of(folder.path), metadata)
+    write_companions(lora_of(folder.path), folder.path, metadata)
     folder.update_summary(seconds_total=folder.seconds())
-    print_table(folder)
-    subject = f"{metadata['trigger']} {metadata['class_noun']}"
-    print(f"pictures       {grid}")
-    print(f"LoRA file      {lora}  (ComfyUI, A1111, diffusers; its subject answers to \"{subject}\")")
-    print(f"run folder     {folder.path}")
-    prompt = f"a 3d render of a {subject} on a red background"
-    # `make demo` runs it from a virtual environment that the user's shell may not have activated.
+    draw_grid(grid_of(folder.path), folder, result["prompts"])
+    return metadata
+
+
+def program() -> str:
+    """`symdream` as it is typed: `make demo` runs it from a virtual environment that may not be activated."""
     started = Path(sys.argv[0])
-    command = typed(started) if started.name == "symdream" and not shutil.which("symdream") else "symdream"
-    print(f'more pictures  {command} generate --adapter {typed(folder.path)} --prompt "{prompt}" -o images')
-    return 0
+    return typed(started) if started.name == "symdream" and not shutil.which("symdream") else "symdream"
+
+
+def again_command(args: Args, path: Path) -> str:
+    """What to type to go on with this demo, which lies at `path`."""
+    given = [
+        f" --{field.name.replace('_', '-')} {typed(getattr(args, field.name))}"
+        for field in dataclasses.fields(args)
+        if field.name not in ("output", "overwrite") and getattr(args, field.name) != field.default
+    ]
+    return f"{program()} demo{''.join(given)} -o {typed(path)}"
 
 
 def read_adapter_metadata(folder: RunFolder) -> dict:

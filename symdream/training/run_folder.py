@@ -157,7 +157,7 @@ class RunFolder:
             if not overwrite:
                 raise RequestError(
                     f"{path} exists; a run never writes over another.",
-                    fix=f"choose another --output, continue it with --resume {typed(path)}, "
+                    fix=f"choose another --output, continue it (symdream train --resume {typed(path)}), "
                     "or replace it with --overwrite",
                 )
             if not is_run(path):

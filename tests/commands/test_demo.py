@@ -1,9 +1,14 @@
 """symdream demo, shortened: everything that it promises is there, and the LoRA file is the adapter."""
 
 import json
+import os
+import shlex
+import signal
+import time
 
 import pytest
 import torch
+from helpers.fork_server import ForkServer
 from helpers.runs import make_photos, symdream
 from PIL import Image
 
@@ -62,6 +67,39 @@ def test_an_existing_folder_is_refused_before_any_work(run):
     result = symdream("demo", "--steps", "3", "-o", folder.path)
     assert result.returncode == 2 and "--overwrite" in result.stderr
     assert json.dumps(folder.read_summary()) == before
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_stopped_goes_on_to_its_end_by_the_command_that_it_tells(tmp_path):
+    """Stopped while it trains, and again while it draws."""
+    path = tmp_path / "my demo"
+    run = RunFolder(path)
+    command = ["demo", "--rank", "4", "--steps", "6", "-o", str(path)]
+    with ForkServer() as server:
+        child = server.start(*command, log=tmp_path / "log")
+        wait_for(lambda: run.read_state().get("status") == "running", child)
+        run.stop_file.touch()
+        assert child.wait() == 130, child.said
+        again = child.said.partition("go on with: symdream ")[2].splitlines()[0]
+        assert shlex.split(again) == command
+
+        child = server.start(*command, log=tmp_path / "log")
+        wait_for(lambda: list(path.glob(".evaluation.drawing/*/00003.png")), child)
+        os.kill(child.pid, signal.SIGTERM)
+        assert child.wait() == 130 and f"go on with: symdream {again}" in child.said
+        assert "resumed at step" in child.said and not list(path.glob("*-lora.safetensors"))
+
+        child = server.start(*command, log=tmp_path / "log")
+        assert child.wait() == 0, child.said
+        assert "is trained; its pictures and files follow" in child.said and "are there already" in child.said
+    assert (path / "grid.png").is_file() and list(path.glob("*-lora.safetensors"))
+    assert run.read_summary()["scores"].keys() == {"before", "after", "ceiling"}
+
+
+def wait_for(found, child):
+    while not found():
+        assert child.poll() is None, child.said
+        time.sleep(0.05)
 
 
 def test_photos_of_ones_own_need_a_noun(tmp_path):
