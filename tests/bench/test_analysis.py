@@ -16,10 +16,11 @@ from symdream.bench.comparisons import (
     Comparison,
     difference,
     primary_pairs,
+    volume_of,
 )
 from symdream.bench.paired import NO_COMMON, NOT_FINISHED, subject_differences
 from symdream.bench.statistics import t_interval
-from symdream.bench.wording import headline, warnings
+from symdream.bench.wording import dropped_told, headline, warnings
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,24 @@ def test_pairs_without_a_common_clip_t_are_dropped_and_counted():
     assert entry(found, "dino", "symlora-r8", "lora-r8")["n"] == 3
 
 
+def test_of_dropped_pairs_it_is_told_which_arm_ended_ahead():
+    """SymLoRA ends above the base's CLIP-T, where no other run ever was, and with more DINO than all of them."""
+    content, rows = simulated({"symlora-r8": -2.0}, depth={"symlora-r8": -0.2}, subjects=3)
+    found = analyse(content, rows)
+    labels = {arm["id"]: arm["label"] for arm in content["grid"]["arms"]}
+    ours, theirs = entry(found, MATCHED, "symlora-r8", "lora-r8"), entry(found, MATCHED, "singlora-r8", "symlora-r8")
+    assert ours["dropped_ahead"] == {"ours": 6, "theirs": 0}
+    assert "in 6 of them SymLoRA r8 ended with more of both scores, in 0 LoRA r8" in dropped_told(ours, labels)
+    assert theirs["dropped_ahead"] == {"ours": 0, "theirs": 6}
+    assert "in 0 of them SingLoRA r8 ended with more of both scores, in 6 SymLoRA r8" in dropped_told(theirs, labels)
+
+
+def test_a_run_dominates_what_lies_above_the_bases_dino():
+    cell = {"points": [{"scores": {"clip_t": 0.6, "dino": 0.3}}]}
+    assert volume_of(cell, {"base": {"dino": -0.2}}) == pytest.approx(0.6 * 0.5)
+    assert volume_of(cell, None) is None
+
+
 def test_a_partial_grid_is_analysed_and_marked():
     content, rows = simulated({}, subjects=4)
     content, rows = unfinish(content, rows, "singlora-r8-subject-00-s0", "lora-r8-subject-01-s1")
@@ -108,6 +127,19 @@ def test_a_partial_grid_is_analysed_and_marked():
     assert one["pairs"] == 6 and one["dropped"][NOT_FINISHED] == 2 and one["n"] == 4
     # The table's means are over what all arms have finished.
     assert found["analysis"]["blocks"] == {"count": 5, "subjects": 4, "without": []}
+
+
+def test_the_references_means_are_over_the_subjects_of_the_table():
+    content, rows = simulated({}, subjects=4)
+    unfinished = [c["id"] for c in content["cells"] if c["arm"] == "lora-r8" and c["subject"] == "subject-00"]
+    of = {name: reference["base"]["dino"] for name, reference in content["references"].items()}
+
+    def mean(*ids):
+        return analyse(*unfinish(content, rows, *ids))["analysis"]["references"]["base"]["dino"]
+
+    assert mean(*unfinished) == pytest.approx(np.mean([of[name] for name in of if name != "subject-00"]), rel=1e-5)
+    # Where no subject is finished the base is still known.
+    assert mean(*[c["id"] for c in content["cells"]]) == pytest.approx(np.mean(list(of.values())), rel=1e-5)
 
 
 def test_one_arm_that_failed_hides_neither_the_others_subjects_nor_the_warning():
@@ -147,6 +179,36 @@ def test_without_ideal_pictures_the_photos_bound_the_span():
         reference["ceiling"] = None
     margin = analyse(content, rows)["analysis"]["margins"]["dino"]
     assert margin["top_is"] == "real" and margin["margin"] == pytest.approx(0.02 * (0.85 - margin["base"]), rel=1e-4)
+
+
+def test_the_margin_of_an_endpoint_is_of_its_own_scores_span():
+    content, rows = simulated({}, subjects=2)
+    for reference in content["references"].values():
+        reference["ceiling"]["dino_foreground"] = 0.5
+    spans = {MATCHED: 1.0, MATCHED_ALONE: 1.0, "dino": 1.0, "clip_i": 0.4, "dino_foreground": 0.6}
+    for one in analyse(content, rows)["paired"]:
+        span = spans.get(one["endpoint"])
+        assert one["margin"] == (span and pytest.approx(0.02 * span, rel=1e-5))
+        assert (one["verdict"] is None) == (span is None)
+
+
+@pytest.mark.parametrize("above", [0.0, -0.5])
+def test_ideal_pictures_that_score_no_more_than_the_base_give_no_margin(above):
+    content, rows = simulated({}, subjects=2)
+    for reference in content["references"].values():
+        reference["ceiling"]["dino"] = reference["base"]["dino"] + above
+    found = analyse(content, rows)
+    assert set(found["analysis"]["margins"]) == {"clip_i", "dino_foreground"}
+    assert {e["verdict"] for e in found["paired"] if e["family"] == PRIMARY} == {None}
+
+
+def test_a_checkpoint_that_some_run_lacks_is_not_drawn():
+    """Its mean would be over other runs than those of the states beside it."""
+    content, rows = simulated({}, subjects=2)
+    del next(c for c in content["cells"] if c["arm"] == "lora-r8")["points"][0]
+    arms = analyse(content, rows)["analysis"]["arms"]
+    drawn = {arm: [state["step"] for state in arms[arm]["path"]] for arm in ("lora-r8", "dora-r8")}
+    assert drawn == {"lora-r8": [80, 120], "dora-r8": [40, 80, 120]}
 
 
 def test_the_path_that_is_drawn_is_the_one_that_is_compared():

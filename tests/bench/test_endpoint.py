@@ -43,8 +43,9 @@ def test_the_last_place_with_this_clip_t_counts():
     assert dino_at([(0.8, 0.0), (0.4, 0.1), (0.8, 0.2), (0.4, 0.3)], 0.6) == pytest.approx(0.25)
 
 
-def test_states_of_one_clip_t_are_no_division_by_zero():
-    assert dino_at([(0.5, 0.0), (0.5, 0.2), (0.4, 0.3)], 0.5) == pytest.approx(0.2)
+@pytest.mark.parametrize("path", [[(0.5, 0.0), (0.5, 0.2), (0.4, 0.3)], [(0.4, 0.3), (0.5, 0.0), (0.5, 0.2)]])
+def test_of_states_of_one_clip_t_the_last_counts(path):
+    assert dino_at(path, 0.5) == pytest.approx(0.2)
 
 
 @given(paths, paths)

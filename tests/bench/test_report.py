@@ -141,11 +141,15 @@ def test_prompts_are_shown_as_they_were_drawn(finished, monkeypatch):
     assert album.as_drawn(["a {subject} here"], second) == ["a {subject} here"]  # its class is not known here
 
 
-def test_fewest_subjects_are_told_that_nothing_can_be_significant():
-    content = analysed(*simulated({}, subjects=4))
-    assert any("no difference can be significant" in line and "0.125" in line for line in warnings(content))
-    content = analysed(*simulated({}, subjects=8))
-    assert not any("significant" in line for line in warnings(content))
+@pytest.mark.parametrize(
+    ("subjects", "told"), [(4, "0.125, Holm-corrected 0.500"), (6, "0.031, Holm-corrected 0.125"), (8, None)]
+)
+def test_fewest_subjects_are_told_that_nothing_can_be_significant(subjects, told):
+    """Four comparisons, each with a least p of 2 / 2^subjects: six subjects could show one of them, not all."""
+    content = analysed(*simulated({}, subjects=subjects))
+    assert content["analysis"]["primary"]["smallest_p_holm"] == 4 * 2 / 2**subjects
+    lines = [line for line in warnings(content) if "no difference can be significant" in line]
+    assert len(lines) == (1 if told else 0) and all(told in line for line in lines)
 
 
 def test_fixed_settings_and_a_weak_instrument_are_said():

@@ -4,6 +4,7 @@ from itertools import chain, combinations, product
 
 import numpy as np
 import pytest
+from helpers.oracles import permutation_p
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -26,6 +27,9 @@ from symdream.bench.statistics import (
 
 # On a grid, so that ties of sums happen and are exact.
 differences = st.lists(st.integers(-6, 6).map(lambda v: v / 8), min_size=1, max_size=9)
+sides = pytest.mark.parametrize(
+    ("side", "alternative"), [("both", "two-sided"), ("above", "greater"), ("below", "less")]
+)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=30).filter(lambda v: np.std(v) > 1e-6))
@@ -36,7 +40,12 @@ def test_t_interval_and_test_are_scipys(values):
 
 
 def test_one_subject_has_no_interval():
-    assert np.isnan(t_interval([0.3])).all() and t_test([0.3]) is None and t_test([0.3, 0.3]) is None
+    assert np.isnan(t_interval([0.3])).all() and t_test([0.3]) is None
+
+
+@pytest.mark.parametrize("other", [0.3, 0.1 + 0.2])
+def test_differences_that_are_equal_but_for_rounding_have_no_t_test(other):
+    assert t_test([0.3, other]) is None
 
 
 @given(differences)
@@ -49,13 +58,10 @@ def test_sign_flip_test_counts_all_signs(values):
 
 
 @pytest.mark.parametrize("n", [7, 14])
-@pytest.mark.parametrize(("side", "alternative"), [("both", "two-sided"), ("above", "greater"), ("below", "less")])
+@sides
 def test_sign_flip_test_is_scipys_permutation_test(n, side, alternative):
     values = np.random.default_rng(n).normal(0.3, 1, n)
-    oracle = stats.permutation_test(
-        (values,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative=alternative, vectorized=True
-    )
-    assert sign_flip_test(values, side) == pytest.approx(oracle.pvalue)
+    assert sign_flip_test(values, side) == pytest.approx(permutation_p(values, alternative))
 
 
 def test_thirty_subjects_are_counted_exactly():
@@ -66,9 +72,16 @@ def test_thirty_subjects_are_counted_exactly():
     assert sign_flip_test(values) == pytest.approx(4 / 2**30, rel=1e-12)
 
 
-def test_beyond_forty_subjects_p_is_sampled_and_never_zero():
-    values = np.random.default_rng(0).normal(0.2, 1, 60)
-    assert sign_flip_test(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.01)
+@sides
+def test_beyond_forty_subjects_p_is_sampled_and_about_students(side, alternative):
+    values = np.random.default_rng(1).normal(0.3, 1, 60)
+    student = stats.ttest_1samp(values, 0, alternative=alternative).pvalue
+    assert sign_flip_test(values, side) == pytest.approx(student, rel=0.1)
+
+
+def test_a_sampled_p_is_never_zero_and_those_of_both_sides_add_up_to_one():
+    values = np.random.default_rng(0).normal(0, 1, 60)
+    assert sign_flip_test(values, "above") + sign_flip_test(values, "below") == pytest.approx(1, abs=0.01)
     assert sign_flip_test(np.ones(60)) == smallest_p(60) > 0
 
 
@@ -95,6 +108,17 @@ def test_bootstrap_only_from_twenty_subjects():
     t_low, t_high = t_interval(values)
     assert low < values.mean() < high and high - low == pytest.approx(t_high - t_low, rel=0.25)
     assert bootstrap_interval(values[:-1]) is None
+
+
+def test_bootstrap_of_many_subjects_is_the_normal_interval():
+    values = np.random.default_rng(3).normal(0.1, 1, 400)
+    error = values.std(ddof=1) / 20
+    normal = stats.norm.interval(0.95, values.mean(), error)
+    assert bootstrap_interval(values) == pytest.approx(normal, abs=0.15 * error)
+
+
+def test_bootstrap_of_equal_differences_is_none():
+    assert bootstrap_interval([0.25] * BOOTSTRAP_FROM) is None
 
 
 @pytest.mark.parametrize(
@@ -128,6 +152,15 @@ def test_subjects_needed_for_next_to_nothing():
     assert subjects_needed(0.0, 0.01) == 2 and subjects_needed(1.0, 0.0) is None
     exact, normal = subjects_needed(1.0, 0.0885), subjects_needed(1.0, 0.0887)
     assert 0 <= exact - normal <= 6  # where the approximation takes over there is no jump
+
+
+@pytest.mark.parametrize("effect", [0.08, 0.05, 0.02])
+def test_thousands_of_subjects_are_no_more_and_no_fewer_than_needed(effect):
+    def power(n):
+        return stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, effect * n**0.5)
+
+    n = subjects_needed(1.0, effect)
+    assert power(n - 2) < 0.8 <= power(n)
 
 
 @pytest.mark.parametrize("subjects", [14, 8])

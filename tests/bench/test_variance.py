@@ -59,3 +59,10 @@ def test_only_whole_subjects_are_taken():
     assert names == ["fox"] and values.shape == (1, 2, 3, 2)
     assert values[0, 1, 2, 1] == 121 and values[0, 0, 1, 0] == 10
     assert cube([], "dino") is None
+
+
+def test_a_subject_with_a_picture_without_score_is_left_out_alone():
+    lines = rows(["fox", "lion"])
+    lines[0]["dino"] = None
+    names, values = cube(lines, "dino")
+    assert names == ["lion"] and values.shape == (1, 2, 3, 2)
