@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.request
 import venv
@@ -17,13 +18,28 @@ from helpers.app_server import free_port
 REPOSITORY = Path(__file__).parent.parent
 
 
-@pytest.mark.slow
-def test_the_demo_runs_from_a_wheel_in_a_fresh_environment(tmp_path):
+def build(kind: str, source: Path, place: Path) -> Path:
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(REPOSITORY)],
+        [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", "--outdir", str(place), str(source)],
         check=True, capture_output=True, timeout=600,
     )  # fmt: skip
-    (wheel,) = tmp_path.glob("symdream-*.whl")
+    [made] = place.glob("symdream-*.whl" if kind == "wheel" else "symdream-*.tar.gz")
+    return made
+
+
+@pytest.mark.slow
+def test_a_wheel_made_from_the_source_distribution_is_that_of_the_repository(tmp_path):
+    expected = zipfile.ZipFile(build("wheel", REPOSITORY, tmp_path / "direct")).namelist()
+    with tarfile.open(build("sdist", REPOSITORY, tmp_path)) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    [source] = (tmp_path / "unpacked").iterdir()
+    assert sorted(zipfile.ZipFile(build("wheel", source, tmp_path / "by way")).namelist()) == sorted(expected)
+    assert not (source / "tests").exists()  # some of them would be broken ones
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_a_wheel_in_a_fresh_environment(tmp_path):
+    wheel = build("wheel", REPOSITORY, tmp_path)
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith("sample_data/owl/00.png") for name in names)
     assert any("assets/sprite" in name and name.endswith(".safetensors") for name in names)
