@@ -205,7 +205,7 @@ def for_views(result: Comparison, saved: list[Path]) -> dict[str, Any]:
     """The comparison as slider and blind test need it: files and numbers, so that no session holds pictures."""
     columns = len(result.variants)
     return {
-        "variants": [variant.label for variant in result.variants],
+        "variants": comparison.column_labels(result.variants, result.rows),
         "rows": [
             {"prompt": prompt, "seed": row.seed} for prompt, row in zip(result.prompts, result.rows, strict=True)
         ],
@@ -218,7 +218,7 @@ def for_views(result: Comparison, saved: list[Path]) -> dict[str, Any]:
 
 def in_words(variants: Sequence[Variant], rows: Sequence[comparison.Row]) -> str:
     """The grid for those who do not see it."""
-    across = ", ".join(variant.label for variant in variants)
+    across = ", ".join(comparison.column_labels(variants, rows))
     down = "; ".join(f"{row.prompt}, seed {row.seed}" for row in rows)
     return f"A grid of pictures. Across: {across}. Down: {down}."
 
@@ -233,7 +233,7 @@ def partial(variants: Sequence[Variant], rows: Sequence[comparison.Row], columns
     empty = Image.new("RGB", size, (236, 238, 242))
     return make_grid(
         [[so_far.get(i * columns + j, empty) for j in range(columns)] for i in range(len(rows))],
-        column_labels=[variant.label for variant in variants],
+        column_labels=comparison.column_labels(variants, rows),
         row_labels=[f"{row.prompt} seed {row.seed}" for row in rows],
         cell=208,
     )
