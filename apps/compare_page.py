@@ -114,7 +114,9 @@ class ComparePage:
             lambda across: (gr.CheckboxGroup(visible=across == "weights"), gr.Checkbox(visible=across == "adapters")),
             self.across, [self.weights, self.base_too], queue=False, **PRIVATE,
         )  # fmt: skip
-        self.base.input(lambda base: sizes_of(base)[:2], self.base, [self.steps, self.guidance], **PRIVATE)
+        self.base.input(
+            lambda base: sizes_of(self.context, base)[:2], self.base, [self.steps, self.guidance], **PRIVATE
+        )
         shared.handed.change(
             tell(self.take), [shared.handed, self.rows.chosen, self.base],
             [self.rows.chosen, self.base, self.steps, self.guidance], **PRIVATE,

@@ -18,13 +18,13 @@ from symdream.data.buckets import cuts, kept
 from symdream.data.captions import caption_of
 from symdream.data.images import MASK_SUFFIX, SUFFIXES, heif_is_readable, read_image
 from symdream.diffusion.photographs import photo_warning
-from symdream.diffusion.sizes import KNOWN
+from symdream.diffusion.resolution import known_resolution
 from symdream.errors import RequestError
+from symdream_apps.bases import USUAL_RESOLUTION
 from symdream_apps.upload import check_image
 
 USUAL = (3, 6)
 MOST = 30  # the trainer takes more; a browser full of previews does not get better by them
-USUAL_RESOLUTION = 512  # of bases whose size is not known before they are loaded
 CUT_AWAY = 0.25  # share of a photo outside of its square crop that is worth a note
 
 HASH_SIDE = 12  # of the lowest frequencies; all but the constant one give a bit each: 143 bits
@@ -56,8 +56,8 @@ class Report:
 
 
 def check(paths: Sequence[Path], base: str) -> Report:
-    """Look at the files `paths` as the photos of one subject for training `base`."""
-    resolution = KNOWN[base].resolution if base in KNOWN else USUAL_RESOLUTION
+    """Look at the files `paths` as the photos of one subject for training `base`, named as for `load_base`."""
+    resolution = known_resolution(base) or USUAL_RESOLUTION
     photos, images, refused = [], [], []
     for path in paths:
         name = Path(path).name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import gradio as gr
 from symdream.config import fields
 from symdream.data.captions import PLACEHOLDER
 from symdream.diffusion.names import EMBEDDED
+from symdream.errors import RequestError
 from symdream.presets import PRESETS
 from symdream.tuners.methods import METHODS
 from symdream_apps import run_api, run_pane, train_request
+from symdream_apps.bases import checked_base
 from symdream_apps.context import Context
 from symdream_apps.errors import told
 from symdream_apps.photo_check import Report, check
@@ -203,6 +206,8 @@ def _report(context: Context, files: list[str] | None, chosen: str, base: str) -
         listed = find_images(train_request.sample_folder(context, chosen))
     else:
         listed = [context.check_path(file) for file in files or []]
+    with contextlib.suppress(RequestError):  # told when the training is asked for
+        base = checked_base(context, base)
     return check(listed, base), listed
 
 

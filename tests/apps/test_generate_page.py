@@ -13,7 +13,7 @@ gr = pytest.importorskip("gradio")
 from symdream_apps import generation, history  # noqa: E402
 from symdream_apps.compare_page import ComparePage  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
-from symdream_apps.generate_page import GeneratePage  # noqa: E402
+from symdream_apps.generate_page import GeneratePage, sizes_of  # noqa: E402
 from symdream_apps.shared import Shared  # noqa: E402
 from symdream_apps.studio import Studio  # noqa: E402
 from symdream_apps.work import Desk  # noqa: E402
@@ -113,6 +113,21 @@ def test_an_adapter_that_is_handed_over_brings_its_base(context, page, identity,
     # What the page says already stays as it is, and so does what another adapter may need.
     assert is_skip(taken(dog, [], base)[1]) and is_skip(taken(dog, [owl], "sprite")[1])
     assert is_skip(taken(owl, [], "sprite")[1]) and taken(owl, [], "sd15")[1:4] == ("sprite", 25, 4.0)
+
+
+def test_a_base_of_another_size_brings_sizes_that_it_can_draw(context):
+    """A real copy of sprite, and one that says nothing useful: the page goes by what loading them finds."""
+    from symdream.diffusion.base import load_base
+    from symdream.diffusion.export_base import export_base
+
+    export_base(load_base("sprite"), context.runs / "copy")
+    loaded = load_base(str(context.runs / "copy"))
+    steps, guidance, width, height = sizes_of(context, "copy")
+    assert (steps, guidance) == (loaded.defaults["steps"], loaded.defaults["guidance"])
+    for side in (width, height):
+        assert side.value == loaded.resolution and side.maximum == 2 * loaded.resolution
+    (context.runs / "copy" / "unet" / "config.json").write_text("no JSON")
+    assert sizes_of(context, "copy")[2].value == sizes_of(context, "no such base")[2].value == 512
 
 
 def is_skip(value):
