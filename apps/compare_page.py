@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.context import get_render_context
 
 from symdream.errors import RequestError, Stopped
 from symdream_apps import adapter_rows, blind_test, comparison, references, slider
@@ -28,7 +29,10 @@ EXAMPLE = "a 3d render of a {subject} on a checkered blue background\na flat ico
 
 def build(context: Context, shared: Shared) -> None:
     """Lay the page out in the tab that is open now, and connect it."""
-    ComparePage(context, shared).connect()
+    tab = get_render_context()
+    page = ComparePage(context, shared)
+    page.connect()
+    adapter_rows.keep_up(context, page.rows, tab)
 
 
 class ComparePage:

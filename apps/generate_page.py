@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.context import get_render_context
 
 from symdream.errors import RequestError, Stopped, SymdreamError
 from symdream_apps import adapter_rows, examples
@@ -36,7 +37,10 @@ SIZES, USUAL = {"sprite": (25, 4.0)}, (30, 7.5)
 
 def build(context: Context, shared: Shared) -> None:
     """Lay the page out in the tab that is open now, and connect it."""
-    GeneratePage(context, shared).connect()
+    tab = get_render_context()
+    page = GeneratePage(context, shared)
+    page.connect()
+    adapter_rows.keep_up(context, page.rows, tab)
 
 
 class GeneratePage:

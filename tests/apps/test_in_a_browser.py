@@ -1,10 +1,12 @@
 """The story of the Generate and Compare pages, driven in a real browser."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from helpers import browser as browsers
+from helpers.app_server import write_adapter
 from helpers.browser import choose_adapter, heard, open_page, select_tab, set_number
 from PIL import Image
 
@@ -131,6 +133,30 @@ def test_a_picture_of_another_base_brings_its_own_sizes_back(page, tmp_path):
     page.locator("[role=option]", has_text="sprite").click()
     page.wait_for_function("document.querySelector('#width input[type=number]').value == '128'")
     assert page.input_value("#steps input[type=number]") == "25"
+
+
+def test_what_is_pointed_at_in_the_list_of_adapters_is_what_is_chosen(page, server):
+    """Over a slow link an adapter that came after the page was loaded moves nothing in the list that is open."""
+    page.wait_for_timeout(1000)  # what is sent as the page is loaded is there
+    write_adapter(server.runs / "just made")
+    try:
+        page.evaluate(
+            """() => {
+                const fetch = window.fetch
+                window.fetch = (...asked) => new Promise(go => setTimeout(go, 1000)).then(() => fetch(...asked))
+            }"""
+        )
+        page.locator("[role=tabpanel]:visible .adapters input").first.click()
+        place = page.locator("[role=option]", has_text="owl two").first.bounding_box()
+        page.locator("[role=option]", has_text="just made").wait_for()
+        page.mouse.click(place["x"] + 20, place["y"] + place["height"] / 2)
+        page.locator(".adapter-row", has_text="owl two").wait_for()
+        page.keyboard.press("Escape")
+        page.reload()
+        page.wait_for_selector("#generate")
+        choose_adapter(page, "just made")
+    finally:
+        shutil.rmtree(server.runs / "just made")
 
 
 def test_the_weight_changes_the_picture_and_off_is_the_base_alone(page, tmp_path):
