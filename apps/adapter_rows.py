@@ -17,6 +17,7 @@ from symdream_apps.errors import escape, told, warn
 from symdream_apps.shared import PRIVATE
 from symdream_apps.studio import Worn
 from symdream_apps.upload import check_safetensors
+from symdream_apps.wording import brief
 
 MAX_WEIGHT = 2.0
 
@@ -58,7 +59,7 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
             try:
                 card = read_card(context, path)
             except RequestError as error:
-                gr.Markdown(f"**{Path(path).name}**: {error.what}")
+                gr.Markdown(f"**{escape(Path(path).name)}**: {escape(brief(error, context.runs))}")
                 continue
             _row(context, card, known, strengths, prompt, weights)
 

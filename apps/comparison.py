@@ -24,6 +24,7 @@ from symdream_apps.generation import (
 )
 from symdream_apps.references import read
 from symdream_apps.studio import Studio, Worn
+from symdream_apps.wording import brief
 from symdream_apps.work import Line, Told
 
 MAX_PICTURES = 64
@@ -206,7 +207,7 @@ def compare(
         try:
             score(studio, result, all_cards, line)
         except SymdreamError as error:
-            result.notes.append(f"No scores: {error.what}" + (f" ({error.fix})" if error.fix else ""))
+            result.notes.append(f"No scores: {brief(error, studio.context.runs)}")
             result.compared_with = []
     return result
 

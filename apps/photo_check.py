@@ -22,6 +22,7 @@ from symdream.diffusion.resolution import known_resolution
 from symdream.errors import RequestError
 from symdream_apps.bases import USUAL_RESOLUTION
 from symdream_apps.upload import check_image
+from symdream_apps.wording import brief
 
 USUAL = (3, 6)
 MOST = 30  # the trainer takes more; a browser full of previews does not get better by them
@@ -67,7 +68,7 @@ def check(paths: Sequence[Path], base: str) -> Report:
         try:
             image = read_image(check_image(path))
         except RequestError as error:
-            refused.append(error.what.replace(str(path), name) + (f" ({error.fix})" if error.fix else ""))
+            refused.append(brief(error, Path(path).parent))
             continue
         [[cut]] = cuts(image.size, (resolution, resolution), "center")
         crop = cut.apply(image)
