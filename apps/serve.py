@@ -29,12 +29,16 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
     write_log(context)
     port = free_port(host, port)
 
+    from starlette.middleware import Middleware
+
+    from symdream_apps.broken_uploads import IDLE, LONG_IDLE, OneLine, sweep
     from symdream_apps.gradio_app import build
     from symdream_apps.studio import Studio
     from symdream_apps.theme import CSS, THEME
     from symdream_apps.upload import MAX_FILE_BYTES
     from symdream_apps.work import Desk
 
+    sweep(context.uploads, IDLE)
     desk = Desk(Studio(context))
     blocks = build(context, desk)
     ended = threading.Event()
@@ -57,14 +61,17 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
             ssr_mode=False,
             pwa=False,
             mcp_server=False,
+            app_kwargs={"middleware": [Middleware(OneLine, log=context.log)]},
         )
         say(f"symdream app: {blocks.share_url or blocks.local_url}   (Ctrl-C ends it)")
-        ended.wait()
+        while not ended.wait(LONG_IDLE):
+            sweep(context.uploads, LONG_IDLE)
     except KeyboardInterrupt:
         say("The app ends.")
     finally:
         blocks.close(verbose=False)
         desk.close()
+        sweep(context.uploads, IDLE)
 
 
 def write_log(context: Context) -> None:
