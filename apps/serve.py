@@ -33,6 +33,8 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
 
     from symdream_apps.broken_uploads import IDLE, LONG_IDLE, OneLine, sweep
     from symdream_apps.gradio_app import build
+    from symdream_apps.signed_out import CSS as SIGNED_OUT_CSS
+    from symdream_apps.signed_out import HEAD as SIGNED_OUT
     from symdream_apps.studio import Studio
     from symdream_apps.theme import CSS, THEME
     from symdream_apps.upload import MAX_FILE_BYTES
@@ -40,7 +42,7 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
 
     sweep(context.uploads, IDLE)
     desk = Desk(Studio(context))
-    blocks = build(context, desk)
+    blocks = build(context, desk, login=auth is not None)
     ended = threading.Event()
     try:
         blocks.launch(
@@ -54,7 +56,8 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
             allowed_paths=[],
             max_file_size=MAX_FILE_BYTES,
             theme=THEME,
-            css=CSS,
+            css=CSS + SIGNED_OUT_CSS,
+            head=SIGNED_OUT if auth else None,
             footer_links=["api", "settings"],
             run_history=False,
             enable_monitoring=False,

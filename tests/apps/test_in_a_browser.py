@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers import app_server
 from helpers import browser as browsers
 from helpers.app_server import write_adapter
 from helpers.browser import choose_adapter, heard, open_page, select_tab, set_number
@@ -371,3 +372,29 @@ def test_nothing_is_wider_than_the_window(browser, server, size, tab):
     width = page.evaluate("document.documentElement.scrollWidth")
     page.context.close()
     assert width <= size["width"]
+
+
+def test_a_page_whose_login_is_gone_says_so(browser, tmp_path):
+    server = app_server.start(tmp_path / "runs", env={"SYMDREAM_APP_AUTH": "ann:secret"})
+    context = browser.new_context()
+    try:
+        page = context.new_page()
+        page.goto(server.url)
+        page.locator("input").nth(1).wait_for()
+        for field, text in zip(page.locator("input").all(), ("ann", "secret"), strict=True):
+            field.fill(text)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#generate")
+        assert page.locator("#signed-out").count() == 0
+        other = context.new_page()
+        other.goto(server.url)
+        other.get_by_role("link", name="Log out").click()
+        other.locator("input[type=password]").wait_for()
+        page.click("#generate")
+        told = page.get_by_role("alert").filter(has_text="You are not logged in any more: reload the page.")
+        told.wait_for()
+        told.get_by_role("link").click()
+        page.locator("input[type=password]").wait_for()
+    finally:
+        context.close()
+        app_server.stop(server)
