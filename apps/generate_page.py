@@ -94,7 +94,8 @@ class GeneratePage:
         examples.build(self.context, self.prompt, self.rows.chosen)
 
     def _show(self) -> None:
-        self.status = gr.HTML(status(self.shared.studio.state), elem_id="status", container=True, padding=True)
+        # Called as the page is loaded: what it was built with would be as old as the app.
+        self.status = gr.HTML(lambda: status(self.shared.studio.state), elem_id="status", container=True, padding=True)
         self.gallery = gr.Gallery(
             label="Pictures", columns=1, height="auto", object_fit="contain", interactive=False, elem_id="gallery",
             buttons=["download", "download_all", "fullscreen"], format="png",

@@ -24,6 +24,13 @@ from symdream_apps.wording import brief
 
 EMPTY = "Nothing is here yet. Train a subject on the Train page, or put .safetensors files into the runs folder."
 CHOOSE = "Choose a card to see what is inside."
+# gradio calls them "Thumbnail 1 of 3" whatever is written below.
+NAME_CARDS = """() => setTimeout(() => {
+  for (const card of document.querySelectorAll("#shelf button.thumbnail-item")) {
+    const text = card.querySelector(".caption-label")
+    if (text) card.setAttribute("aria-label", text.textContent.trim())
+  }
+})"""
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -58,6 +65,7 @@ def build(context: Context, shared: Shared) -> None:
 
     shown = [hint, shelf, keys, reports]
     gr.on([tab.select, again.click], fill, outputs=shown, **QUIET)
+    shelf.change(None, js=NAME_CARDS, **QUIET)
 
     @tell
     def choose(listed: list[tuple[str, str]], event: gr.SelectData):

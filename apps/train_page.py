@@ -117,7 +117,7 @@ def _setup(context: Context, runs: Runs) -> gr.State:
     def choose(chosen: str):
         return gr.File(visible=not chosen), train_request.sample_noun(context, chosen) if chosen else gr.skip()
 
-    look_at = {"inputs": [photos, sample, base, captions], "show_progress": "hidden", "api_visibility": "private"}
+    look_at = {"inputs": [photos, sample, base, captions], "show_progress_on": photos, "api_visibility": "private"}
     look_out = [shown_as, crops, findings, to_real, captions_box, captions, paths]
     gr.on([photos.change, base.change], look, outputs=look_out, **look_at)
     sample.change(
@@ -168,7 +168,7 @@ def _settings() -> dict[str, Any]:
         )
     made["sample_prompts"] = gr.Textbox(
         label="Prompts of the pictures, one a line", lines=2, placeholder="two scenes of the base's language",
-        info=describe("sample_prompts"),
+        info=f"None given: two scenes of the base's language. {PLACEHOLDER} becomes trigger and class noun.",
     )  # fmt: skip
     made["flip"] = gr.Checkbox(False, label="Mirror half of the samples", info=describe("flip"))
     return made

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import app_server
 from helpers import browser as browsers
-from helpers.app_server import write_adapter
+from helpers.app_server import write_run
 from helpers.browser import choose_adapter, heard, open_page, select_tab, set_number
 from PIL import Image
 
@@ -139,7 +139,7 @@ def test_a_picture_of_another_base_brings_its_own_sizes_back(page, tmp_path):
 def test_what_is_pointed_at_in_the_list_of_adapters_is_what_is_chosen(page, server):
     """Over a slow link an adapter that came after the page was loaded moves nothing in the list that is open."""
     page.wait_for_timeout(1000)  # what is sent as the page is loaded is there
-    write_adapter(server.runs / "just made")
+    write_run(server.runs / "just made", photos=server.runs)
     try:
         page.evaluate(
             """() => {
@@ -345,8 +345,12 @@ def test_axe_finds_nothing_to_mend(browser, server, dark):
     page.click("#examples .label-wrap")
     page.wait_for_timeout(1000)
     found = []
-    for tab in ("Generate", "Compare"):
+    for tab in ("Generate", "Compare", "Train", "Library"):
         select_tab(page, tab)
+        if tab == "Library":
+            page.locator("#shelf button", has_text="owl two").click()
+            page.locator("#facts", has_text="sks bird").wait_for()
+            page.locator("#change .label-wrap").click()
         page.wait_for_timeout(1000)
         result = axe.run(page, options={"runOnly": ["wcag2a", "wcag2aa"]})
         # gradio's own placeholder of an empty picture has a name on a plain div.
@@ -398,3 +402,16 @@ def test_a_page_whose_login_is_gone_says_so(browser, tmp_path):
     finally:
         context.close()
         app_server.stop(server)
+
+
+def test_a_fresh_page_tells_what_is_loaded_now(browser, server):
+    page = open_page(browser, server.url)
+    generate(page, "a 3d render of a cat on a red background", steps=1)
+    page.reload()
+    say(page, "#status", "sprite is loaded")
+    page.context.close()
+
+
+def test_a_card_of_the_library_is_called_what_is_written_on_it(page):
+    select_tab(page, "Library")
+    page.locator("#shelf").get_by_role("button", name=re.compile("^owl two sks bird")).wait_for()
