@@ -17,6 +17,7 @@ from symdream_apps.errors import escape, told, warn
 from symdream_apps.shared import PRIVATE
 from symdream_apps.studio import Worn
 from symdream_apps.upload import check_safetensors
+from symdream_apps.wording import brief
 
 MAX_WEIGHT = 2.0
 
@@ -42,7 +43,7 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
     """
     tell = told(context)
     chosen = gr.Dropdown(
-        choices(context), value=[], multiselect=True, label=label, elem_classes="adapters",
+        [], value=[], multiselect=True, label=label, elem_classes="adapters",
         info="runs and files in the runs folder; any number",
     )  # fmt: skip
     files = gr.File(
@@ -58,13 +59,22 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
             try:
                 card = read_card(context, path)
             except RequestError as error:
-                gr.Markdown(f"**{Path(path).name}**: {error.what}")
+                gr.Markdown(f"**{escape(Path(path).name)}**: {escape(brief(error, context.runs))}")
                 continue
             _row(context, card, known, strengths, prompt, weights)
 
     files.upload(tell(lambda sent, have: accept(context, sent, have)), [files, chosen], [files, chosen], **PRIVATE)
-    chosen.focus(lambda have: gr.Dropdown(choices=offered(context, have)), chosen, chosen, queue=False, **PRIVATE)
     return rows
+
+
+def keep_up(context: Context, rows: AdapterRows, tab: gr.Tab) -> None:
+    """Let the list be as new as the page, and as the last time that `tab` was selected or the list opened."""
+    listed = gr.State([])  # what it shows
+    both = {"inputs": [rows.chosen, listed], "outputs": [rows.chosen, listed], "queue": False, **PRIVATE}
+    # Without triggers: as the page is loaded. What it was built with would be as old as the app.
+    gr.on(None, lambda: anew(context, []), outputs=both["outputs"], queue=False, **PRIVATE)
+    tab.select(lambda chosen, _: anew(context, chosen), **both)
+    rows.chosen.focus(lambda chosen, before: longer(context, chosen, before), **both)
 
 
 def _row(
@@ -121,6 +131,20 @@ def offered(context: Context, chosen: list[str] | None) -> list[tuple[str, str]]
     listed = choices(context)
     known = {path for _, path in listed}
     return listed + [(Path(path).name, path) for path in chosen or [] if path not in known]
+
+
+def anew(context: Context, chosen: list[str] | None) -> tuple[Any, list[tuple[str, str]]]:
+    """The dropdown with what it lists now, and that list."""
+    now = offered(context, chosen)
+    return gr.Dropdown(choices=now), now
+
+
+def longer(context: Context, chosen: list[str] | None, before: list[tuple[str, str]]) -> tuple[Any, Any]:
+    """`anew` for a list that is open, where somebody may be about to click: what is new comes at its end, and what was
+    there keeps its place, though it may be gone."""
+    known = {path for _, path in before}
+    new = [entry for entry in offered(context, chosen) if entry[1] not in known]
+    return (gr.Dropdown(choices=[*before, *new]), [*before, *new]) if new else (gr.skip(), gr.skip())
 
 
 def accept(context: Context, sent: list[str] | None, have: list[str]) -> tuple[None, Any]:

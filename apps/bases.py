@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 from symdream.diffusion.names import ALIASES, EMBEDDED, HUB_ID, resolve_name
+from symdream.diffusion.resolution import known_resolution
 from symdream.errors import RequestError
 from symdream_apps.context import Context, nameable
+
+USUAL_RESOLUTION = 512  # of bases whose size is not known before they are loaded
 
 
 def checked_base(context: Context, name: str) -> str:
@@ -38,3 +41,11 @@ def checked_base(context: Context, name: str) -> str:
     path = context.check_path(path)
     resolve_name(str(path))  # raises: a pickle
     return str(path)
+
+
+def side_of(context: Context, name: str) -> int:
+    """Pixels a side of the pictures of the base that a page calls `name`: USUAL_RESOLUTION where nothing tells it."""
+    try:
+        return known_resolution(checked_base(context, name)) or USUAL_RESOLUTION
+    except RequestError:  # told when the base is used
+        return USUAL_RESOLUTION

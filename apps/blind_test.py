@@ -11,7 +11,7 @@ import gradio as gr
 from symdream.errors import RequestError
 from symdream_apps.blind import NEITHER, A, B, Pair, Vote, as_csv, conclusion, draw_pairs
 from symdream_apps.context import Context
-from symdream_apps.errors import told
+from symdream_apps.errors import told, warn
 from symdream_apps.history import served
 from symdream_apps.shared import PRIVATE
 
@@ -101,7 +101,7 @@ class BlindTest:
         try:
             return self.show(result, state)
         except RequestError as error:  # the pictures went to the trash meanwhile; the votes stay
-            gr.Warning(str(error.what))
+            warn(self.context, error)
             return self.finish({**state, "at": len(state["pairs"])})
 
     def finish(self, state: dict[str, Any]) -> tuple:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.context import get_render_context
 
 from symdream.errors import RequestError, Stopped
 from symdream_apps import adapter_rows, blind_test, comparison, references, slider
@@ -28,7 +29,10 @@ EXAMPLE = "a 3d render of a {subject} on a checkered blue background\na flat ico
 
 def build(context: Context, shared: Shared) -> None:
     """Lay the page out in the tab that is open now, and connect it."""
-    ComparePage(context, shared).connect()
+    tab = get_render_context()
+    page = ComparePage(context, shared)
+    page.connect()
+    adapter_rows.keep_up(context, page.rows, tab)
 
 
 class ComparePage:
@@ -114,7 +118,9 @@ class ComparePage:
             lambda across: (gr.CheckboxGroup(visible=across == "weights"), gr.Checkbox(visible=across == "adapters")),
             self.across, [self.weights, self.base_too], queue=False, **PRIVATE,
         )  # fmt: skip
-        self.base.input(lambda base: sizes_of(base)[:2], self.base, [self.steps, self.guidance], **PRIVATE)
+        self.base.input(
+            lambda base: sizes_of(self.context, base)[:2], self.base, [self.steps, self.guidance], **PRIVATE
+        )
         shared.handed.change(
             tell(self.take), [shared.handed, self.rows.chosen, self.base],
             [self.rows.chosen, self.base, self.steps, self.guidance], **PRIVATE,
@@ -205,7 +211,7 @@ def for_views(result: Comparison, saved: list[Path]) -> dict[str, Any]:
     """The comparison as slider and blind test need it: files and numbers, so that no session holds pictures."""
     columns = len(result.variants)
     return {
-        "variants": [variant.label for variant in result.variants],
+        "variants": comparison.column_labels(result.variants, result.rows),
         "rows": [
             {"prompt": prompt, "seed": row.seed} for prompt, row in zip(result.prompts, result.rows, strict=True)
         ],
@@ -218,7 +224,7 @@ def for_views(result: Comparison, saved: list[Path]) -> dict[str, Any]:
 
 def in_words(variants: Sequence[Variant], rows: Sequence[comparison.Row]) -> str:
     """The grid for those who do not see it."""
-    across = ", ".join(variant.label for variant in variants)
+    across = ", ".join(comparison.column_labels(variants, rows))
     down = "; ".join(f"{row.prompt}, seed {row.seed}" for row in rows)
     return f"A grid of pictures. Across: {across}. Down: {down}."
 
@@ -233,7 +239,7 @@ def partial(variants: Sequence[Variant], rows: Sequence[comparison.Row], columns
     empty = Image.new("RGB", size, (236, 238, 242))
     return make_grid(
         [[so_far.get(i * columns + j, empty) for j in range(columns)] for i in range(len(rows))],
-        column_labels=[variant.label for variant in variants],
+        column_labels=comparison.column_labels(variants, rows),
         row_labels=[f"{row.prompt} seed {row.seed}" for row in rows],
         cell=208,
     )

@@ -9,6 +9,7 @@ from statistics import mean
 
 from PIL import Image
 
+from symdream.data.captions import PLACEHOLDER
 from symdream.errors import Problem, Problems, RequestError, SymdreamError
 from symdream_apps.adapters import AdapterCard, read_card
 from symdream_apps.generation import (
@@ -23,6 +24,7 @@ from symdream_apps.generation import (
 )
 from symdream_apps.references import read
 from symdream_apps.studio import Studio, Worn
+from symdream_apps.wording import brief
 from symdream_apps.work import Line, Told
 
 MAX_PICTURES = 64
@@ -31,10 +33,11 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 @dataclass(frozen=True)
 class Variant:
-    """One column of the comparison."""
+    """One column of the comparison; `words` are what {subject} becomes in its prompts."""
 
     label: str
     adapters: tuple[Worn, ...] = ()
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,12 @@ class Comparison:
 
     @property
     def prompts(self) -> list[str]:
-        """Each row's prompt as the first variant was told it."""
-        return [row[0].made.settings["prompt"] for row in self.cells]
+        """Each row's prompt: the one that all variants were told, or as it was typed where they were told different
+        ones."""
+        told = [{cell.made.settings["prompt"] for cell in cells} for cells in self.cells]
+        return [
+            row.prompt if len(prompts) > 1 else prompts.pop() for row, prompts in zip(self.rows, told, strict=True)
+        ]
 
     def means(self) -> list[tuple[str, float, float]]:
         """(variant, mean DINO, mean CLIP-T), where there are scores."""
@@ -94,7 +101,7 @@ class Comparison:
 
         return make_grid(
             [[c.made.image for c in row] for row in self.cells],
-            column_labels=[variant.label for variant in self.variants],
+            column_labels=column_labels(self.variants, self.rows),
             row_labels=[f"{prompt} · seed {row.seed}" for prompt, row in zip(self.prompts, self.rows, strict=True)],
             captions=[[c.caption for c in row] for row in self.cells] if self.scored else (),
             cell=cell,
@@ -103,13 +110,24 @@ class Comparison:
 
 def of_adapters(cards: Sequence[AdapterCard], *, base_too: bool = True) -> list[Variant]:
     """The base alone (if asked for) and each adapter at the weight that suits it."""
-    alone = [Variant("base alone")] if base_too else []
-    return alone + [Variant(card.name, (Worn(card.path, card.weight),)) for card in cards]
+    # It is asked for the same subject as the adapters: the same words, without what they mean.
+    words = next((card.words for card in cards if card.trigger), "")
+    alone = [Variant("base alone", words=words)] if base_too else []
+    return alone + [Variant(card.name, (Worn(card.path, card.weight),), card.words) for card in cards]
 
 
 def of_weights(card: AdapterCard, weights: Sequence[float]) -> list[Variant]:
     """One adapter at each of `weights`."""
-    return [Variant(f"{card.name} × {weight:g}", (Worn(card.path, float(weight)),)) for weight in sorted(weights)]
+    return [
+        Variant(f"{card.name} × {weight:g}", (Worn(card.path, float(weight)),), card.words)
+        for weight in sorted(weights)
+    ]
+
+
+def column_labels(variants: Sequence[Variant], rows: Sequence[Row]) -> list[str]:
+    """What stands above the columns: the variants, with their words where these make different prompts of a row."""
+    differ = len({variant.words for variant in variants}) > 1 and any(PLACEHOLDER in row.prompt for row in rows)
+    return [f"{variant.label}: {variant.words}" if differ else variant.label for variant in variants]
 
 
 def check_comparison(variants: Sequence[Variant], prompts: Sequence[str], seeds: Sequence[int]) -> list[Row]:
@@ -151,7 +169,6 @@ def compare(
     ]
     all_cards = list(dict.fromkeys(card for cards in everyone for card in cards))
     notes: list[str] = []
-    # The base alone is asked for the same subject as the adapters: the same words, without what they mean.
     told = [[words_for(row.prompt, cards or all_cards) for row in rows] for cards in everyone]
     for variant, prompts in zip(variants, told, strict=True):
         for row, prompt in zip(rows, prompts, strict=True):
@@ -190,7 +207,7 @@ def compare(
         try:
             score(studio, result, all_cards, line)
         except SymdreamError as error:
-            result.notes.append(f"No scores: {error.what}" + (f" ({error.fix})" if error.fix else ""))
+            result.notes.append(f"No scores: {brief(error, studio.context.runs)}")
             result.compared_with = []
     return result
 

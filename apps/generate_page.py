@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.context import get_render_context
 
-from symdream.diffusion.sizes import KNOWN
 from symdream.errors import RequestError, Stopped, SymdreamError
 from symdream_apps import adapter_rows, examples
 from symdream_apps.adapters import base_for, page_name
+from symdream_apps.bases import side_of
 from symdream_apps.context import Context
 from symdream_apps.errors import inline, told, warn
 from symdream_apps.generation import MAX_COUNT, MAX_SEED, SAMPLERS, Made, PictureRequest, check, make
@@ -30,12 +31,16 @@ BASES = [
     ("sdxl · Stable Diffusion XL, 6.9 GB", "sdxl"),
 ]
 STEPS, GUIDANCE = (1, 100), (0, 20)  # of the sliders; a picture that was made with more brings its own
-SIZES = {"sprite": (25, 4.0), "sd15": (30, 7.5), "sdxl": (30, 7.5)}  # steps and guidance that suit them
+# Steps and guidance that suit a base (its `defaults`, which are known only once torch is).
+SIZES, USUAL = {"sprite": (25, 4.0)}, (30, 7.5)
 
 
 def build(context: Context, shared: Shared) -> None:
     """Lay the page out in the tab that is open now, and connect it."""
-    GeneratePage(context, shared).connect()
+    tab = get_render_context()
+    page = GeneratePage(context, shared)
+    page.connect()
+    adapter_rows.keep_up(context, page.rows, tab)
 
 
 class GeneratePage:
@@ -89,7 +94,8 @@ class GeneratePage:
         examples.build(self.context, self.prompt, self.rows.chosen)
 
     def _show(self) -> None:
-        self.status = gr.HTML(status(self.shared.studio.state), elem_id="status", container=True, padding=True)
+        # Called as the page is loaded: what it was built with would be as old as the app.
+        self.status = gr.HTML(lambda: status(self.shared.studio.state), elem_id="status", container=True, padding=True)
         self.gallery = gr.Gallery(
             label="Pictures", columns=1, height="auto", object_fit="contain", interactive=False, elem_id="gallery",
             buttons=["download", "download_all", "fullscreen"], format="png",
@@ -139,7 +145,10 @@ class GeneratePage:
         self.dropped.upload(tell(self.take_dropped), self.dropped, [*restored, self.dropped], **PRIVATE)
         self.compare.click(tell(self.to_compare), self.picked, shared.receivers, **PRIVATE)
         # A choice of the user's, not a restored picture, which brings sizes of its own.
-        self.base.input(sizes_of, self.base, [self.steps, self.guidance, self.width, self.height], **PRIVATE)
+        self.base.input(
+            lambda base: sizes_of(self.context, base), self.base,
+            [self.steps, self.guidance, self.width, self.height], **PRIVATE,
+        )  # fmt: skip
         shared.handed.change(
             tell(self.take), [shared.handed, self.rows.chosen, self.base],
             [self.rows.chosen, self.base, self.steps, self.guidance, self.width, self.height], **PRIVATE,
@@ -252,7 +261,7 @@ class GeneratePage:
         values = [
             settings["prompt"], base, dropdown, strengths, settings["negative_prompt"], sampler,
             slider(int(settings["steps"]), *STEPS), slider(float(settings["guidance"]), *GUIDANCE),
-            *(side_slider(base, int(settings[name])) for name in ("width", "height")),
+            *(side_slider(side_of(self.context, base), int(settings[name])) for name in ("width", "height")),
             int(settings["seed"]), 1,
         ]  # fmt: skip
         return (*values, False, random.random())
@@ -282,23 +291,17 @@ def taken(context: Context, paths: list[str], chosen: list[str], base: str) -> t
     where nothing but they says which."""
     rows = adapter_rows.accept(context, None, list(dict.fromkeys([*chosen, *paths])))[1]
     own = None if chosen else base_for(context, paths)
-    return (rows, own, *sizes_of(own)) if own and own != base else (rows, *(gr.skip(),) * 5)
+    return (rows, own, *sizes_of(context, own)) if own and own != base else (rows, *(gr.skip(),) * 5)
 
 
-def known_as(base: str) -> str:
-    """The known base whose sizes suit `base`: Stable Diffusion 1.5's for one that is not known."""
-    return base if base in KNOWN else "sd15"
-
-
-def sizes_of(base: str) -> tuple:
+def sizes_of(context: Context, base: str) -> tuple:
     """Steps, guidance, width and height as they suit a base."""
-    known = known_as(base)
-    return *SIZES[known], *(side_slider(base, KNOWN[known].resolution) for _ in range(2))
+    side = side_of(context, base)
+    return *SIZES.get(base, USUAL), *(side_slider(side, side) for _ in range(2))
 
 
-def side_slider(base: str, value: int) -> gr.Slider:
-    """A width or height: from a quarter of the base's own to twice as much."""
-    side = KNOWN[known_as(base)].resolution
+def side_slider(side: int, value: int) -> gr.Slider:
+    """A width or height for a base of `side` pixels: from a quarter of it to twice as much."""
     return slider(value, max(64, side // 4), 2 * side)
 
 

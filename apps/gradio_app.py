@@ -16,6 +16,7 @@ from symdream_apps import api, compare_page, generate_page, library_page, train_
 from symdream_apps.context import Context
 from symdream_apps.history import History, new_owner
 from symdream_apps.shared import PRIVATE, Shared
+from symdream_apps.signed_out import LOG_OUT
 from symdream_apps.work import Desk
 
 TITLE = "symdream"
@@ -23,8 +24,8 @@ HEAD_LINE = "Teach Stable Diffusion one subject from a few photos, and put it in
 CACHE_HOURS = 24  # what browsers sent and gradio served is removed after that
 
 
-def build(context: Context, desk: Desk) -> gr.Blocks:
-    """All pages of the app as one gradio Blocks; `desk` does its work."""
+def build(context: Context, desk: Desk, *, login: bool = False) -> gr.Blocks:
+    """All pages of the app as one gradio Blocks; `desk` does its work. login: whether the app asks who is there."""
     pages = {
         "generate": ("Generate", generate_page),
         "compare": ("Compare", compare_page),
@@ -34,6 +35,8 @@ def build(context: Context, desk: Desk) -> gr.Blocks:
     cache = (3600, CACHE_HOURS * 3600)
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=cache) as blocks:
         gr.Markdown(f"# {TITLE}\n{HEAD_LINE}", elem_id="head")
+        if login:
+            gr.HTML(LOG_OUT, elem_id="log-out", padding=False)
         # gradio encrypts with a key that it sends along; it is fixed so that a restart of the app loses no history.
         browser = gr.BrowserState(storage_key="symdream-owner", secret="symdream-owner-")
         handed, kept = gr.State(None), gr.State(None)

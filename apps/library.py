@@ -23,6 +23,7 @@ from symdream_apps.context import Context
 from symdream_apps.run_status import summary_of
 from symdream_apps.runs import Runs, checked_name
 from symdream_apps.upload import UNREADABLE
+from symdream_apps.wording import brief
 
 SIDE = 256  # pixels of a card's picture
 RUN, FILE = "run", "file"
@@ -97,7 +98,7 @@ def _adapter_line(context: Context, path: Path) -> str:
     try:
         card = read_card(context, path)
     except RequestError as error:
-        return f"cannot be used: {error.what}"
+        return f"cannot be used: {brief(error, context.runs)}"
     return " · ".join(part for part in (card.words, card.method or "LoRA", (card.base or "").split("@")[0]) if part)
 
 

@@ -20,9 +20,17 @@ from symdream_apps.library import FILE, RUN
 from symdream_apps.runs import Runs
 from symdream_apps.shared import Shared
 from symdream_apps.text import no_markdown
+from symdream_apps.wording import brief
 
 EMPTY = "Nothing is here yet. Train a subject on the Train page, or put .safetensors files into the runs folder."
 CHOOSE = "Choose a card to see what is inside."
+# gradio calls them "Thumbnail 1 of 3" whatever is written below.
+NAME_CARDS = """() => setTimeout(() => {
+  for (const card of document.querySelectorAll("#shelf button.thumbnail-item")) {
+    const text = card.querySelector(".caption-label")
+    if (text) card.setAttribute("aria-label", text.textContent.trim())
+  }
+})"""
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -57,6 +65,7 @@ def build(context: Context, shared: Shared) -> None:
 
     shown = [hint, shelf, keys, reports]
     gr.on([tab.select, again.click], fill, outputs=shown, **QUIET)
+    shelf.change(None, js=NAME_CARDS, **QUIET)
 
     @tell
     def choose(listed: list[tuple[str, str]], event: gr.SelectData):
@@ -173,7 +182,8 @@ class _Detail:
             facts = inspect_adapter(path)
         except RequestError as error:
             self.context.log.info("not shown: %s", " ".join(str(error).split()))
-            told_as[self.title] = gr.Markdown(f"### {name}\n{no_markdown(error.what)}", visible=True)
+            why = no_markdown(brief(error, self.context.runs))
+            told_as[self.title] = gr.Markdown(f"### {name}\n{why}", visible=True)
             gone = {box: gr.update(visible=False) for box in (self.actions, self.inside, self.export_box)}
             return {**told_as, **gone, self.change_box: gr.Accordion(visible=True)}
         except Exception:

@@ -1,7 +1,7 @@
 """A look at photos before anything is trained on them: what the trainer will see, and what may go wrong.
 
-The crop is the trainer's own (symdream.data.buckets). Nothing here keeps anybody from training: what cannot be read
-is left out and told, everything else is a note.
+The crop is the trainer's own (symdream.data.buckets). What cannot be read is told and must go before training starts;
+everything else is a note, and keeps nobody from it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from symdream.data.buckets import cuts, kept
 from symdream.data.captions import caption_of
 from symdream.data.images import MASK_SUFFIX, SUFFIXES, heif_is_readable, read_image
 from symdream.diffusion.photographs import photo_warning
-from symdream.diffusion.sizes import KNOWN
+from symdream.diffusion.resolution import known_resolution
 from symdream.errors import RequestError
+from symdream_apps.bases import USUAL_RESOLUTION
 from symdream_apps.upload import check_image
+from symdream_apps.wording import brief
 
 USUAL = (3, 6)
-MOST = 30  # the trainer takes more; a browser full of previews does not get better by them
-USUAL_RESOLUTION = 512  # of bases whose size is not known before they are loaded
+MOST = 30  # that are trained on; the trainer takes more, but a browser full of previews gets no better by them
 CUT_AWAY = 0.25  # share of a photo outside of its square crop that is worth a note
 
 HASH_SIDE = 12  # of the lowest frequencies; all but the constant one give a bit each: 143 bits
@@ -56,18 +57,17 @@ class Report:
 
 
 def check(paths: Sequence[Path], base: str) -> Report:
-    """Look at the files `paths` as the photos of one subject for training `base`."""
-    resolution = KNOWN[base].resolution if base in KNOWN else USUAL_RESOLUTION
+    """Look at the files `paths` as the photos of one subject for training `base`, named as for `load_base`."""
+    resolution = known_resolution(base) or USUAL_RESOLUTION
     photos, images, refused = [], [], []
     for path in paths:
-        name = Path(path).name
         if len(photos) == MOST:
-            refused.append(f"{name} and what comes after it is left out: {MOST} photos are enough.")
             break
+        name = Path(path).name
         try:
             image = read_image(check_image(path))
         except RequestError as error:
-            refused.append(error.what.replace(str(path), name) + (f" ({error.fix})" if error.fix else ""))
+            refused.append(brief(error, Path(path).parent))
             continue
         [[cut]] = cuts(image.size, (resolution, resolution), "center")
         crop = cut.apply(image)
@@ -81,7 +81,8 @@ def check(paths: Sequence[Path], base: str) -> Report:
             others = f" and {more} other{'s' if more > 1 else ''}" if more else ""
             photo.notes.append(f"almost the same picture as {same[0]}{others}: it teaches nothing new")
     photographs = photo_warning(images) if base == "sprite" else None
-    return Report(photos, refused, _about_the_set(photos, paths), photographs)
+    left = len(paths) - len(photos) - len(refused)
+    return Report(photos, refused, _about_the_set(photos, paths, left), photographs)
 
 
 def _caption(path: Path) -> str:
@@ -104,7 +105,8 @@ def _notes(image: Image.Image, crop: Image.Image) -> list[str]:
     return notes
 
 
-def _about_the_set(photos: Sequence[Photo], paths: Sequence[Path]) -> list[str]:
+def _about_the_set(photos: Sequence[Photo], paths: Sequence[Path], left: int) -> list[str]:
+    """`left`: how many files come after the last one that was looked at."""
     count = len(photos)
     if not paths:
         return []
@@ -114,7 +116,8 @@ def _about_the_set(photos: Sequence[Photo], paths: Sequence[Path]) -> list[str]:
         counted = "1 photo" if count == 1 else f"{count} photos"
         return [f"{counted}: with fewer than {USUAL[0]} it learns the picture, not the subject."]
     if count > USUAL[1]:
-        return [f"{count} photos: {USUAL[0]} to {USUAL[1]} are usual; more need more steps."]
+        more = f"; the other {left} {'is' if left == 1 else 'are'} left out" if left else ""
+        return [f"{count} photos{more}: {USUAL[0]} to {USUAL[1]} are usual; more need more steps."]
     return []
 
 

@@ -29,14 +29,20 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
     write_log(context)
     port = free_port(host, port)
 
+    from starlette.middleware import Middleware
+
+    from symdream_apps.broken_uploads import IDLE, LONG_IDLE, OneLine, sweep
     from symdream_apps.gradio_app import build
+    from symdream_apps.signed_out import CSS as SIGNED_OUT_CSS
+    from symdream_apps.signed_out import HEAD as SIGNED_OUT
     from symdream_apps.studio import Studio
     from symdream_apps.theme import CSS, THEME
     from symdream_apps.upload import MAX_FILE_BYTES
     from symdream_apps.work import Desk
 
+    sweep(context.uploads, IDLE)
     desk = Desk(Studio(context))
-    blocks = build(context, desk)
+    blocks = build(context, desk, login=auth is not None)
     ended = threading.Event()
     try:
         blocks.launch(
@@ -50,21 +56,25 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
             allowed_paths=[],
             max_file_size=MAX_FILE_BYTES,
             theme=THEME,
-            css=CSS,
+            css=CSS + SIGNED_OUT_CSS,
+            head=SIGNED_OUT if auth else None,
             footer_links=["api", "settings"],
             run_history=False,
             enable_monitoring=False,
             ssr_mode=False,
             pwa=False,
             mcp_server=False,
+            app_kwargs={"middleware": [Middleware(OneLine, log=context.log)]},
         )
         say(f"symdream app: {blocks.share_url or blocks.local_url}   (Ctrl-C ends it)")
-        ended.wait()
+        while not ended.wait(LONG_IDLE):
+            sweep(context.uploads, LONG_IDLE)
     except KeyboardInterrupt:
         say("The app ends.")
     finally:
         blocks.close(verbose=False)
         desk.close()
+        sweep(context.uploads, IDLE)
 
 
 def write_log(context: Context) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from symdream_apps.bases import checked_base
 from symdream_apps.context import Context
+from symdream_apps.wording import without_place
 
 if TYPE_CHECKING:
     from symdream.diffusion.base import Base
@@ -54,12 +55,13 @@ class Studio:
         name = checked_base(self.context, name)
         if self._base is not None and self._asked == name:
             return self._base
-        say("Loading the libraries …" if self._base is None else f"Loading {name} …")
+        shown = without_place(name, self.context.runs)
+        say("Loading the libraries …" if self._base is None else f"Loading {shown} …")
         from symdream.diffusion.base import load_base
         from symdream.training.devices import open_accelerator
 
         accelerator, dtype = open_accelerator("auto", "auto")
-        self.state = f"Loading {name} …"
+        self.state = f"Loading {shown} …"
         say(self.state)
         self.forget()  # two bases at once may not fit
         try:
@@ -69,7 +71,7 @@ class Studio:
             raise
         self._base, self._asked, self._scheduler = base, name, base.scheduler
         number_format = str(dtype).removeprefix("torch.")
-        self.state = f"{name} is loaded ({accelerator.device.type}, {number_format})."
+        self.state = f"{shown} is loaded ({accelerator.device.type}, {number_format})."
         return base
 
     def forget(self) -> None:

@@ -21,14 +21,27 @@ THEME = gr.themes.Default(
     button_primary_background_fill_hover="*primary_700",
     button_primary_background_fill_dark="*primary_600",
     button_primary_background_fill_hover_dark="*primary_700",
+    # White on red 500 has 3.76.
+    button_cancel_background_fill=gr.themes.colors.red.c600,
+    button_cancel_background_fill_hover=gr.themes.colors.red.c700,
 )
 
 CSS = """
+/* The accent's 500 has 4.47 on white, and less on dark grey. */
+button[role=tab][aria-selected=true] { color: var(--primary-600) !important; }
+.dark button[role=tab][aria-selected=true] { color: var(--primary-400) !important; }
 .toast-text { white-space: pre-line; }
 .gradio-container > .main { max-width: 1360px; margin: 0 auto; }
 #status, #compare-status { min-height: 3.2rem; }
 #status p, #compare-status p { margin: 0; }
-#status progress, #compare-status progress { width: 100%; accent-color: var(--color-accent); }
+/* Drawn here: browsers' own bars take no colour in every one, and dark ones none that is seen. */
+#status progress, #compare-status progress, #run-status progress {
+  appearance: none; width: 100%; height: 0.5rem; border: 0; border-radius: var(--radius-md); overflow: hidden;
+  background: var(--border-color-primary);
+}
+progress::-webkit-progress-bar { background: var(--border-color-primary); }
+progress::-webkit-progress-value { background: var(--color-accent); }
+progress::-moz-progress-bar { background: var(--color-accent); }
 .status-text.wrong { font-weight: 600; color: var(--error-text-color); }
 #blind-a img, #blind-b img { width: 100%; height: 100%; object-fit: contain; }
 .drop-adapters .icon-wrap { display: none; }
@@ -37,7 +50,6 @@ input[role=combobox] { padding-right: 1.75rem !important; text-overflow: ellipsi
 #gallery { min-height: 320px; }
 #gallery .grid-wrap { max-height: none; }
 #head h1 { margin-bottom: 0; }
-#run-status progress { width: 100%; accent-color: var(--color-accent); }
 /* Galleries of a few pictures: as high as these, and narrow enough for a telephone. */
 .snug .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
 .snug .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(56px, 1fr)) !important; }

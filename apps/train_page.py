@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import gradio as gr
 from symdream.config import fields
 from symdream.data.captions import PLACEHOLDER
 from symdream.diffusion.names import EMBEDDED
+from symdream.errors import RequestError
 from symdream.presets import PRESETS
 from symdream.tuners.methods import METHODS
 from symdream_apps import run_api, run_pane, train_request
+from symdream_apps.bases import checked_base
 from symdream_apps.context import Context
 from symdream_apps.errors import told
 from symdream_apps.photo_check import Report, check
@@ -114,7 +117,7 @@ def _setup(context: Context, runs: Runs) -> gr.State:
     def choose(chosen: str):
         return gr.File(visible=not chosen), train_request.sample_noun(context, chosen) if chosen else gr.skip()
 
-    look_at = {"inputs": [photos, sample, base, captions], "show_progress": "hidden", "api_visibility": "private"}
+    look_at = {"inputs": [photos, sample, base, captions], "show_progress_on": photos, "api_visibility": "private"}
     look_out = [shown_as, crops, findings, to_real, captions_box, captions, paths]
     gr.on([photos.change, base.change], look, outputs=look_out, **look_at)
     sample.change(
@@ -165,7 +168,7 @@ def _settings() -> dict[str, Any]:
         )
     made["sample_prompts"] = gr.Textbox(
         label="Prompts of the pictures, one a line", lines=2, placeholder="two scenes of the base's language",
-        info=describe("sample_prompts"),
+        info=f"None given: two scenes of the base's language. {PLACEHOLDER} becomes trigger and class noun.",
     )  # fmt: skip
     made["flip"] = gr.Checkbox(False, label="Mirror half of the samples", info=describe("flip"))
     return made
@@ -203,6 +206,8 @@ def _report(context: Context, files: list[str] | None, chosen: str, base: str) -
         listed = find_images(train_request.sample_folder(context, chosen))
     else:
         listed = [context.check_path(file) for file in files or []]
+    with contextlib.suppress(RequestError):  # told when the training is asked for
+        base = checked_base(context, base)
     return check(listed, base), listed
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from symdream.errors import SymdreamError
+
 FIX = "\n  fix:   "  # before the last part of an error (symdream.errors)
 NAMES = {"base": "the base", "lr": "learning rate", "to": "the format"}  # of flags that a page calls otherwise
 COMMAND = re.compile(r"\b(symdream|accelerate launch|torchrun|pip install) .*")
@@ -14,6 +16,12 @@ def message(text: str) -> str:
     """A whole error, with what to do in a page's words."""
     what, fix, rest = text.partition(FIX)
     return what + fix + without_flags(rest)
+
+
+def brief(error: SymdreamError, folder: Path) -> str:
+    """What is wrong and what to do, in one line of a page's words, without where `folder` lies."""
+    told = error.what + (f" ({without_flags(error.fix)})" if error.fix else "")
+    return without_place(" ".join(told.split()), folder)
 
 
 def without_flags(text: str) -> str:

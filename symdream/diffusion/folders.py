@@ -15,6 +15,7 @@ from symdream.diffusion.hashes import weights_hash
 from symdream.diffusion.headers import read_header
 from symdream.diffusion.names import pickle_refused
 from symdream.diffusion.quiet import quiet_loading
+from symdream.diffusion.resolution import folder_resolution
 from symdream.errors import RequestError, WorkError
 
 # Per component, the stem of its weight files; sharded ones have an index beside them.
@@ -167,7 +168,7 @@ def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> B
         tokenizers=[parts[part.replace("text_encoder", "tokenizer")] for part in encoders],
         scheduler=scheduler,
         prediction_type=scheduler.config.prediction_type,
-        resolution=_latent_side(unet.config.sample_size, folder) * 2 ** (len(vae.config.block_out_channels) - 1),
+        resolution=folder_resolution(unet.config, vae.config, folder),
         defaults=dict(SAMPLING_DEFAULTS),
         hasher=lambda: weights_hash(folder, plan.weights),
         force_zeros_for_empty_prompt=plan.force_zeros_for_empty_prompt,
@@ -196,15 +197,6 @@ def corrected(scheduler_config: dict, family: str) -> dict:
     if family != "sdxl":
         fixed["steps_offset"] = 1
     return {**scheduler_config, **fixed}
-
-
-def _latent_side(sample_size: int | Sequence[int] | None, folder: Path) -> int:
-    """Raises: RequestError if the UNet's `sample_size` is none, or height and width and they differ."""
-    sides = {sample_size} if isinstance(sample_size, int) else set(sample_size or ())
-    if len(sides) != 1:
-        found = f"not one for square pictures: its UNet's sample_size is {sample_size}"
-        raise wrong_architecture(found, str(folder))
-    return sides.pop()
 
 
 def _load_parts(plan: FolderPlan, dtype: torch.dtype) -> dict:

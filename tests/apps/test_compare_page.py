@@ -33,6 +33,46 @@ def context(tmp_path, monkeypatch):
     return context
 
 
+@pytest.fixture
+def page(context):
+    studio = Studio(context)
+    with gr.Blocks():
+        states = gr.State(None), gr.State(None), gr.BrowserState()
+        yield ComparePage(context, Shared(gr.Tabs(), *states, studio, Desk(studio), history.History(context)))
+    studio.close()
+
+
+def compared(page, paths, prompts, **settings):
+    """What slider and blind test get of a comparison of two steps."""
+    given = {"across": "adapters", "base_too": True, "weights": [], "seeds": "0", "photos": "none", **settings}
+    request = SimpleNamespace(username=None, session_hash="session")
+    [*_, (line, _, _, kept, _)] = page.answer_compare(
+        history.new_owner(), given["across"], paths, {}, given["base_too"], given["weights"], prompts, given["seeds"],
+        2, given["photos"], None, "sprite", 1.0, "", request,
+    )  # fmt: skip
+    assert "Done." in line
+    return kept
+
+
+def test_rows_and_columns_tell_the_prompt_that_each_picture_was_made_with(context, page):
+    photos = sample_data().resolve()
+    fox = str(write_run(context.runs / "fox", photos=photos / "fox", noun="dog"))
+    owl = str(write_run(context.runs / "owl", photos=photos / "owl"))
+    kept = compared(page, [fox, owl], "a red {subject}\na red toy")
+    columns = [label.partition(": ") for label in kept["variants"]]
+    assert [label for label, _, _ in columns] == ["base alone", "fox", "owl"]
+    for row, files in zip(kept["rows"], kept["files"], strict=True):
+        for (_, _, words), file in zip(columns, files, strict=True):
+            assert read_settings(Path(file))["prompt"] == row["prompt"].replace("{subject}", words)
+    assert "{subject}" in kept["rows"][0]["prompt"]
+
+
+def test_a_prompt_that_all_variants_share_is_told_as_it_was(context, page):
+    owl = str(write_run(context.runs / "owl", photos=sample_data().resolve() / "owl"))
+    kept = compared(page, [owl], "a red {subject}")
+    assert kept["variants"] == ["base alone", "owl"] and kept["rows"][0]["prompt"] == "a red sks bird"
+
+
 @contextmanager
 def within_an_event():
     """Where a component is an update of one that is there, and not a new one."""

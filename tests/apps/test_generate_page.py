@@ -1,9 +1,10 @@
 """What the Generate page does when it is used, called without a browser."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
-from helpers.app_server import write_adapter
+from helpers.app_server import write_adapter, write_run
 from PIL import Image
 
 from symdream.errors import RequestError
@@ -13,7 +14,9 @@ gr = pytest.importorskip("gradio")
 from symdream_apps import generation, history  # noqa: E402
 from symdream_apps.compare_page import ComparePage  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
-from symdream_apps.generate_page import GeneratePage  # noqa: E402
+from symdream_apps.generate_page import GeneratePage, sizes_of  # noqa: E402
+from symdream_apps.library_page import _Detail  # noqa: E402
+from symdream_apps.runs import Runs  # noqa: E402
 from symdream_apps.shared import Shared  # noqa: E402
 from symdream_apps.studio import Studio  # noqa: E402
 from symdream_apps.work import Desk  # noqa: E402
@@ -115,6 +118,23 @@ def test_an_adapter_that_is_handed_over_brings_its_base(context, page, identity,
     assert is_skip(taken(owl, [], "sprite")[1]) and taken(owl, [], "sd15")[1:4] == ("sprite", 25, 4.0)
 
 
+def test_a_base_of_another_size_brings_sizes_that_it_can_draw(context, page):
+    """A real copy of sprite, and one that says nothing useful: the page goes by what loading them finds."""
+    from symdream.diffusion.base import load_base
+    from symdream.diffusion.export_base import export_base
+
+    export_base(load_base("sprite"), context.runs / "copy")
+    loaded = load_base(str(context.runs / "copy"))
+    steps, guidance, width, height = sizes_of(context, "copy")
+    page.shared.studio.base("copy")
+    assert page.shared.studio.state.startswith("copy is loaded")  # and not where the runs folder lies
+    assert (steps, guidance) == (loaded.defaults["steps"], loaded.defaults["guidance"])
+    for side in (width, height):
+        assert side.value == loaded.resolution and side.maximum == 2 * loaded.resolution
+    (context.runs / "copy" / "unet" / "config.json").write_text("no JSON")
+    assert sizes_of(context, "copy")[2].value == sizes_of(context, "no such base")[2].value == 512
+
+
 def is_skip(value):
     return isinstance(value, dict) and value == gr.skip()
 
@@ -154,3 +174,12 @@ def test_use_these_settings_means_the_picture_whose_settings_are_shown(page):
     assert picked == made[0] and "a toy" in details.value
     assert told[0][4] is None  # and none while the next ones are made
     assert page.restore(picked)[0] == "a toy"
+
+
+def test_a_run_that_saved_nothing_yet_is_told_without_where_it_lies(context, page):
+    run = write_run(context.runs / "a*run", photos=context.samples / "owl")
+    shutil.rmtree(run / "adapter")
+    detail = _Detail(context, page.shared, Runs(context.runs))
+    told = detail.show(("run", "a*run"))[detail.title].value
+    assert str(context.runs) not in told and "no adapter yet" in told and "a\\*run has" in told
+    assert "symdream train --resume" in told

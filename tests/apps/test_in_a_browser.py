@@ -1,10 +1,13 @@
 """The story of the Generate and Compare pages, driven in a real browser."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from helpers import app_server
 from helpers import browser as browsers
+from helpers.app_server import write_run
 from helpers.browser import choose_adapter, heard, open_page, select_tab, set_number
 from PIL import Image
 
@@ -131,6 +134,30 @@ def test_a_picture_of_another_base_brings_its_own_sizes_back(page, tmp_path):
     page.locator("[role=option]", has_text="sprite").click()
     page.wait_for_function("document.querySelector('#width input[type=number]').value == '128'")
     assert page.input_value("#steps input[type=number]") == "25"
+
+
+def test_what_is_pointed_at_in_the_list_of_adapters_is_what_is_chosen(page, server):
+    """Over a slow link an adapter that came after the page was loaded moves nothing in the list that is open."""
+    page.wait_for_timeout(1000)  # what is sent as the page is loaded is there
+    write_run(server.runs / "just made", photos=server.runs)
+    try:
+        page.evaluate(
+            """() => {
+                const fetch = window.fetch
+                window.fetch = (...asked) => new Promise(go => setTimeout(go, 1000)).then(() => fetch(...asked))
+            }"""
+        )
+        page.locator("[role=tabpanel]:visible .adapters input").first.click()
+        place = page.locator("[role=option]", has_text="owl two").first.bounding_box()
+        page.locator("[role=option]", has_text="just made").wait_for()
+        page.mouse.click(place["x"] + 20, place["y"] + place["height"] / 2)
+        page.locator(".adapter-row", has_text="owl two").wait_for()
+        page.keyboard.press("Escape")
+        page.reload()
+        page.wait_for_selector("#generate")
+        choose_adapter(page, "just made")
+    finally:
+        shutil.rmtree(server.runs / "just made")
 
 
 def test_the_weight_changes_the_picture_and_off_is_the_base_alone(page, tmp_path):
@@ -318,8 +345,12 @@ def test_axe_finds_nothing_to_mend(browser, server, dark):
     page.click("#examples .label-wrap")
     page.wait_for_timeout(1000)
     found = []
-    for tab in ("Generate", "Compare"):
+    for tab in ("Generate", "Compare", "Train", "Library"):
         select_tab(page, tab)
+        if tab == "Library":
+            page.locator("#shelf button", has_text="owl two").click()
+            page.locator("#facts", has_text="sks bird").wait_for()
+            page.locator("#change .label-wrap").click()
         page.wait_for_timeout(1000)
         result = axe.run(page, options={"runOnly": ["wcag2a", "wcag2aa"]})
         # gradio's own placeholder of an empty picture has a name on a plain div.
@@ -345,3 +376,42 @@ def test_nothing_is_wider_than_the_window(browser, server, size, tab):
     width = page.evaluate("document.documentElement.scrollWidth")
     page.context.close()
     assert width <= size["width"]
+
+
+def test_a_page_whose_login_is_gone_says_so(browser, tmp_path):
+    server = app_server.start(tmp_path / "runs", env={"SYMDREAM_APP_AUTH": "ann:secret"})
+    context = browser.new_context()
+    try:
+        page = context.new_page()
+        page.goto(server.url)
+        page.locator("input").nth(1).wait_for()
+        for field, text in zip(page.locator("input").all(), ("ann", "secret"), strict=True):
+            field.fill(text)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#generate")
+        assert page.locator("#signed-out").count() == 0
+        other = context.new_page()
+        other.goto(server.url)
+        other.get_by_role("link", name="Log out").click()
+        other.locator("input[type=password]").wait_for()
+        page.click("#generate")
+        told = page.get_by_role("alert").filter(has_text="You are not logged in any more: reload the page.")
+        told.wait_for()
+        told.get_by_role("link").click()
+        page.locator("input[type=password]").wait_for()
+    finally:
+        context.close()
+        app_server.stop(server)
+
+
+def test_a_fresh_page_tells_what_is_loaded_now(browser, server):
+    page = open_page(browser, server.url)
+    generate(page, "a 3d render of a cat on a red background", steps=1)
+    page.reload()
+    say(page, "#status", "sprite is loaded")
+    page.context.close()
+
+
+def test_a_card_of_the_library_is_called_what_is_written_on_it(page):
+    select_tab(page, "Library")
+    page.locator("#shelf").get_by_role("button", name=re.compile("^owl two sks bird")).wait_for()

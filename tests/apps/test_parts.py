@@ -15,7 +15,7 @@ from symdream.commands.demo import sample_data
 from symdream.diffusion.png import save_png
 from symdream.errors import Problems, RequestError, Stopped
 
-pytest.importorskip("gradio")
+gr = pytest.importorskip("gradio")
 
 from symdream_apps import adapter_rows, blind, comparison, examples, generation, history, references, restore  # noqa: E402
 from symdream_apps.adapters import find_adapters, named, read_card  # noqa: E402
@@ -313,3 +313,15 @@ def test_an_uploaded_adapter_stays_on_the_list_when_the_list_is_read_anew(contex
         assert {path for _, path in listed} == {str(owl.path), str(sent)}
     (folder / "words.safetensors").write_text("only words")
     assert adapter_rows.accept(context, [str(folder / "words.safetensors")], [])[1].value == []
+
+
+def test_a_list_that_is_open_only_grows_at_its_end(context, owl):
+    _, shown = adapter_rows.anew(context, [])
+    assert [path for _, path in shown] == [str(owl.path)]
+    assert adapter_rows.longer(context, [], shown) == (gr.skip(), gr.skip())
+    write_run(context.runs / "newer", photos=sample_data())
+    dropdown, grown = adapter_rows.longer(context, [], shown)
+    assert dropdown.choices == grown and [path for _, path in grown] == [str(owl.path), str(context.runs / "newer")]
+    shutil.rmtree(owl.path)
+    assert adapter_rows.longer(context, [], grown) == (gr.skip(), gr.skip())
+    assert [path for _, path in adapter_rows.anew(context, [])[1]] == [str(context.runs / "newer")]

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 from symdream.data.buckets import cuts
 from symdream.data.images import find_images, read_image
 from symdream.training.request import check_subject
-from symdream_apps.photo_check import alike, check, copy_photos, edge_width, is_blurred, perceptual_hash
+from symdream_apps.photo_check import MOST, alike, check, copy_photos, edge_width, is_blurred, perceptual_hash
 from symdream_apps.text import no_markdown
 from symdream_apps.train_request import captions_by_photo
 
@@ -88,6 +88,21 @@ def test_what_is_no_image_is_left_out_with_its_reason_and_the_rest_is_kept(tmp_p
     }.items():  # fmt: skip
         assert told[name].startswith(name) and words in told[name]
         assert str(tmp_path) not in told[name]
+
+
+def test_of_too_many_photos_the_first_are_trained_on_and_the_page_says_so(tmp_path):
+    from symdream_apps import train_request
+    from symdream_apps.context import Context
+    from symdream_apps.runs import Runs
+
+    owl = read_image(OWL / "00.png")
+    files = [save(owl.resize((128 + i, 128)), tmp_path / f"{i:02d}.png") for i in range(MOST + 2)]
+    report = check(files, "sprite")
+    assert not report.refused and "30 photos; the other 2 are left out" in report.notes[0]
+    context = Context.at(tmp_path / "runs")
+    name = train_request.start(context, Runs(context.runs), photos=files, class_noun="bird")
+    trained = find_images(context.runs / name / "photos")
+    assert [read_image(file).width for file in trained] == [128 + i for i in range(MOST)]
 
 
 def test_photographs_are_told_to_sprite_alone(tmp_path):

@@ -1,8 +1,11 @@
 """What of the library's messages a page says in its own words, and what it leaves to be typed."""
 
+from pathlib import Path
+
 import pytest
 
-from symdream_apps.wording import message, without_flags
+from symdream.errors import RequestError
+from symdream_apps.wording import brief, message, without_flags
 
 
 @pytest.mark.parametrize(
@@ -30,3 +33,8 @@ def test_flags_become_words_and_commands_stay_as_they_are_typed(text, told):
 
 def test_only_what_to_do_is_put_in_other_words():
     assert message("No --lr.\n  fix:   take --lr 1") == "No --lr.\n  fix:   take learning rate 1"
+
+
+def test_in_brief_an_error_is_one_line_that_tells_what_to_do_and_no_place():
+    error = RequestError("No adapter\n in /home/me/runs/owl.", fix="take --base sprite, or see /home/me/runs/fox")
+    assert brief(error, Path("/home/me/runs")) == "No adapter in owl. (take the base sprite, or see fox)"

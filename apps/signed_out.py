@@ -1,0 +1,39 @@
+"""What a page says when its login is gone: logged out in another tab, or the app was started anew."""
+
+from __future__ import annotations
+
+LOG_OUT = '<a href="logout?all_session=false">Log out</a>'  # of this browser; all have one user's name
+
+# gradio tells the page no more than "Error". A fetch that is answered 401 is the only sign of it.
+HEAD = """<script>
+(() => {
+  const fetch = window.fetch;
+  const tell = () => {
+    if (document.getElementById("signed-out")) return;
+    const box = document.createElement("div");
+    box.id = "signed-out";
+    box.setAttribute("role", "alert");
+    box.append("You are not logged in any more: ");
+    const again = document.createElement("a");
+    again.href = "";
+    again.append("reload the page");
+    box.append(again, ".");
+    document.body.prepend(box);
+  };
+  window.fetch = async (...asked) => {
+    const answer = await fetch(...asked);
+    // The page that asks for the login has no tabs yet.
+    if (answer.status === 401 && document.querySelector("#head")) tell();
+    return answer;
+  };
+})();
+</script>"""
+
+CSS = """
+#signed-out {
+  position: sticky; top: 0; z-index: 1000; padding: 0.75rem; text-align: center;
+  font: 600 1rem var(--font); color: #fff; background: #b91c1c;
+}
+.dark #log-out a { color: var(--primary-400); }
+#signed-out a { color: inherit; text-decoration: underline; }
+"""
