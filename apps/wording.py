@@ -39,5 +39,9 @@ def _line_without_flags(line: str) -> str:
 
 
 def without_place(text: str, folder: Path) -> str:
-    """Where on this machine the runs folder lies is nobody's business in a browser."""
-    return text.replace(f"{folder}/", "")
+    """Where on this machine the runs folder lies is nobody's business in a browser.
+
+    Only a path that begins with it is shortened: a folder such as /data may be a part of others, and of addresses.
+    """
+    place = str(folder).rstrip("/")
+    return re.sub(rf"(?<![\w./~-]){re.escape(place)}/", "", text) if place else text

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from symdream.errors import RequestError
-from symdream_apps.wording import brief, message, without_flags
+from symdream_apps.wording import brief, message, without_flags, without_place
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,20 @@ def test_only_what_to_do_is_put_in_other_words():
 def test_in_brief_an_error_is_one_line_that_tells_what_to_do_and_no_place():
     error = RequestError("No adapter\n in /home/me/runs/owl.", fix="take --base sprite, or see /home/me/runs/fox")
     assert brief(error, Path("/home/me/runs")) == "No adapter in owl. (take the base sprite, or see fox)"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("/data/owl is locked: touch '/data/owl/stop'", "owl is locked: touch 'owl/stop'"),
+        ("where: /mnt/data/sd15, ./data/x, ~/data/y", "where: /mnt/data/sd15, ./data/x, ~/data/y"),
+        ("see https://example.org/data/y and file:/data/x", "see https://example.org/data/y and file:x"),
+        ("/datasets/x, 3/data/4", "/datasets/x, 3/data/4"),
+    ],
+)
+def test_only_what_lies_in_the_folder_is_shortened(text, told):
+    assert without_place(text, Path("/data")) == told
+
+
+def test_a_folder_at_the_root_hides_nothing():
+    assert without_place("see https://example.org, /etc/x", Path("/")) == "see https://example.org, /etc/x"
