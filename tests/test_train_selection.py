@@ -1,6 +1,7 @@
 """Validation, selection and early stop in the real trainer, on tiny models with sprite's encoders."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from symdream.training.criterion import Scores
 from symdream.training.judge import FIRST_SEED, Judge
 from symdream.training.run_folder import RunFolder
 from symdream.training.validation import TRIPLES, VALIDATION_SEED, read_validation
+from symdream.tuners import find_ramps
 
 ENCODERS = {"dino": "sprite", "clip": "sprite"}
 
@@ -43,11 +45,12 @@ def test_the_validation_loss_is_the_error_on_the_same_triples_computed_by_hand(t
     from symdream.diffusion.base import load_base
     from symdream.diffusion.loss import add_noise
 
-    small = {"steps": 2, "components": "unet", "batch_size": 3, "lr": 1e-2, "resolution": 64}
+    small = {"steps": 2, "components": "unet", "batch_size": 3, "lr": 1e-2, "resolution": 64, "dropout": 0.5}
     square = make_photos(tmp_path / "square", size=(64, 64))
     run = train_tiny(tmp_path / "run", tiny_sd1, square, validate_every=2, seed=5, **small)
     base = load_base(str(tiny_sd1))
     attach_saved(base, run.adapter)
+    base.unet.eval()  # without dropout
     images = [read_image(path) for path in find_images(square)]
     ids = base.tokenizer("a photo of a sks toy", padding="max_length", max_length=77, return_tensors="pt").input_ids
     errors = []
@@ -71,6 +74,18 @@ def test_two_runs_of_other_seeds_and_batches_are_asked_the_same_triples(tmp_path
     one = train_tiny(tmp_path / "one", tiny_sd1, photos, seed=1, batch_size=4, **small)
     other = train_tiny(tmp_path / "other", tiny_sd1, photos, seed=2, batch_size=2, accumulation=2, **small)
     assert read_validation(one)[1] == pytest.approx(read_validation(other)[1], rel=1e-5)
+
+
+def test_losses_of_steps_that_a_resume_has_not_reached_again_are_gone(tmp_path, tiny_sd1, photos, monkeypatch):
+    options = {"steps": 3, "components": "unet", "batch_size": 1, "validate_every": 1, "checkpoint_every": 1}
+    run = train_tiny(tmp_path / "run", tiny_sd1, photos, **options)
+    before = read_validation(run)
+    for step in (2, 3):
+        shutil.rmtree(run.checkpoints / f"step-{step}")
+    stop_after(monkeypatch, 2)
+    with pytest.raises(Stopped):
+        run_training(RunFolder.open(run.path), build(read_toml(run.config)), resume=True)
+    assert read_validation(run) == {step: before[step] for step in (1, 2)}
 
 
 SELECT = {"steps": 6, "select_every": 2, "keep": 1, "batch_size": 1, "components": "unet", **ENCODERS}
@@ -156,6 +171,27 @@ def test_the_adapter_of_a_run_is_that_of_the_best_checkpoint_and_patience_ends_i
     assert len(ours) == len(saved)
     for name, tensor in saved.items():
         assert torch.equal(ours[name.replace(".default", "")], tensor), name
+
+
+def test_each_state_is_judged_and_kept_with_the_ramp_of_its_own_step(tmp_path, tiny_sd1, photos, monkeypatch):
+    """With a ramp over all 6 steps, u is s / 6 in the update that leads to step s; step 3 is the best."""
+    seen = []
+
+    def scores(judge):
+        [ramp] = find_ramps(judge.base.unet)
+        seen.append(ramp.value)
+        return Scores(0.9 if len(seen) == 1 + 3 else 0.1, 1.0)  # the first are the base's
+
+    monkeypatch.setattr(Judge, "scores", scores)
+    options = {**SELECT, "select_every": 1, "method": "singlora", "ramp": 1.0}
+    run = train_tiny(tmp_path / "run", tiny_sd1, photos, **options)
+    assert seen[1:] == pytest.approx([step / 6 for step in (1, 2, 3, 4, 5, 6, 3, 3, 3)])
+    saved = (run.adapter / "unet" / "adapter_config.json").read_text()
+    assert json.loads(saved)["u"] == 0.5
+
+    shutil.rmtree(run.adapter)  # as if it was killed before it wrote it
+    run_training(RunFolder.open(run.path), build(read_toml(run.config)), resume=True)
+    assert len(seen) == 10 and (run.adapter / "unet" / "adapter_config.json").read_text() == saved
 
 
 def test_a_run_that_patience_ended_is_finished_for_resume_too(tmp_path, tiny_sd1, photos, scripted, monkeypatch):

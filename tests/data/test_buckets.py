@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -38,6 +40,11 @@ def test_a_photo_goes_where_the_least_is_cut_away(width, height, resolution):
         return 1 - bucket[0] * bucket[1] / (width * scale * height * scale)
 
     assert lost(assign((width, height), sizes)) <= min(map(lost, sizes)) + 1e-6
+
+
+@pytest.mark.parametrize("buckets", list(itertools.permutations([(96, 64), (192, 128), (48, 32)])))
+def test_of_buckets_that_keep_equally_much_the_one_with_most_pixels_is_taken(buckets):
+    assert assign((300, 200), list(buckets)) == (192, 128)
 
 
 @settings(deadline=None)

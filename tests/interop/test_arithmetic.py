@@ -116,6 +116,30 @@ def test_a_budget_goes_where_the_energy_is():
         compress_to_numbers(adapter, 19)
 
 
+def greedy_ranks(layers, budget):
+    """Again and again one rank more for the layer whose next takes most off the squared error for what it costs."""
+    cost = {place: sum(dense(x).shape) for place, x in layers.items()}
+    left = {place: torch.linalg.svdvals(dense(x)).square()[: x.rank].tolist() for place, x in layers.items()}
+    ranks = dict.fromkeys(layers, 0)
+    while any(left.values()):
+        place = max((p for p in left if left[p]), key=lambda p: left[p][0] / cost[p])
+        if cost[place] > budget:
+            left[place] = []
+            continue
+        budget -= cost[place]
+        ranks[place] += 1
+        left[place].pop(0)
+    return {place: rank for place, rank in ranks.items() if rank}
+
+
+@pytest.mark.parametrize("budget", [30, 60, 120, 200, 300, 399])
+def test_a_rank_is_worth_what_it_takes_off_the_error_for_each_number_that_it_costs(budget):
+    wide = Place("unet", "down_blocks.0.wide")
+    layers = {P1: layer(4, 6, 5, 0), P2: layer(4, 9, 14, 1, 0.6), wide: layer(4, 40, 24, 2, 0.3)}
+    kept = compress_to_numbers(Adapter(layers), budget).layers
+    assert {place: x.rank for place, x in kept.items()} == greedy_ranks(layers, budget)
+
+
 def test_singular_values_are_those_of_the_dense_update():
     x = layer(5, 9, 13, 0)
     assert singular_values(x.B.numpy(), x.A.numpy()) == pytest.approx(torch.linalg.svdvals(dense(x))[:5].numpy())

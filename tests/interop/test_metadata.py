@@ -15,9 +15,9 @@ from symdream.interop.companions import usage
 from symdream.interop.export import export
 from symdream.interop.inspect import inspect_adapter
 from symdream.interop.keys import Place
-from symdream.interop.layers import PlainLayer
+from symdream.interop.layers import Adapter, PlainLayer
 from symdream.interop.lora_file import base_facts, write_diffusers_lora, write_lora
-from symdream.interop.metadata import family_of, recommended_weight
+from symdream.interop.metadata import family_of, hash_texts, recommended_weight
 from symdream.interop.open import base_of
 
 OURS = {
@@ -61,6 +61,23 @@ def test_the_header_tells_trigger_base_rank_and_size_in_every_tools_words(export
     assert texts["modelspec.license"] == "CC BY 4.0"
 
 
+@pytest.mark.parametrize(
+    ("family", "prediction_type", "told", "architecture"),
+    [
+        ("sd2", "v_prediction", "v", "stable-diffusion-v2-768-v/lora"),
+        ("sd2", "epsilon", "epsilon", "stable-diffusion-v2-512/lora"),
+        ("sdxl", "v_prediction", "v", "stable-diffusion-xl-v1-base/lora"),
+    ],
+)
+def test_what_the_base_predicts_is_told_in_modelspecs_words(tmp_path, family, prediction_type, told, architecture):
+    place = Place("unet", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
+    metadata = {"family": family, "prediction_type": prediction_type}
+    adapter = Adapter({place: PlainLayer(torch.ones(2, 8), torch.ones(8, 2))}, metadata)
+    write_lora(adapter, tmp_path / "x.safetensors", "diffusers")
+    texts = texts_of(tmp_path / "x.safetensors")
+    assert (texts["modelspec.prediction_type"], texts["modelspec.architecture"]) == (told, architecture)
+
+
 def test_the_hashes_are_those_that_kohyas_tools_compute(exported):
     path, texts = exported
     # As sd-scripts defines them: over the file that would hold the same tensors and only the ss_ keys.
@@ -75,6 +92,14 @@ def test_the_hashes_are_those_that_kohyas_tools_compute(exported):
     whole = path.read_bytes()
     data = whole[8 + int.from_bytes(whole[:8], "little") :]
     assert texts["modelspec.hash_sha256"] == "0x" + hashlib.sha256(data).hexdigest()
+
+
+def test_the_elder_hash_is_over_the_64_kib_after_the_first_mib():
+    content = save({"x": torch.randn(300_000, generator=torch.Generator().manual_seed(0))})
+    assert len(content) > 0x110000
+    stream = BytesIO(content)
+    stream.seek(0x100000)
+    assert hash_texts(content)["sshs_legacy_hash"] == hashlib.sha256(stream.read(0x10000)).hexdigest()[:8]
 
 
 def test_alpha_in_the_header_is_the_files_alpha(tmp_path):

@@ -75,6 +75,7 @@ def test_a_configuration_that_may_be_of_another_file_is_not_used_and_that_is_tol
         ({"lora_bias": True}, "trains biases"),
         ({"init_lora_weights": "pissa"}, "changes the base's own weights"),
         ({"init_lora_weights": "olora"}, "changes the base's own weights"),
+        ({"init_lora_weights": "OLoRA"}, "changes the base's own weights"),  # PEFT takes it in capitals too
     ],
 )
 def test_what_no_plain_lora_can_hold_is_refused(settings, message, tmp_path):

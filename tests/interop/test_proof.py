@@ -17,10 +17,13 @@ from helpers.tiny_bases import (
 )
 from helpers.tiny_models import tiny_scheduler
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 
 from symdream.errors import RequestError
+from symdream.interop.arithmetic import compress_to_numbers
 from symdream.interop.collect import collect
+from symdream.interop.keys import without_text_model
 from symdream.interop.lora_file import write_diffusers_lora, write_lora
 from symdream.interop.merge import write_merged
 from symdream.tuners import METHODS
@@ -76,6 +79,36 @@ def test_the_peft_folder_answers_like_the_adapter(family, method, tmp_path):
     encoders = zip(names, fresh.text_encoders, strict=True)
     fresh.text_encoders = [PeftModel.from_pretrained(e, tmp_path / "peft" / name) for name, e in encoders]
     assert distance(base_answers(fresh), base_answers(base)) < 1e-5
+
+
+def loaded_by_peft(adapter, folder):
+    write_lora(adapter, folder / "peft", "peft")
+    fresh = tiny_base("sd1").components()
+    return {name: PeftModel.from_pretrained(model, folder / "peft" / name) for name, model in fresh.items()}
+
+
+def loaded_by_diffusers(adapter, folder):
+    write_lora(adapter, folder / "x.safetensors", "diffusers")
+    pipe = tiny_base("sd1").pipeline()
+    pipe.load_lora_weights(folder / "x.safetensors")
+    return {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
+
+
+@pytest.mark.parametrize("load", [loaded_by_peft, loaded_by_diffusers])
+def test_layers_of_several_ranks_are_each_as_strong_as_they_were(load, tmp_path):
+    """As compressing to a size leaves them, which gives each layer a rank of its own and some none."""
+    adapter = compress_to_numbers(collect(adapted("sd1", "lora").components()), 20_000)
+    assert len({layer.rank for layer in adapter.layers.values()}) > 2
+    wanted = {(p.component, without_text_model(p.module)): x.scale * x.B @ x.A for p, x in adapter.layers.items()}
+    found = {
+        (component, name.removeprefix("base_model.model.")): layer.get_delta_weight(layer.active_adapters[0])
+        for component, model in load(adapter, tmp_path).items()
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
+    assert found.keys() == wanted.keys()
+    for place, delta in wanted.items():
+        torch.testing.assert_close(found[place], delta, rtol=1e-5, atol=1e-7)
 
 
 @every_pair

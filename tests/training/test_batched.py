@@ -25,6 +25,15 @@ def together(folder, configs, base=None):
     return runs
 
 
+def masked_photos(folder, count, size, *, subject):
+    """Photos, the first with a mask that has the subject in so many columns at the left."""
+    make_photos(folder, count, size)
+    mask = Image.new("L", size)
+    mask.paste(255, (0, 0, subject, size[1]))
+    mask.save(folder / "00_mask.png")
+    return folder
+
+
 def assert_as_alone(folder, base, variants, steps):
     """`variants`: (photos, flags) of each run.
 
@@ -51,11 +60,10 @@ def assert_as_alone(folder, base, variants, steps):
     return alone, runs
 
 
-def test_symmetric_runs_of_other_subjects_seeds_and_rates(tmp_path, tiny_sd1, photos):
-    variants = [
-        (photos, {"method": "singlora", "seed": 1, "lr": 2e-3}),
-        (make_photos(tmp_path / "others", 2), {"method": "symlora", "seed": 2, "lr": 1e-3, "text_encoder_lr": 4e-3}),
-    ]
+def test_symmetric_runs_of_other_subjects_masks_seeds_and_rates(tmp_path, tiny_sd1, photos):
+    masked = masked_photos(tmp_path / "masked", 1, (80, 64), subject=40)
+    others = {"method": "symlora", "seed": 2, "lr": 1e-3, "text_encoder_lr": 4e-3, "mask_strength": 0.9}
+    variants = [(photos, {"method": "singlora", "seed": 1, "lr": 2e-3}), (masked, others)]
     alone, runs = assert_as_alone(tmp_path, tiny_sd1, variants, steps=2)
     for one, other in zip(alone, runs, strict=True):
         assert {p.name for p in other.adapter.iterdir()} == {"unet", "text_encoder"}
@@ -219,10 +227,8 @@ def test_a_request_that_fails_on_the_way_leaves_what_was_there_before(tmp_path, 
     def config(folder):
         return tiny_config(tiny_sd1, folder, components="unet", steps=1, rank=2, mask_strength=1.0)
 
-    missed = make_photos(tmp_path / "missed", 1, size=(200, 64))
-    mask = Image.new("L", (200, 64))
-    mask.paste(255, (0, 0, 30, 64))  # the square in the middle does not reach there
-    mask.save(missed / "00_mask.png")
+    # The square in the middle does not reach the subject.
+    missed = masked_photos(tmp_path / "missed", 1, (200, 64), subject=30)
     [old] = together(tmp_path, [config(photos)])
     runs = [RunFolder.create(old.path, overwrite=True), RunFolder.create(tmp_path / "new")]
     with pytest.raises(RequestError, match="leaves nothing of the photo"):

@@ -45,6 +45,23 @@ def test_a_restored_optimizer_goes_on_bit_for_bit(tmp_path, optimizer_class, opt
         assert torch.equal(parameters[name], other[name])
 
 
+def test_a_checkpoint_of_a_gpu_goes_on_on_a_cpu_in_its_own_way(tmp_path):
+    parameters, optimizer = make()
+    step(parameters, optimizer, 3)
+    for group in optimizer.param_groups:
+        group |= {"fused": True, "capturable": True, "foreach": False}  # as the engines on a GPU have it
+    save_checkpoint(tmp_path, 3, {"unet": parameters}, optimizer, {}, keep=1)
+    other, other_optimizer = make()
+    load_checkpoint(tmp_path / "step-3", {"unet": other}, other_optimizer)
+    for group in other_optimizer.param_groups:
+        assert (group["fused"], group["capturable"], group["foreach"]) == (None, False, None)
+    unbroken, its_optimizer = make()
+    step(unbroken, its_optimizer, 3)
+    step(unbroken, its_optimizer, 2)
+    step(other, other_optimizer, 2)
+    assert all(torch.equal(other[name], unbroken[name]) for name in unbroken)
+
+
 def test_only_the_newest_are_kept(tmp_path):
     parameters, optimizer = make()
     for n in (2, 9, 10, 11):

@@ -81,6 +81,26 @@ def test_8_bit_adamw_steps_nearly_as_adamw(tiny_sd2, photos):
     assert difference.max() < 5e-3 and difference.mean() < 5e-4
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_weights_of_every_part_decay_as_asked(tiny_sd1, photos, name):
+    _, optimizer = prepare(tiny_sd1, photos, optimizer=name, method="symlora", weight_decay=0.3)
+    assert {g["name"]: g["weight_decay"] for g in optimizer.param_groups} == {
+        f"{part}{kind}": 0.3 for part in ("unet", "text_encoder") for kind in ("", ".symlora_lambda")
+    }
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
+def test_without_gradients_weights_shrink_by_rate_times_decay(tiny_sd1, photos, name):
+    flags = {"optimizer": name, "method": "singlora", "components": "unet", "lr": 1e-2, "weight_decay": 0.3}
+    trainable, optimizer = prepare(tiny_sd1, photos, **flags)
+    before = {n: p.detach().clone() for n, p in trainable["unet"].items()}
+    for parameter in trainable["unet"].values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for n, parameter in trainable["unet"].items():
+        torch.testing.assert_close(parameter.detach(), before[n] * (1 - 1e-2 * 0.3))
+
+
 def test_prodigy_finds_a_larger_step_by_itself(tiny_sd1, photos):
     trainable, optimizer = prepare(tiny_sd1, photos, optimizer="prodigy", method="lora")
     assert {group["lr"] for group in optimizer.param_groups} == {1.0}

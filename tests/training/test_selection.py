@@ -228,6 +228,11 @@ def test_a_resume_with_other_prompts_or_encoders_is_refused(tmp_path, tiny_sd1, 
         Run(tmp_path / "run", tiny_sd1, photos, RISE_AND_FALL, first=20)
 
 
+def test_of_equally_good_states_the_first_is_restored(tmp_path, tiny_sd1, photos):
+    one = Run(tmp_path / "run", tiny_sd1, photos, {(10, 1.0): 0.2, (20, 1.0): 0.6, (30, 1.0): 0.6}, keep=6)
+    assert one.selection.choose(one.train()).step == 20 and int(one.parameter) == 20
+
+
 def test_a_damaged_best_checkpoint_is_named_and_the_next_best_taken(tmp_path, tiny_sd1, photos, capsys):
     one = Run(tmp_path / "run", tiny_sd1, photos, RISE_AND_FALL, keep=5)
     end = one.train()

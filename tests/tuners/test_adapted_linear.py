@@ -134,6 +134,17 @@ def test_a_traced_layer_is_saved_and_answers_for_batches_of_any_size(kind, tmp_p
     torch.testing.assert_close(torch.jit.load(tmp_path / "layer.pt")(x), layer(x))
 
 
+@pytest.mark.parametrize("kind", [SingLoraLinear, SymLoraLinear])
+@pytest.mark.parametrize("trained", ["weight", "bias"])
+def test_what_the_base_trains_gets_its_gradient(kind, trained):
+    layer = make(kind, 5, 9, 2.0)
+    parameter = getattr(layer.base_layer, trained).requires_grad_()
+    x, delta = drawn(4, 5, seed=1), layer.get_delta_weight("default").detach()
+    layer(x).square().sum().backward()
+    dense = nn.functional.linear(x, layer.base_layer.weight + delta, layer.base_layer.bias)
+    torch.testing.assert_close(parameter.grad, torch.autograd.grad(dense.square().sum(), parameter)[0])
+
+
 def test_in_bf16_the_masters_gradient_is_fp32():
     layer = make(SymLoraLinear, 6, 6, 2.0).float().bfloat16()
     assert layer.symlora_A["default"].dtype == torch.float32 and layer.base_layer.weight.dtype == torch.bfloat16

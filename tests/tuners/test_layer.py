@@ -245,6 +245,18 @@ def test_merge_and_unmerge(method, dtype):
         layer.unmerge()
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_merging_into_half_precision_rounds_the_sum_once(method, dtype):
+    layer = adapted_linear(method, 20, 12, dtype=dtype)
+    weight, delta = layer.base_layer.weight.float(), layer.get_delta_weight("default").detach()
+    layer.merge()
+    merged = layer.base_layer.weight.clone()
+    assert torch.equal(merged, (weight + delta).to(dtype))
+    layer.unmerge()
+    assert torch.equal(layer.base_layer.weight, (merged.float() - delta).to(dtype))
+
+
 def test_an_adapter_that_is_not_merged_still_counts_beside_a_merged_one():
     model = get_peft_model(OneLinear(9, 9, torch.float64), CONFIGS["singlora"](r=2, target_modules=["linear"]))
     model.add_adapter("second", CONFIGS["singlora"](r=2, target_modules=["linear"]))

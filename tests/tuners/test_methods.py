@@ -1,5 +1,8 @@
 """The table of methods: configs, optimizer groups, targets, and the parameter counts of the design."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from helpers.sd_configs import CLIP_L_TEXT, SD15_UNET, make_text_encoder, make_unet
@@ -128,6 +131,22 @@ def test_table_is_complete_and_keyed_by_name():
         assert method.name == name and get_method(name) is method
         assert min(method.lr, method.text_encoder_lr, method.real_lr, method.real_text_encoder_lr) > 0
     assert [m.name for m in METHODS.values() if m.has_ramp] == ["singlora"]
+
+
+@pytest.fixture(scope="module")
+def tuning():
+    """docs/tuning.md by its headings."""
+    text = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text(encoding="utf-8")
+    return dict(section.split("\n", 1) for section in text.split("\n## ")[1:])
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_the_default_rates_are_those_that_the_page_on_tuning_tells(tuning, method):
+    label = re.escape(method.label)
+    tuned = re.search(rf"^\| {label} r8, ([^ ]+) \|", tuning["Five methods, tuned, two training seeds"], re.M)[1]
+    assert method.lr == method.text_encoder_lr == float(tuned)
+    real = re.search(rf"\b{label}(?: has)?\s(\d[^ ]*e-\d)", tuning["On real bases"])[1]
+    assert method.real_lr == method.real_text_encoder_lr == float(real)
 
 
 def test_targets_are_the_attention_projections(meta_models):

@@ -191,6 +191,9 @@ def test_meta_model_that_becomes_real_has_its_u():
     truth.load_state_dict(model.state_dict())
     x = torch.randn(2, 8)
     assert torch.equal(model(x), truth(x))
+    for one in (model, truth):
+        set_ramp(one, 0.2)  # on both devices that it has been on
+    assert torch.equal(model(x), truth(x))
 
 
 @pytest.mark.parametrize("method", CONFIGS)
