@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from symdream.data.images import find_images, read_image
+from symdream.data.images import find_images, read_image, read_size
 from symdream.data.store import content_key
 from symdream.diffusion.adapters import adapter_layers
 from symdream.diffusion.base import Base
@@ -27,7 +27,6 @@ KIND = "class-images"
 # Far from the seeds that people and scores use, so that drift is not measured on pictures that were trained on.
 FIRST_SEED = 1_000_000
 BATCH = 4
-TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,8 @@ class ClassImage:
 
     @classmethod
     def of(cls, path: Path) -> ClassImage:
-        try:
-            with Image.open(path) as image:
-                turned = image.getexif().get(0x0112) in TURNED
-                size = image.size[::-1] if turned else image.size
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
-            size = read_image(path).size  # tells what is wrong with it
-        return cls(path, size, hashlib.sha256(path.read_bytes()).hexdigest())
+        """Raises: RequestError if it is no image."""
+        return cls(path, read_size(path), hashlib.sha256(path.read_bytes()).hexdigest())
 
     def read(self) -> Image.Image:
         return read_image(self.path)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
+from PIL.ExifTags import Base as Exif
 
-from symdream.errors import RequestError
+from symdream.errors import RequestError, SymdreamError
 
 HEIF = {".heic", ".heif"}  # what phones store
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"} | HEIF
@@ -19,6 +22,7 @@ UNREAD |= {".mov", ".mp4"}
 MIN_SIDE = 32  # below this there is nothing to learn from: sprite's smallest latent is 4 pixels wide
 MAX_PIXELS = 100_000_000  # a decompression bomb, or a scan that would not fit into memory several times over
 MASK_SUFFIX = "_mask"
+TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 LAYOUT = "a flat folder with 3 to 6 photos of one subject: FOLDER/1.jpg, FOLDER/2.jpg, …"
 
@@ -78,35 +82,55 @@ def read_image(path: Path) -> Image.Image:
 
 def read_with_alpha(path: Path) -> Image.Image:
     """As `read_image`, but an image with transparency stays RGBA (its alpha is the subject's mask)."""
-    path = Path(path)
-    try:
-        with warnings.catch_warnings():
-            # Our own limit comes below, with our own words.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            heif = heif_is_readable()
-            image = Image.open(path)
-        if image.width * image.height > MAX_PIXELS:
-            raise RequestError(
-                f"{path} has {image.width} × {image.height} pixels, more than {MAX_PIXELS // 10**6} million.",
-                fix="scale it down first: training uses 512 or 1024 pixels a side",
-            )
+    with opened(path) as image:
         image.load()
-        image = ImageOps.exif_transpose(image)
-    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            if _leads_nowhere(path):
-                raise RequestError(f"{path} is a link to {path.readlink()}, which is not there.") from error
-            raise RequestError(f"No file {path}.") from error
-        fix = "open and save it again as PNG or JPEG, or remove it"
-        if path.suffix.lower() in HEIF and not heif:
-            fix = f"pip install pi-heif; or {fix}"
-        raise RequestError(f"{path} cannot be read as an image: {error}.", fix=fix) from error
+        image = to_8_bit(ImageOps.exif_transpose(image))
     if min(image.size) < MIN_SIDE:
         raise RequestError(
             f"{path} is {image.width} × {image.height} pixels; each side must have at least {MIN_SIDE}.",
             fix="use the original photo, or remove the file",
         )
-    return to_8_bit(image)
+    return image
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(width, height) that `read_image` gives, by the file's header. Raises: RequestError if it is no image."""
+    with opened(path) as image:
+        # Pillow tells a TIFF's size as it is shown already.
+        turned = image.format != "TIFF" and image.getexif().get(Exif.Orientation) in TURNED
+        return image.size[::-1] if turned else image.size
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The image file, not decoded yet. What fails while it is read, here or where it is used, is told as a
+    RequestError, whatever a decoder raises: Pillow's plugins agree on no kind of error for damaged files."""
+    path = Path(path)
+    heif = heif_is_readable()
+    try:
+        with warnings.catch_warnings():
+            # Our own limit comes below, with our own words.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise RequestError(
+                    f"{path} has {image.width} × {image.height} pixels, more than {MAX_PIXELS // 10**6} million.",
+                    fix="scale it down first: training uses 512 or 1024 pixels a side",
+                )
+            yield image
+    except SymdreamError:
+        raise
+    except FileNotFoundError as error:
+        if _leads_nowhere(path):
+            raise RequestError(f"{path} is a link to {path.readlink()}, which is not there.") from error
+        raise RequestError(f"No file {path}.") from error
+    except Exception as error:
+        fix = "open and save it again as PNG or JPEG, or remove it"
+        if path.suffix.lower() in HEIF and not heif:
+            fix = f"pip install pi-heif; or {fix}"
+        what = str(error) or type(error).__name__
+        raise RequestError(f"{path} cannot be read as an image: {what}.", fix=fix) from error
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
