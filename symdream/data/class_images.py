@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from symdream.data.images import find_images, read_image, read_size
+from symdream.data.images import find_images, read_header, read_image
 from symdream.data.store import content_key
 from symdream.diffusion.adapters import adapter_layers
 from symdream.diffusion.base import Base
@@ -31,16 +31,18 @@ BATCH = 4
 
 @dataclass(frozen=True)
 class ClassImage:
-    """A picture that is read only when its latents are not cached; `size` is (width, height) as read."""
+    """A picture that is read only when its latents are not cached; `size` is (width, height) as read, `converted`
+    whether its colours are, `sha256` of the file's bytes."""
 
     path: Path
     size: tuple[int, int]
+    converted: bool
     sha256: str
 
     @classmethod
     def of(cls, path: Path) -> ClassImage:
         """Raises: RequestError if it is no image."""
-        return cls(path, read_size(path), hashlib.sha256(path.read_bytes()).hexdigest())
+        return cls(path, *read_header(path), hashlib.sha256(path.read_bytes()).hexdigest())
 
     def read(self) -> Image.Image:
         return read_image(self.path)

@@ -1,4 +1,4 @@
-"""Find photos in a folder and read each as plain RGB, whatever it was stored as."""
+"""Find photos in a folder and read each as plain RGB (sRGB), whatever it was stored as."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageOps
 from PIL.ExifTags import Base as Exif
 
+from symdream.data.colours import is_converted, to_srgb
 from symdream.errors import RequestError, SymdreamError
 
 HEIF = {".heic", ".heif"}  # what phones store
@@ -73,18 +75,24 @@ def heif_is_readable() -> bool:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read one image as RGB: EXIF-rotated upright, alpha on white, 16 bits scaled to 8, first frame of many.
+    """Read one image as sRGB: EXIF-rotated upright, alpha on white, 16 bits scaled to 8, first frame of many.
 
     Raises: RequestError if the file is no image, is cut short, has a side below 32 or more than 100 million pixels.
     """
     return to_rgb(read_with_alpha(path))
 
 
-def read_with_alpha(path: Path) -> Image.Image:
-    """As `read_image`, but an image with transparency stays RGBA (its alpha is the subject's mask)."""
+def read_with_alpha(path: Path, *, profile: bool = True) -> Image.Image:
+    """As `read_image`, but an image with transparency stays RGBA (its alpha is the subject's mask).
+
+    profile: whether a colour profile in the file counts; in a mask, whose numbers are weights, it does not.
+    """
     with opened(path) as image:
         image.load()
         image = to_8_bit(ImageOps.exif_transpose(image))
+        if not profile:
+            image.info.pop("icc_profile", None)
+        image = to_srgb(image)
     if min(image.size) < MIN_SIDE:
         raise RequestError(
             f"{path} is {image.width} × {image.height} pixels; each side must have at least {MIN_SIDE}.",
@@ -93,12 +101,20 @@ def read_with_alpha(path: Path) -> Image.Image:
     return image
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """(width, height) that `read_image` gives, by the file's header. Raises: RequestError if it is no image."""
+class Header(NamedTuple):
+    """What is known of a picture before it is decoded: (width, height) as `read_image` gives it, and whether its
+    colours are converted then."""
+
+    size: tuple[int, int]
+    converted: bool
+
+
+def read_header(path: Path) -> Header:
+    """Raises: RequestError if the file is no image."""
     with opened(path) as image:
         # Pillow tells a TIFF's size as it is shown already.
         turned = image.format != "TIFF" and image.getexif().get(Exif.Orientation) in TURNED
-        return image.size[::-1] if turned else image.size
+        return Header(image.size[::-1] if turned else image.size, is_converted(image))
 
 
 @contextmanager
@@ -134,14 +150,13 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to RGB or, where there is transparency, RGBA."""
+    """16 bits and floats, as they are stored for gray pictures, scaled to 8; other modes stay."""
     if image.mode in ("I;16", "I;16L", "I;16B", "I"):
         # Pillow's convert("L") clips 16-bit values at 255 instead of scaling them.
-        image = image.convert("I").point(lambda value: value / 257).convert("L")
-    elif image.mode == "F":
-        image = image.point(lambda value: value * 255 if max(image.getextrema()) <= 1 else value).convert("L")
-    transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-    return image.convert("RGBA" if transparent else "RGB")
+        return image.convert("I").point(lambda value: value / 257).convert("L")
+    if image.mode == "F":
+        return image.point(lambda value: value * 255 if max(image.getextrema()) <= 1 else value).convert("L")
+    return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

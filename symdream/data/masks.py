@@ -41,7 +41,7 @@ def read_mask(photo: Path) -> Image.Image | None:
     beside = mask_file(photo)
     image = read_with_alpha(photo)
     if beside is not None:
-        mask = as_mask(read_with_alpha(beside))
+        mask = read_mask_file(beside)
         name = beside.name
         if abs(mask.width * image.height - mask.height * image.width) > max(*mask.size, *image.size):
             raise RequestError(
@@ -57,6 +57,11 @@ def read_mask(photo: Path) -> Image.Image | None:
     if mask.getextrema()[1] == 0:
         raise RequestError(f"The mask of {photo} is empty: {name} is black all over.", fix="white is the subject")
     return mask
+
+
+def read_mask_file(path: Path) -> Image.Image:
+    """The picture of a mask as L. Raises: RequestError if it cannot be read."""
+    return as_mask(read_with_alpha(path, profile=False))
 
 
 def as_mask(image: Image.Image) -> Image.Image:

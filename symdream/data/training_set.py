@@ -94,7 +94,7 @@ class TrainingSet:
                 bucket.class_rows[prompt] = []
                 for image in images:
                     [[cut]] = cuts(image.size, bucket.size, "center")
-                    encoded = latents(image.sha256, cut, image.read, str(image.path))
+                    encoded = latents(image.sha256, cut, image.read, str(image.path), converted=image.converted)
                     whole = latent_weights(None, cut, self.vae_factor, 0)
                     bucket.class_rows[prompt].append(self._add(bucket, cut, encoded, whole))
         masked = any(photo.mask for photo in self.photos.photos)
@@ -111,10 +111,11 @@ class TrainingSet:
             masks = [latent_weights(photo.mask, cut, self.vae_factor, self.options.mask_strength) for cut in place]
             if not masks[0].any():
                 continue  # this place shows nothing of the subject
-            places.append([
-                self._add(bucket, cut, latents(photo.sha256, cut, lambda: photo.image, str(photo.path)), mask)
-                for cut, mask in zip(place, masks, strict=True)
-            ])  # fmt: skip
+            encoded = [
+                latents(photo.sha256, cut, lambda: photo.image, str(photo.path), converted=photo.converted)
+                for cut in place
+            ]
+            places.append([self._add(bucket, *one) for one in zip(place, encoded, masks, strict=True)])
         if not places:
             raise RequestError(
                 f"The mask of {photo.path} leaves nothing of the photo when it is cut to "

@@ -13,7 +13,7 @@ from symdream.data import class_images
 from symdream.data.cache_folder import cache_folder
 from symdream.data.captions import caption_of, fill
 from symdream.data.class_images import ClassImage
-from symdream.data.images import find_images, read_image
+from symdream.data.images import find_images, read_header, read_image
 from symdream.data.masks import mask_file, read_mask
 from symdream.diffusion.base import Base
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:  # a bare GPU machine may lack pydantic, and the benchmarks ne
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo of one subject; `subject` is its place in the config, `sha256` is of the file's bytes."""
+    """One photo of one subject; `subject` is its place in the config, `sha256` is of the file's bytes, `converted`
+    whether they hold other colours than sRGB, in which `image` is."""
 
     path: Path
     image: Image.Image
@@ -32,6 +33,7 @@ class Photo:
     subject: int
     repeats: int
     sha256: str
+    converted: bool
     mask: Image.Image | None
 
 
@@ -83,7 +85,10 @@ def read_photos(config: TrainConfig) -> Photos:
                     digest.update(hashlib.sha256(beside.read_bytes()).digest())
             image = read_image(path)
             repeats = config.subjects[place].repeats if config.subjects else 1
-            photos.append(Photo(path, image, caption, subject.trigger, place, repeats, sha256.hexdigest(), mask))
+            photos.append(Photo(
+                path, image, caption, subject.trigger, place, repeats, sha256.hexdigest(),
+                read_header(path).converted, mask,
+            ))  # fmt: skip
     return Photos(photos, digest.hexdigest())
 
 

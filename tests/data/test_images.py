@@ -7,7 +7,7 @@ from PIL import Image
 
 from symdream.data import images
 from symdream.data.class_images import ClassImage
-from symdream.data.images import find_images, read_folder, read_image, read_size
+from symdream.data.images import find_images, read_folder, read_header, read_image
 from symdream.errors import RequestError
 
 
@@ -169,7 +169,7 @@ def test_the_size_in_the_header_is_that_of_the_picture_as_it_is_read(tmp_path, s
     exif[0x0112] = orientation
     image.save(path, exif=exif)
     shown = (48, 64) if orientation > 4 else (64, 48)
-    assert read_image(path).size == read_size(path) == ClassImage.of(path).size == shown
+    assert read_image(path).size == read_header(path).size == ClassImage.of(path).size == shown
 
 
 @pytest.mark.filterwarnings("ignore:Truncated File Read")
