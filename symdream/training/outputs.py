@@ -60,12 +60,18 @@ def describe(
     if resume and run.env.exists() and not before:
         say(f"note: {run.env} is damaged and written anew; whether base and photos are the old ones is not known.")
     if before:
-        for name, old, new in (
-            ("base", before["base"], identity),
-            ("photos or captions", before["photos"], photos.hash),
-            ("class images", before.get("class_images"), photos.class_hash),
+        redrawn = drawn_again(before, photos)
+        if redrawn:
+            say(
+                "note: the class images were drawn again and are not quite the old ones (another machine or number of "
+                "threads rounds differently); the run goes on with the new ones."
+            )
+        for name, same in (
+            ("base", before["base"] == identity),
+            ("photos or captions", before["photos"] == photos.hash),
+            ("class images", redrawn or before.get("class_images") == photos.class_hash),
         ):
-            if old != new:
+            if not same:
                 raise RequestError(
                     f"The {name} of {run.path} are not those the run was started with.",
                     fix="put the old ones back, or start a new run",
@@ -83,6 +89,7 @@ def describe(
             "base": identity,
             "photos": photos.hash,
             "class_images": photos.class_hash,
+            "class_recipe": photos.class_recipe,
         },
     )
     names = " and ".join(f'"{subject.trigger} {subject.class_noun}"' for subject in config.learned)
@@ -112,6 +119,16 @@ def describe(
 
         if warning := photo_warning([photo.image for photo in photos.photos]):
             say(warning)
+
+
+def drawn_again(before: Mapping[str, Any], photos: Photos) -> bool:
+    """Whether the class images are other pictures than those in a run's env.json, but drawn as those were."""
+    recipe = photos.class_recipe
+    return (
+        recipe is not None
+        and before.get("class_images") not in (None, photos.class_hash)
+        and before.get("class_recipe", recipe) == recipe  # runs of former versions do not tell
+    )
 
 
 def warn_about_trigger(base: Base, trigger: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -45,6 +45,7 @@ class Photos:
     hash: str  # over the bytes of photos and masks, and the captions
     class_prompts: list[str] = field(default_factory=list)  # of each subject; none without prior preservation
     class_images: dict[str, list[ClassImage]] = field(default_factory=dict)
+    class_recipe: dict[str, Any] | None = None  # what class images that the base draws follow from, beside the base
 
     @property
     def images(self) -> dict[Path, Image.Image]:
@@ -104,6 +105,10 @@ def add_class_images(photos: Photos, config: TrainConfig, base: Base, *, quiet: 
         prior.class_prompt or fill(subject.template, trigger="", class_noun=subject.class_noun)
         for subject in config.learned
     ]
+    if not prior.class_images:
+        photos.class_recipe = {
+            "prompts": photos.class_prompts, "count": prior.class_count, "resolution": config.model.resolution
+        }  # fmt: skip
     for prompt in dict.fromkeys(photos.class_prompts):
         if prior.class_images:
             photos.class_images[prompt] = class_images.from_folder(prior.class_images)
