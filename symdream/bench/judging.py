@@ -16,7 +16,7 @@ from symdream.bench.grid import TRIGGER
 from symdream.bench.subjects import BenchSubject
 from symdream.data.captions import caption_of, fill
 from symdream.data.images import find_images, read_image
-from symdream.data.masks import read_mask, read_mask_file
+from symdream.data.masks import masks_in, read_mask, read_mask_file
 from symdream.metrics.cache import EmbeddingCache, image_hash
 from symdream.metrics.encoders import ClipEncoder, DinoEncoder
 from symdream.metrics.evaluate import SCORES, score_images
@@ -63,8 +63,9 @@ class SubjectJudge:
         subject = self.subject
         photos = find_images(subject.folder)
         captions = {p.name: caption_of(p, "", trigger=TRIGGER, class_noun=subject.class_noun) for p in photos}
+        files = masks_in(subject.folder)
         # What training weighs the loss by, and what the scores of the foreground are cut out by: as both read them.
-        weights = {photo.name: mask for photo in photos if (mask := read_mask(photo)) is not None}
+        weights = {photo.name: mask for photo in photos if (mask := read_mask(photo, files)) is not None}
         masks = {name: read_mask_file(file) for name, file in subject.masks.items()}
         beside = [
             {name: text for name, text in captions.items() if text},

@@ -16,11 +16,9 @@ from PIL.ExifTags import Base as Exif
 from symdream.data.colours import is_converted, to_srgb
 from symdream.errors import RequestError, SymdreamError
 
-HEIF = {".heic", ".heif"}  # what phones store
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"} | HEIF
-# Pictures and films that a camera may leave among the photos, and that are not read.
-UNREAD = {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".jxl", ".jp2", ".psd", ".svg"}
-UNREAD |= {".mov", ".mp4"}
+HEIF = {".heic", ".heif", ".hif"}  # what phones and cameras store
+JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}  # .jfif: what Windows calls pictures of the web
+SUFFIXES = {".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"} | JPEG | HEIF
 MIN_SIDE = 32  # below this there is nothing to learn from: sprite's smallest latent is 4 pixels wide
 MAX_PIXELS = 100_000_000  # a decompression bomb, or a scan that would not fit into memory several times over
 MASK_SUFFIX = "_mask"
@@ -41,7 +39,7 @@ def find_images(folder: Path) -> list[Path]:
         raise RequestError(f"{folder} is a file, not a folder.", fix=f"--images takes {LAYOUT}")
     # A link that leads nowhere is a photo that somebody counts on: reading it tells which.
     entries = sorted(p for p in folder.iterdir() if (p.is_file() or _leads_nowhere(p)) and not p.name.startswith("."))
-    images = [p for p in entries if p.suffix.lower() in SUFFIXES and not p.stem.endswith(MASK_SUFFIX)]
+    images = [p for p in entries if p.suffix.lower() in SUFFIXES and photo_of_mask(p.stem) is None]
     if not images:
         inside = f"{len(entries)} other files" if entries else "nothing"
         folders = sum(p.is_dir() for p in folder.iterdir())
@@ -58,9 +56,9 @@ def _leads_nowhere(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
-def unread_pictures(folder: Path) -> list[Path]:
-    """Files of `folder` that look like pictures but are of kinds that are not read; they are left out."""
-    return sorted(p for p in Path(folder).iterdir() if p.is_file() and p.suffix.lower() in UNREAD)
+def photo_of_mask(stem: str) -> str | None:
+    """NAME of NAME_mask, in any case: the stem of a mask's photo. None for the stems of other files."""
+    return stem[: -len(MASK_SUFFIX)] if stem.lower().endswith(MASK_SUFFIX) else None
 
 
 @cache

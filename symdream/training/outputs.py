@@ -20,7 +20,7 @@ from symdream.config import TrainConfig, to_toml
 from symdream.data.cache_folder import cache_folder
 from symdream.data.captions import caption_file, fill, lonely_captions, says
 from symdream.data.class_images import from_base
-from symdream.data.images import unread_pictures
+from symdream.data.left_out import unread_folders, unread_pictures
 from symdream.diffusion.adapters import Disabled, adapter_layers, save_adapters
 from symdream.diffusion.base import Base
 from symdream.diffusion.grid import make_grid
@@ -107,6 +107,11 @@ def describe(
         if unread := unread_pictures(subject.images):
             left_out = first_names(unread)
             say(f"  note: left out of {subject.images}: {left_out}; such files are not read, save them as PNG or JPEG.")
+        if folders := unread_folders(subject.images):
+            say(
+                f"  note: left out of {subject.images}: pictures in {first_names(folders)}; sub-folders are not "
+                "searched, put their photos beside the others."
+            )
         if lonely := lonely_captions(subject.images):
             say(
                 f"  note: not used in {subject.images}: {first_names(lonely)}; the caption of NAME.png or NAME.jpg is "

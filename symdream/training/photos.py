@@ -14,7 +14,7 @@ from symdream.data.cache_folder import cache_folder
 from symdream.data.captions import caption_of, fill
 from symdream.data.class_images import ClassImage
 from symdream.data.images import find_images, read_header, read_image
-from symdream.data.masks import mask_file, read_mask
+from symdream.data.masks import mask_file, masks_in, read_mask
 from symdream.diffusion.base import Base
 
 if TYPE_CHECKING:  # a bare GPU machine may lack pydantic, and the benchmarks need only what is below
@@ -75,14 +75,16 @@ def read_photos(config: TrainConfig) -> Photos:
     digest = hashlib.sha256()
     for place, subject in enumerate(config.learned):
         words = {"trigger": subject.trigger, "class_noun": subject.class_noun}
-        for path in find_images(subject.images):
+        found = find_images(subject.images)
+        masks = masks_in(subject.images)
+        for path in found:
             caption = caption_of(path, subject.template, **words)
             sha256 = hashlib.sha256(path.read_bytes())
             digest.update(sha256.digest() + caption.encode() + b"\0")
             mask = None
             if config.data.mask_strength:
-                mask = read_mask(path)
-                if beside := mask_file(path):
+                mask = read_mask(path, masks)
+                if beside := mask_file(path, masks):
                     digest.update(hashlib.sha256(beside.read_bytes()).digest())
             image = read_image(path)
             repeats = config.subjects[place].repeats if config.subjects else 1

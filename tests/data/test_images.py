@@ -53,7 +53,7 @@ def test_exif_rotation_is_applied(tmp_path):
     assert read.getpixel((20, 0))[0] < 20 and read.getpixel((20, 63))[0] > 235
 
 
-@pytest.mark.parametrize("suffix", ["heic", "HEIF", "avif", "jpg"])
+@pytest.mark.parametrize("suffix", ["heic", "HEIF", "hif", "avif", "jpg", "JPE", "jfif"])
 def test_photos_as_phones_store_them_are_read_whatever_their_names(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     if suffix == "avif":
