@@ -88,6 +88,7 @@ def describe(
             "dtype": str(base.dtype).removeprefix("torch."),
             "base": identity,
             "photos": photos.hash,
+            "photo_files": photos.files,
             "class_images": photos.class_hash,
             "class_recipe": photos.class_recipe,
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,14 @@ class Photos:
     @property
     def captions(self) -> list[str]:
         return [photo.caption for photo in self.photos]
+
+    @property
+    def files(self) -> list[dict[str, str]]:
+        """Of each subject the names of its photos, and the sha256 of each."""
+        return [
+            {photo.path.name: photo.sha256 for photo in photos}
+            for _, photos in groupby(self.photos, key=lambda photo: photo.subject)
+        ]
 
     @property
     def class_hash(self) -> str | None:
