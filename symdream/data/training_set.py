@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from symdream.data import draws
-from symdream.data.buckets import Cut, assign, bucket_sizes, bucket_step, cuts
+from symdream.data.buckets import Cut, assign, cuts, shapes
 from symdream.data.captions import thinned
 from symdream.data.latents import LatentCache
 from symdream.data.masks import latent_weights
@@ -80,12 +80,10 @@ class TrainingSet:
         self._read_texts(base, store, config.training.seed, frozen_text)
 
     def _fill_buckets(self, latents: LatentCache, resolution: int) -> list[Bucket]:
-        shapes = [(resolution, resolution)]
-        if self.options.buckets:
-            shapes = bucket_sizes(resolution, bucket_step(resolution, self.vae_factor))
+        sizes = shapes(resolution, self.vae_factor, buckets=self.options.buckets)
         buckets: dict[tuple[int, int], Bucket] = {}
         for index, photo in enumerate(self.photos.photos):
-            shape = assign(photo.image.size, shapes)
+            shape = assign(photo.image.size, sizes)
             bucket = buckets.setdefault(shape, Bucket(shape))
             bucket.entries += [index] * photo.repeats
             bucket.photo_rows[index] = self._add_photo(bucket, photo, latents)

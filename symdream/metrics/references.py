@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -55,6 +56,13 @@ def warn_if_changed(run: RunFolder, config: TrainConfig, references: Sequence[Re
                 f"note: the photos in {subject.images} are not those that {run.path} was trained on ({told}); "
                 "it is scored on those of now."
             )
+
+
+def tell_copies(scores: dict[str, Any], names: Sequence[str]) -> None:
+    """Name the photos that are copies of each other, by the result of `score_images` and the names of its photos."""
+    if pairs := scores["memorisation"]["copies"]:
+        told = ", ".join(f"{names[i]} and {names[j]}" for i, j in pairs[:3]) + (", …" if len(pairs) > 3 else "")
+        say(f"note: nearly the same photos: {told}; such pairs do not count in memorisation's threshold.")
 
 
 def _same_hash(config: TrainConfig, before: str) -> bool:

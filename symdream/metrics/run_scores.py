@@ -35,7 +35,7 @@ from symdream.metrics.drawing import Drawing
 from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, ClipEncoder, DinoEncoder, load_clip, load_dino
 from symdream.metrics.evaluate import SCORES, score_images
 from symdream.metrics.prompts import PHOTO_SCENES, SPRITE_SCENES, PromptSet, read_prompts
-from symdream.metrics.references import References, read_references, warn_if_changed
+from symdream.metrics.references import References, read_references, tell_copies, warn_if_changed
 from symdream.metrics.suitability import warn_if_unsuitable
 from symdream.training.devices import open_accelerator
 from symdream.training.processes import resume_command_of
@@ -234,6 +234,7 @@ def score_subject(
         "before": score(before, texts),
         "after": score(after, texts),
     }
+    tell_copies(result["after"], list(references.sha256))
     if ideal:
         result["ceiling"] = score([image for _, image in ideal], [text for text, _ in ideal])
     return Scored(result, before, after, texts, seeds)

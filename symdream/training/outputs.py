@@ -28,6 +28,7 @@ from symdream.diffusion.prompts import cut_off
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError
 from symdream.training.memory import peak_memory
+from symdream.training.photo_notes import photo_notes
 from symdream.training.photos import Photo, Photos
 from symdream.training.recorder import Recorder
 from symdream.training.run_folder import (
@@ -105,6 +106,10 @@ def describe(
         own = [photo for photo in photos.photos if photo.subject == place]
         if not 3 <= len(own) <= 30:
             say(f"  note: 3 to 6 photos are usual; of {subject.trigger} {subject.class_noun} there are {len(own)}.")
+        factor = 2 ** (len(base.vae.config.block_out_channels) - 1)
+        data = config.data
+        for note in photo_notes(own, config.model.resolution, factor, buckets=data.buckets, crop=data.crop):
+            say(f"  note: {note}")
         if unread := unread_pictures(subject.images):
             left_out = first_names(unread)
             say(f"  note: left out of {subject.images}: {left_out}; such files are not read, save them as PNG or JPEG.")

@@ -106,7 +106,7 @@ def test_photographs_by_embedded_encoders_are_warned_about_and_own_encoders_are_
     own = ("--dino", write_vit(folders / "vit"), "--clip", write_clip(folders / "clip"))
     result, messages = scored(capsys, arguments(folders, *prompts, *own))
     assert "warning" not in messages
-    assert "note" not in messages
+    assert "note: these encoders" not in messages
     assert result["encoders"]["dino"]["model"] == "folder:vit"
     assert result["encoders"]["clip"]["preprocessing"]["crop"] == 224
 
@@ -173,6 +173,13 @@ def test_odd_images_are_read(folders, capsys):
 )
 def test_flags_that_do_not_go_together_are_told(argv, message, capsys):
     assert message in refused(capsys, ["evaluate", *argv])
+
+
+def test_photos_that_lie_there_twice_are_named(folders, capsys):
+    shutil.copy(folders / "phôtos" / "10.png", folders / "phôtos" / "again.png")
+    result, told = scored(capsys, arguments(folders, "--prompts", folders / "prompts.txt"))
+    assert "nearly the same photos: 10.png and again.png;" in told
+    assert result["memorisation"]["copies"] == [[0, 2]] and result["memorisation"]["threshold"] < 0.999
 
 
 def test_images_without_prompts_are_refused(folders, capsys):
