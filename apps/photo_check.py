@@ -16,7 +16,7 @@ from PIL import Image
 
 from symdream.data.buckets import cuts, kept
 from symdream.data.captions import caption_of
-from symdream.data.images import MASK_SUFFIX, SUFFIXES, heif_is_readable, read_image
+from symdream.data.images import SUFFIXES, heif_is_readable, photo_of_mask, read_image
 from symdream.diffusion.photographs import photo_warning
 from symdream.diffusion.resolution import known_resolution
 from symdream.errors import RequestError
@@ -177,7 +177,8 @@ def copy_photos(photos: Sequence[Path], captions: Sequence[str], folder: Path) -
     for number, (path, caption) in enumerate(zip(photos, captions, strict=True)):
         stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in path.stem)[:60]
         # A name that ends so would make a mask of it.
-        stem = stem.removesuffix(MASK_SUFFIX) or "photo"
+        photo = photo_of_mask(stem)
+        stem = (stem if photo is None else photo) or "photo"
         target = folder / f"{number:02d}-{stem}{_ending(path)}"
         shutil.copyfile(path, target)
         if caption.strip():

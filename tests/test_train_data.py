@@ -283,6 +283,32 @@ def test_resuming_with_other_class_images_is_refused(tmp_path, tiny_sd1, photos)
         run_training(run, config, resume=True)
 
 
+def test_a_run_goes_on_with_class_images_that_were_drawn_again_a_little_differently(
+    tmp_path, tiny_sd1, photos, capsys, few_denoising_steps
+):
+    cache = tmp_path / "cache"
+    config = tiny_config(tiny_sd1, photos, class_count=2, steps=2, components="unet", cache_dir=cache)
+    run = RunFolder.create(tmp_path / "run")
+    run_training(run, config.model_copy(deep=True))
+    run_training(run, config.model_copy(deep=True), resume=True)
+    assert "drawn again" not in capsys.readouterr().err
+    [file] = cache.glob("class-images/*/00001.png")
+    with Image.open(file) as image:
+        image.putpixel((0, 0), tuple(255 - value for value in image.getpixel((0, 0))))
+        image.save(file)
+    old = run.env.read_text()
+    run_training(run, config.model_copy(deep=True), resume=True)
+    assert "class images were drawn again" in capsys.readouterr().err
+    # A run of a version that did not write down how they are drawn goes on, too.
+    content = json.loads(old)
+    assert content.pop("class_recipe") == {"prompts": ["a photo of a toy"], "count": 2, "resolution": 64}
+    run.env.write_text(json.dumps(content))
+    run_training(run, config.model_copy(deep=True), resume=True)
+    assert "class images were drawn again" in capsys.readouterr().err
+    with pytest.raises(RequestError, match="class images"):
+        run_training(run, tiny_config(tiny_sd1, photos, class_count=3, steps=2, cache_dir=cache), resume=True)
+
+
 def test_a_second_start_encodes_nothing_and_trains_the_same(tmp_path, tiny_sd1, subject, capsys):
     config = tiny_config(tiny_sd1, subject, components="unet", steps=2, cache_dir=tmp_path / "cache", flip=True)
     runs = []

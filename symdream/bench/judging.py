@@ -15,8 +15,8 @@ from symdream.bench.cutout import cut_out, on_gray
 from symdream.bench.grid import TRIGGER
 from symdream.bench.subjects import BenchSubject
 from symdream.data.captions import caption_of, fill
-from symdream.data.images import find_images, read_image, read_with_alpha
-from symdream.data.masks import as_mask, read_mask
+from symdream.data.images import find_images, read_image
+from symdream.data.masks import masks_in, read_mask, read_mask_file
 from symdream.metrics.cache import EmbeddingCache, image_hash
 from symdream.metrics.encoders import ClipEncoder, DinoEncoder
 from symdream.metrics.evaluate import SCORES, score_images
@@ -63,9 +63,10 @@ class SubjectJudge:
         subject = self.subject
         photos = find_images(subject.folder)
         captions = {p.name: caption_of(p, "", trigger=TRIGGER, class_noun=subject.class_noun) for p in photos}
+        files = masks_in(subject.folder)
         # What training weighs the loss by, and what the scores of the foreground are cut out by: as both read them.
-        weights = {photo.name: mask for photo in photos if (mask := read_mask(photo)) is not None}
-        masks = {name: as_mask(read_with_alpha(file)) for name, file in subject.masks.items()}
+        weights = {photo.name: mask for photo in photos if (mask := read_mask(photo, files)) is not None}
+        masks = {name: read_mask_file(file) for name, file in subject.masks.items()}
         beside = [
             {name: text for name, text in captions.items() if text},
             *({name: image_hash(mask) for name, mask in found.items()} for found in (weights, masks)),

@@ -37,6 +37,11 @@ def bucket_sizes(resolution: int, step: int) -> list[tuple[int, int]]:
     return sorted(found)
 
 
+def shapes(resolution: int, vae_factor: int, *, buckets: bool) -> list[tuple[int, int]]:
+    """The sizes that photos are cut to: the square alone, or all buckets."""
+    return bucket_sizes(resolution, bucket_step(resolution, vae_factor)) if buckets else [(resolution, resolution)]
+
+
 def kept(photo: tuple[int, int], bucket: tuple[int, int]) -> float:
     """Share of the photo's area that is left when it covers the bucket, in (0, 1]."""
     ratio = (photo[0] * bucket[1]) / (photo[1] * bucket[0])

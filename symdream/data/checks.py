@@ -5,7 +5,7 @@ from __future__ import annotations
 from symdream.config import Data, TrainConfig
 from symdream.data.captions import caption_of
 from symdream.data.images import find_images, read_image
-from symdream.data.masks import read_mask
+from symdream.data.masks import masks_in, read_mask
 from symdream.errors import Problem, RequestError
 
 
@@ -39,9 +39,11 @@ def effects(config: TrainConfig) -> list[Problem]:
     for subject in config.learned:
         words = {"trigger": subject.trigger, "class_noun": subject.class_noun or ""}
         try:
-            for path in find_images(subject.images) if subject.images else []:
+            photos = find_images(subject.images) if subject.images else []
+            beside = masks_in(subject.images) if photos else {}
+            for path in photos:
                 tags |= "," in caption_of(path, subject.template or "{subject}", **words)
-                masks |= masks_asked and read_mask(path) is not None
+                masks |= masks_asked and read_mask(path, beside) is not None
                 width, height = read_image(path).size
                 oblong |= width != height
         except RequestError:

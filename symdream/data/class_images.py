@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from symdream.data.images import find_images, read_image
+from symdream.data.images import find_images, read_header, read_image
 from symdream.data.store import content_key
 from symdream.diffusion.adapters import adapter_layers
 from symdream.diffusion.base import Base
@@ -28,26 +28,22 @@ KIND = "class-images"
 # Far from the seeds that people and scores use, so that drift is not measured on pictures that were trained on.
 FIRST_SEED = 1_000_000
 BATCH = 4
-TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 @dataclass(frozen=True)
 class ClassImage:
-    """A picture that is read only when its latents are not cached; `size` is (width, height) as read."""
+    """A picture that is read only when its latents are not cached; `size` is (width, height) as read, `converted`
+    whether its colours are, `sha256` of the file's bytes."""
 
     path: Path
     size: tuple[int, int]
+    converted: bool
     sha256: str
 
     @classmethod
     def of(cls, path: Path) -> ClassImage:
-        try:
-            with Image.open(path) as image:
-                turned = image.getexif().get(0x0112) in TURNED
-                size = image.size[::-1] if turned else image.size
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
-            size = read_image(path).size  # tells what is wrong with it
-        return cls(path, size, hashlib.sha256(path.read_bytes()).hexdigest())
+        """Raises: RequestError if it is no image."""
+        return cls(path, *read_header(path), hashlib.sha256(path.read_bytes()).hexdigest())
 
     def read(self) -> Image.Image:
         return read_image(self.path)

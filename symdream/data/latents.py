@@ -42,20 +42,25 @@ def encode(vae: nn.Module, image: Image.Image, name: str) -> dict[str, Tensor]:
 
 
 class LatentCache:
-    """Latents by content: image bytes, cut, the VAE's very weights, number format and kind of device."""
+    """Latents by content: image bytes, whether their colours are converted to sRGB, cut, the VAE's very weights,
+    number format and kind of device."""
 
     def __init__(self, vae: nn.Module, store: Store):
         self.vae, self.store = vae, store
         self.vae_hash = json_hash([tensors_hash(vae.state_dict()), settings_of(vae)])
         self.device = next(vae.parameters()).device.type
 
-    def key(self, image_sha256: str, cut: Cut) -> str:
+    def key(self, image_sha256: str, cut: Cut, converted: bool) -> str:
         return content_key(
             image=image_sha256, box=cut.box, size=cut.size, flip=cut.flip,
             vae=self.vae_hash, dtype="float32", device=self.device,
+            **({"colours": "sRGB"} if converted else {}),
         )  # fmt: skip
 
-    def __call__(self, image_sha256: str, cut: Cut, read: Callable[[], Image.Image], name: str) -> dict[str, Tensor]:
-        """mean and std of `cut`; the image is only read if they are not cached."""
-        key = self.key(image_sha256, cut)
+    def __call__(
+        self, image_sha256: str, cut: Cut, read: Callable[[], Image.Image], name: str, *, converted: bool = False
+    ) -> dict[str, Tensor]:
+        """mean and std of `cut`; the image is only read if they are not cached. converted: whether its file's colours
+        are converted as it is read."""
+        key = self.key(image_sha256, cut, converted)
         return self.store.fetch(KIND, key, lambda: encode(self.vae, cut.apply(read()), name))

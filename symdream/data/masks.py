@@ -2,46 +2,73 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops
 
 from symdream.data.buckets import Cut
-from symdream.data.images import MASK_SUFFIX, SUFFIXES, read_with_alpha
+from symdream.data.images import MASK_SUFFIX, SUFFIXES, photo_of_mask, read_with_alpha
 from symdream.errors import RequestError
 
 if TYPE_CHECKING:
     import torch
 
 
-def mask_file(photo: Path) -> Path | None:
-    """NAME_mask.* of NAME.*, or None. Raises: RequestError if there are two."""
-    found = sorted(
-        p for p in photo.parent.glob("*" + MASK_SUFFIX + ".*")
-        if p.stem == photo.stem + MASK_SUFFIX and p.suffix.lower() in SUFFIXES
-    )  # fmt: skip
+MISNAMED = re.compile("(.+)[-. ]mask", re.IGNORECASE)
+
+Masks = dict[str, list[Path]]  # the mask files of a folder by the stem of their photos
+
+
+def masks_in(folder: Path) -> Masks:
+    """All files NAME_mask.* in `folder`."""
+    found: Masks = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and (stem := photo_of_mask(path.stem)) is not None and path.is_file():
+            found.setdefault(stem, []).append(path)
+    return found
+
+
+def mask_file(photo: Path, masks: Masks | None = None) -> Path | None:
+    """NAME_mask.* of NAME.*, or None. Raises: RequestError if there are two.
+
+    masks: `masks_in` of the photo's folder, for those who ask for many photos; a folder is slow to list.
+    """
+    found = (masks_in(photo.parent) if masks is None else masks).get(photo.stem, [])
     if len(found) > 1:
         raise RequestError(f"{photo} has {len(found)} masks: {', '.join(p.name for p in found)}.", fix="keep one")
     return found[0] if found else None
 
 
-def lonely_masks(folder: Path) -> list[Path]:
-    """Mask files in `folder` without a photo of their name: surely misnamed."""
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix.lower() in SUFFIXES]
-    photos = {p.stem for p in files if not p.stem.endswith(MASK_SUFFIX)}
-    return [p for p in files if p.stem.endswith(MASK_SUFFIX) and p.stem.removesuffix(MASK_SUFFIX) not in photos]
+def lonely_masks(masks: Masks, photos: Iterable[Path]) -> list[Path]:
+    """Mask files without a photo of their name: surely misnamed."""
+    stems = {photo.stem for photo in photos}
+    return [path for stem, paths in masks.items() if stem not in stems for path in paths]
 
 
-def read_mask(photo: Path) -> Image.Image | None:
+def misnamed_masks(photos: Iterable[Path]) -> dict[Path, str]:
+    """Of `photos` those that are called as masks of others are by mistake (NAME-mask, NAME.mask, "NAME mask"), and
+    what each should be called."""
+    photos = list(photos)
+    stems = {photo.stem for photo in photos}
+    found = {photo: MISNAMED.fullmatch(photo.stem) for photo in photos}
+    return {
+        photo: f"{match[1]}{MASK_SUFFIX}{photo.suffix}" for photo, match in found.items() if match and match[1] in stems
+    }
+
+
+def read_mask(photo: Path, masks: Masks | None = None) -> Image.Image | None:
     """The mask of a photo as L, of its size; the file wins over an alpha channel. None if there is neither.
 
+    masks: as in `mask_file`.
     Raises: RequestError if the mask is of another shape than the photo, or black all over.
     """
-    beside = mask_file(photo)
+    beside = mask_file(photo, masks)
     image = read_with_alpha(photo)
     if beside is not None:
-        mask = as_mask(read_with_alpha(beside))
+        mask = read_mask_file(beside)
         name = beside.name
         if abs(mask.width * image.height - mask.height * image.width) > max(*mask.size, *image.size):
             raise RequestError(
@@ -57,6 +84,11 @@ def read_mask(photo: Path) -> Image.Image | None:
     if mask.getextrema()[1] == 0:
         raise RequestError(f"The mask of {photo} is empty: {name} is black all over.", fix="white is the subject")
     return mask
+
+
+def read_mask_file(path: Path) -> Image.Image:
+    """The picture of a mask as L. Raises: RequestError if it cannot be read."""
+    return as_mask(read_with_alpha(path, profile=False))
 
 
 def as_mask(image: Image.Image) -> Image.Image:

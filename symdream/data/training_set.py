@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from symdream.data import draws
-from symdream.data.buckets import Cut, assign, bucket_sizes, bucket_step, cuts
+from symdream.data.buckets import Cut, assign, cuts, shapes
 from symdream.data.captions import thinned
 from symdream.data.latents import LatentCache
 from symdream.data.masks import latent_weights
@@ -80,12 +80,10 @@ class TrainingSet:
         self._read_texts(base, store, config.training.seed, frozen_text)
 
     def _fill_buckets(self, latents: LatentCache, resolution: int) -> list[Bucket]:
-        shapes = [(resolution, resolution)]
-        if self.options.buckets:
-            shapes = bucket_sizes(resolution, bucket_step(resolution, self.vae_factor))
+        sizes = shapes(resolution, self.vae_factor, buckets=self.options.buckets)
         buckets: dict[tuple[int, int], Bucket] = {}
         for index, photo in enumerate(self.photos.photos):
-            shape = assign(photo.image.size, shapes)
+            shape = assign(photo.image.size, sizes)
             bucket = buckets.setdefault(shape, Bucket(shape))
             bucket.entries += [index] * photo.repeats
             bucket.photo_rows[index] = self._add_photo(bucket, photo, latents)
@@ -94,7 +92,7 @@ class TrainingSet:
                 bucket.class_rows[prompt] = []
                 for image in images:
                     [[cut]] = cuts(image.size, bucket.size, "center")
-                    encoded = latents(image.sha256, cut, image.read, str(image.path))
+                    encoded = latents(image.sha256, cut, image.read, str(image.path), converted=image.converted)
                     whole = latent_weights(None, cut, self.vae_factor, 0)
                     bucket.class_rows[prompt].append(self._add(bucket, cut, encoded, whole))
         masked = any(photo.mask for photo in self.photos.photos)
@@ -111,10 +109,11 @@ class TrainingSet:
             masks = [latent_weights(photo.mask, cut, self.vae_factor, self.options.mask_strength) for cut in place]
             if not masks[0].any():
                 continue  # this place shows nothing of the subject
-            places.append([
-                self._add(bucket, cut, latents(photo.sha256, cut, lambda: photo.image, str(photo.path)), mask)
-                for cut, mask in zip(place, masks, strict=True)
-            ])  # fmt: skip
+            encoded = [
+                latents(photo.sha256, cut, lambda: photo.image, str(photo.path), converted=photo.converted)
+                for cut in place
+            ]
+            places.append([self._add(bucket, *one) for one in zip(place, encoded, masks, strict=True)])
         if not places:
             raise RequestError(
                 f"The mask of {photo.path} leaves nothing of the photo when it is cut to "

@@ -13,7 +13,8 @@ from symdream.interop.open import open_adapter
 from symdream.metrics.cache import EmbeddingCache
 from symdream.metrics.drawing import Drawing
 from symdream.metrics.prompts import read_prompts
-from symdream.metrics.run_scores import COUNT, check_output, load_encoders, read_photos, run_prompts, score_subject
+from symdream.metrics.references import read_references
+from symdream.metrics.run_scores import COUNT, check_output, load_encoders, run_prompts, score_subject
 from symdream.training.devices import open_accelerator
 
 
@@ -46,7 +47,7 @@ def evaluate_adapter(
     asked = prompts or (beside if beside.is_file() else None)
     said = read_prompts(asked).class_noun if asked else None
     accelerator, dtype = open_accelerator(device, "auto")
-    photos = read_photos(reference)
+    photos = read_references(reference)
     loaded, metadata = open_adapter(path, base=base, device=accelerator.device, dtype=dtype)
     words = {
         "--trigger": trigger or metadata.get("trigger"),

@@ -13,6 +13,7 @@ from symdream.metrics.encoders import ClipEncoder, DinoEncoder
 from symdream.metrics.scores import (
     clip_i,
     clip_t,
+    copies,
     cosines,
     dino_score,
     memorisation,
@@ -60,7 +61,8 @@ def score_images(
                                photo with DINO's cosine (nearest_reference is an index into `references`)
       pairs                    how many cosines each mean is over: N x M, N x M, N
       real_vs_real             dino and clip_i of the photos among themselves, without self-pairs (null for one photo)
-      memorisation             the threshold (closest two photos; null for one photo) and how many images exceed it
+      memorisation             the threshold (closest two photos that are no copies of each other; null if there are
+                               none), how many images exceed it, and the pairs of photos that are copies (indices)
       text                     the trigger and that it was left out of CLIP-T's texts
       encoders                 provenance of both
 
@@ -103,7 +105,8 @@ def score_images(
         },
         "memorisation": {
             "threshold": threshold,
-            "above": sum(value > threshold for value in nearest.tolist()) if several else None,
+            "above": None if threshold is None else sum(value > threshold for value in nearest.tolist()),
+            "copies": [list(pair) for pair in copies(reference_dino)],
         },
         "text": {"trigger": trigger or None, "trigger_left_out": bool(trigger)},
         "encoders": {"dino": dino.provenance, "clip": clip.provenance},

@@ -15,6 +15,7 @@ from symdream.metrics.cache import EmbeddingCache
 from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, load_clip, load_dino
 from symdream.metrics.evaluate import score_images
 from symdream.metrics.prompts import assign_prompts, read_prompts
+from symdream.metrics.references import tell_copies
 from symdream.metrics.suitability import warn_if_unsuitable
 from symdream.ui import say
 
@@ -76,7 +77,9 @@ def score_folder(
     for path, entry in zip(generated.images, result["images"], strict=True):
         entry["file"] = path.name
         entry["nearest_reference"] = list(photos)[entry["nearest_reference"]].name
-    return {**result, "references": [path.name for path in photos]}
+    names = [path.name for path in photos]
+    tell_copies(result, names)
+    return {**result, "references": names}
 
 
 def read_generated(folder: Path) -> Generated:

@@ -15,7 +15,7 @@ from PIL import Image
 from symdream import config as settings
 from symdream.config import Subject
 from symdream.data.captions import fill
-from symdream.data.images import read_folder, read_image
+from symdream.data.images import read_image
 from symdream.diffusion.adapters import (
     WEIGHTS,
     Disabled,
@@ -27,7 +27,7 @@ from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.grid import save_grid
 from symdream.diffusion.hashes import weights_hash
 from symdream.diffusion.png import save_png
-from symdream.errors import Problem, Problems, RequestError, typed
+from symdream.errors import RequestError, typed
 from symdream.interop.metadata import recommended_weight
 from symdream.metrics.bleeding import bleeding
 from symdream.metrics.cache import EmbeddingCache
@@ -35,6 +35,7 @@ from symdream.metrics.drawing import Drawing
 from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, ClipEncoder, DinoEncoder, load_clip, load_dino
 from symdream.metrics.evaluate import SCORES, score_images
 from symdream.metrics.prompts import PHOTO_SCENES, SPRITE_SCENES, PromptSet, read_prompts
+from symdream.metrics.references import References, read_references, tell_copies, warn_if_changed
 from symdream.metrics.suitability import warn_if_unsuitable
 from symdream.training.devices import open_accelerator
 from symdream.training.processes import resume_command_of
@@ -84,6 +85,7 @@ def evaluate_run(
         )
     accelerator, dtype = open_accelerator(device, config.model.dtype)
     references = [_photos_of_run(subject) for subject in config.learned]
+    warn_if_changed(run, config, references)
     if base is None:
         base = load_base(config.model.base, device=accelerator.device, dtype=dtype)
         attach_saved(base, run.adapter)
@@ -124,7 +126,7 @@ def evaluate_run(
         "mean": scores,
     }
     if len(results) > 1:
-        embedded_photos = [cache.images(dino_encoder, photos) for photos in references]
+        embedded_photos = [cache.images(dino_encoder, photos.images) for photos in references]
         everything["bleeding"] = bleeding([cache.images(dino_encoder, one.after) for one in scored], embedded_photos)
     write_json(output / "scores.json", everything)
     run.update_summary(scores=scores, **{k: everything[k] for k in ("bleeding",) if k in everything})
@@ -182,7 +184,7 @@ class Scored:
 
 def score_subject(
     subject: Subject,
-    references: list[Image.Image],
+    references: References,
     asked: PromptSet,
     drawing: Drawing,
     method: str,
@@ -197,7 +199,7 @@ def score_subject(
     weight: float,
 ) -> Scored:
     """The scores of one subject, by pictures without the adapter that `base` carries, and with it at `weight`."""
-    warn_if_unsuitable(references, dino_encoder, clip_encoder)
+    warn_if_unsuitable(references.images, dino_encoder, clip_encoder)
     words = {"trigger": subject.trigger, "class_noun": subject.class_noun}
     texts = [fill(prompt.text, **words) for prompt in asked.prompts for _ in range(count)]
     seeds = [seed + i for _ in asked.prompts for i in range(count)]
@@ -212,7 +214,7 @@ def score_subject(
         return score_images(
             images,
             prompts,
-            references,
+            references.images,
             dino=dino_encoder,
             clip=clip_encoder,
             trigger=subject.trigger,
@@ -227,10 +229,12 @@ def score_subject(
         "weight": weight,
         "prompts": [prompt.text for prompt in asked.prompts],
         "seeds": seeds[:count],
+        "references": references.sha256,
         "sampling": {**base.defaults, "sampler": "base", "width": base.resolution, "height": base.resolution},
         "before": score(before, texts),
         "after": score(after, texts),
     }
+    tell_copies(result["after"], list(references.sha256))
     if ideal:
         result["ceiling"] = score([image for _, image in ideal], [text for text, _ in ideal])
     return Scored(result, before, after, texts, seeds)
@@ -280,19 +284,11 @@ def check_output(output: Path, overwrite: bool) -> None:
         )
 
 
-def _photos_of_run(subject: Subject) -> list[Image.Image]:
+def _photos_of_run(subject: Subject) -> References:
     try:
-        return read_photos(subject.images)
+        return read_references(subject.images)
     except RequestError as error:
         raise RequestError(f"The photos of this run are gone: {error.what}", fix="put them back") from None
-
-
-def read_photos(folder: Path) -> list[Image.Image]:
-    """Raises: RequestError if there are none, Problems if some cannot be read."""
-    found = read_folder(folder)
-    if found.problems:
-        raise Problems(str(folder), [Problem("photos", p) for p in found.problems])
-    return list(found.images.values())
 
 
 def _check_base(base: Base, run: RunFolder) -> None:

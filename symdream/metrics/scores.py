@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+COPY = 0.999  # cosine of photos above which they are one picture, saved twice
+
 
 def cosines(x: Tensor, y: Tensor) -> Tensor:
     """cos(x_i, y_j) for all pairs: [N, D], [M, D] -> [N, M] float64."""
@@ -91,14 +93,23 @@ def memorisation(gen: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
     return nearest.values, nearest.indices
 
 
-def memorisation_threshold(ref: Tensor) -> float:
-    """max_{i != j} cos(ref_i, ref_j), ref [M, D], M >= 2.
+def copies(ref: Tensor) -> list[tuple[int, int]]:
+    """The pairs (i, j), i < j, of photos that are one picture saved twice: cos(ref_i, ref_j) > COPY. ref [M, D]."""
+    above = cosines(ref, ref) > COPY
+    return [(i, j) for i, j in above.nonzero().tolist() if i < j]
+
+
+def memorisation_threshold(ref: Tensor) -> float | None:
+    """max_{i != j} cos(ref_i, ref_j) over the photos, ref [M, D], M >= 2, without those pairs that are copies of each
+    other: nothing could be closer than they are. None if all are.
 
     An output closer to a photo than any two photos are to each other may be a copy of it: worth a look. With few
     photos it is a low bar, since it also rises with how well identity is met: of the ideal pictures of sprite's
     samples, which are no copies, about a third exceed it under sprite's DINO.
     """
-    return float(_other_pairs(ref).max())
+    pairs = _other_pairs(ref)
+    pairs = pairs[pairs <= COPY]
+    return float(pairs.max()) if len(pairs) else None
 
 
 def _other_pairs(emb: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from symdream.config import TrainConfig, to_toml
 from symdream.data.cache_folder import cache_folder
 from symdream.data.captions import caption_file, fill, lonely_captions, says
 from symdream.data.class_images import from_base
-from symdream.data.images import unread_pictures
+from symdream.data.left_out import unread_folders, unread_pictures
 from symdream.diffusion.adapters import Disabled, adapter_layers, save_adapters
 from symdream.diffusion.base import Base
 from symdream.diffusion.grid import make_grid
@@ -28,6 +28,7 @@ from symdream.diffusion.prompts import cut_off
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError
 from symdream.training.memory import peak_memory
+from symdream.training.photo_notes import photo_notes
 from symdream.training.photos import Photo, Photos
 from symdream.training.recorder import Recorder
 from symdream.training.run_folder import (
@@ -60,12 +61,18 @@ def describe(
     if resume and run.env.exists() and not before:
         say(f"note: {run.env} is damaged and written anew; whether base and photos are the old ones is not known.")
     if before:
-        for name, old, new in (
-            ("base", before["base"], identity),
-            ("photos or captions", before["photos"], photos.hash),
-            ("class images", before.get("class_images"), photos.class_hash),
+        redrawn = drawn_again(before, photos)
+        if redrawn:
+            say(
+                "note: the class images were drawn again and are not quite the old ones (another machine or number of "
+                "threads rounds differently); the run goes on with the new ones."
+            )
+        for name, same in (
+            ("base", before["base"] == identity),
+            ("photos or captions", before["photos"] == photos.hash),
+            ("class images", redrawn or before.get("class_images") == photos.class_hash),
         ):
-            if old != new:
+            if not same:
                 raise RequestError(
                     f"The {name} of {run.path} are not those the run was started with.",
                     fix="put the old ones back, or start a new run",
@@ -82,7 +89,9 @@ def describe(
             "dtype": str(base.dtype).removeprefix("torch."),
             "base": identity,
             "photos": photos.hash,
+            "photo_files": photos.files,
             "class_images": photos.class_hash,
+            "class_recipe": photos.class_recipe,
         },
     )
     names = " and ".join(f'"{subject.trigger} {subject.class_noun}"' for subject in config.learned)
@@ -97,9 +106,18 @@ def describe(
         own = [photo for photo in photos.photos if photo.subject == place]
         if not 3 <= len(own) <= 30:
             say(f"  note: 3 to 6 photos are usual; of {subject.trigger} {subject.class_noun} there are {len(own)}.")
+        factor = 2 ** (len(base.vae.config.block_out_channels) - 1)
+        data = config.data
+        for note in photo_notes(own, config.model.resolution, factor, buckets=data.buckets, crop=data.crop):
+            say(f"  note: {note}")
         if unread := unread_pictures(subject.images):
             left_out = first_names(unread)
             say(f"  note: left out of {subject.images}: {left_out}; such files are not read, save them as PNG or JPEG.")
+        if folders := unread_folders(subject.images):
+            say(
+                f"  note: left out of {subject.images}: pictures in {first_names(folders)}; sub-folders are not "
+                "searched, put their photos beside the others."
+            )
         if lonely := lonely_captions(subject.images):
             say(
                 f"  note: not used in {subject.images}: {first_names(lonely)}; the caption of NAME.png or NAME.jpg is "
@@ -112,6 +130,16 @@ def describe(
 
         if warning := photo_warning([photo.image for photo in photos.photos]):
             say(warning)
+
+
+def drawn_again(before: Mapping[str, Any], photos: Photos) -> bool:
+    """Whether the class images are other pictures than those in a run's env.json, but drawn as those were."""
+    recipe = photos.class_recipe
+    return (
+        recipe is not None
+        and before.get("class_images") not in (None, photos.class_hash)
+        and before.get("class_recipe", recipe) == recipe  # runs of former versions do not tell
+    )
 
 
 def warn_about_trigger(base: Base, trigger: str) -> None:

@@ -14,8 +14,8 @@ from symdream.config import Subject, TrainConfig
 from symdream.data.cache_folder import cache_folder
 from symdream.data.captions import caption_of, template_problem
 from symdream.data.checks import check_class_images, effects
-from symdream.data.images import read_folder
-from symdream.data.masks import lonely_masks, read_mask
+from symdream.data.images import find_images, read_folder
+from symdream.data.masks import lonely_masks, masks_in, misnamed_masks, read_mask
 from symdream.errors import Problem, Problems, RequestError
 from symdream.training.rerun import derived_anew, without_permission
 from symdream.training.run_folder import RunFolder, is_leader, new_run_path
@@ -230,15 +230,20 @@ def check_one(subject: Subject, key: str, config: TrainConfig) -> list[Problem]:
     except RequestError as error:
         return [*problems, Problem(f"{key}.images", error.what + (f" {error.fix}" if error.fix else ""))]
     problems += [Problem(f"{key}.images", problem) for problem in found.problems]
+    masks = masks_in(subject.images)
     for path in found.images:
         try:
             caption_of(path, "{subject}", trigger=subject.trigger, class_noun=subject.class_noun or "")
             if config.data.mask_strength:
-                read_mask(path)
+                read_mask(path, masks)
         except RequestError as error:
             problems.append(Problem(f"{key}.images", error.what))
-    for mask in lonely_masks(subject.images):
+    photos = find_images(subject.images)
+    for mask in lonely_masks(masks, photos):
         problems.append(Problem(f"{key}.images", f"{mask} is a mask without a photo of its name"))
+    for mask, name in misnamed_masks(photos).items():
+        message = f"{mask} seems to be a mask, but would be trained on as a photo; call it {name}, or remove it"
+        problems.append(Problem(f"{key}.images", message))
     return problems
 
 

@@ -1,11 +1,13 @@
 """symdream evaluate, as a person runs it: on folders of images, and on a run."""
 
+import hashlib
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from helpers.encoder_folders import picture, write_clip, write_vit
@@ -104,7 +106,7 @@ def test_photographs_by_embedded_encoders_are_warned_about_and_own_encoders_are_
     own = ("--dino", write_vit(folders / "vit"), "--clip", write_clip(folders / "clip"))
     result, messages = scored(capsys, arguments(folders, *prompts, *own))
     assert "warning" not in messages
-    assert "note" not in messages
+    assert "note: these encoders" not in messages
     assert result["encoders"]["dino"]["model"] == "folder:vit"
     assert result["encoders"]["clip"]["preprocessing"]["crop"] == 224
 
@@ -173,6 +175,13 @@ def test_flags_that_do_not_go_together_are_told(argv, message, capsys):
     assert message in refused(capsys, ["evaluate", *argv])
 
 
+def test_photos_that_lie_there_twice_are_named(folders, capsys):
+    shutil.copy(folders / "phôtos" / "10.png", folders / "phôtos" / "again.png")
+    result, told = scored(capsys, arguments(folders, "--prompts", folders / "prompts.txt"))
+    assert "nearly the same photos: 10.png and again.png;" in told
+    assert result["memorisation"]["copies"] == [[0, 2]] and result["memorisation"]["threshold"] < 0.999
+
+
 def test_images_without_prompts_are_refused(folders, capsys):
     assert "2 of 2 images do not say" in refused(capsys, arguments(folders))
     (folders / "prompts.txt").write_text("one")
@@ -234,6 +243,35 @@ def test_a_run_is_scored_before_and_after_and_against_its_ceiling(trained, capsy
     alone, _ = scored(capsys, ["evaluate", "--images", after, "--reference", photos, *toml, *encoders])
     assert alone["dino"] == pytest.approx(result["after"]["dino"], abs=1e-6)
     assert alone["clip_t"] == pytest.approx(result["after"]["clip_t"], abs=1e-6)
+
+
+def test_an_evaluation_says_which_photos_it_was_against_and_that_they_changed(
+    trained, capsys, tmp_path, few_denoising_steps
+):
+    run, encoders = trained
+    copy = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    photos = Path(shutil.copytree(run.path.parent / "photos", tmp_path / "photos"))
+    copy.config.write_text(copy.config.read_text().replace(str(run.path.parent / "photos"), str(photos)))
+    argv = ["evaluate", "--run", str(copy.path), *encoders, "--cache", str(tmp_path / "cache"), "--overwrite"]
+
+    def note():
+        result, told = scored(capsys, argv)
+        hashes = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(photos.glob("*.png"))}
+        assert result["references"] == hashes
+        return [line for line in told.splitlines() if "scored on those of now" in line]
+
+    assert not note()
+    (photos / "0.png").rename(photos / "renamed.png")
+    (photos / "1.txt").write_text("a sks toy, as somebody writes later")
+    assert not note(), "neither a name nor a caption makes other photos"
+    env = json.loads(copy.env.read_text())
+    copy.env.write_text(json.dumps({name: value for name, value in env.items() if name != "photo_files"}))
+    assert "photos, masks or captions changed" in note()[0], "a run of a former version hashed all of them as one"
+    copy.env.write_text(json.dumps(env))
+    picture(9).save(photos / "2.png")
+    picture(8).save(photos / "3.png")
+    [said] = note()
+    assert f"photos in {photos} are not those" in said and "(new: 2.png, 3.png; gone: 2.png)" in said
 
 
 def test_a_stopped_evaluation_goes_on_where_it_was(trained, capsys, tmp_path):

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from symdream.data import images
-from symdream.data.images import find_images, read_folder, read_image
+from symdream.data.class_images import ClassImage
+from symdream.data.images import find_images, read_folder, read_header, read_image
 from symdream.errors import RequestError
 
 
@@ -52,7 +53,7 @@ def test_exif_rotation_is_applied(tmp_path):
     assert read.getpixel((20, 0))[0] < 20 and read.getpixel((20, 63))[0] > 235
 
 
-@pytest.mark.parametrize("suffix", ["heic", "HEIF", "avif", "jpg"])
+@pytest.mark.parametrize("suffix", ["heic", "HEIF", "hif", "avif", "jpg", "JPE", "jfif"])
 def test_photos_as_phones_store_them_are_read_whatever_their_names(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     if suffix == "avif":
@@ -157,3 +158,36 @@ def test_a_folder_tells_all_broken_images_and_keeps_the_good_ones(tmp_path):
     (tmp_path / "bad2.jpg").write_text("x")
     found = read_folder(tmp_path)
     assert [p.name for p in found.images] == ["good.png"] and len(found.problems) == 2
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff", "avif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_in_the_header_is_that_of_the_picture_as_it_is_read(tmp_path, suffix, orientation):
+    path = tmp_path / f"a.{suffix}"
+    image = gradient("RGB")
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif)
+    shown = (48, 64) if orientation > 4 else (64, 48)
+    assert read_image(path).size == read_header(path).size == ClassImage.of(path).size == shown
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
+@pytest.mark.parametrize("suffix", ["avif", "heic", "jpg", "tiff", "webp"])
+def test_however_a_file_is_damaged_it_is_read_or_named(tmp_path, suffix):
+    """Cut short, its end lost to zeros, bytes of its head changed: nothing leaves but a sentence."""
+    pillow_heif.register_heif_opener()
+    path = tmp_path / f"a.{suffix}"
+    gradient("RGB", (200, 200)).save(path, format="HEIF" if suffix == "heic" else None)
+    whole, random = path.read_bytes(), np.random.default_rng(1)
+    for share in (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+        size = int(len(whole) * share)
+        damaged = bytearray(whole)
+        damaged[random.integers(min(len(whole), 400))] = random.integers(256)
+        for content in (whole[:size], whole[:size] + bytes(len(whole) - size), damaged):
+            path.write_bytes(content)
+            for read in (read_image, ClassImage.of):
+                try:
+                    read(path)
+                except RequestError as error:
+                    assert f"a.{suffix}" in error.what

@@ -1,13 +1,18 @@
+import os
+
 import numpy as np
 import pytest
 import torch
+from helpers.runs import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from symdream.data.buckets import cuts
-from symdream.data.masks import latent_weights, lonely_masks, mask_file, read_mask
-from symdream.errors import RequestError
+from symdream.data.images import find_images
+from symdream.data.masks import latent_weights, lonely_masks, mask_file, masks_in, misnamed_masks, read_mask
+from symdream.errors import Problems, RequestError
+from symdream.training.photos import read_photos
 
 
 def photo(path, size=(64, 48), mode="RGB"):
@@ -60,9 +65,42 @@ def test_an_empty_mask_two_masks_and_a_lonely_mask_are_named(tmp_path):
     Image.new("L", (64, 48), 9).save(tmp_path / "a_mask.webp")
     with pytest.raises(RequestError, match="2 masks"):
         read_mask(path)
-    assert lonely_masks(tmp_path) == []
+    assert lonely_masks(masks_in(tmp_path), [path]) == []
     path.unlink()
-    assert [p.name for p in lonely_masks(tmp_path)] == ["a_mask.png", "a_mask.webp"]
+    assert [p.name for p in lonely_masks(masks_in(tmp_path), [])] == ["a_mask.png", "a_mask.webp"]
+
+
+@pytest.mark.parametrize("name", ["a_mask.png", "a_MASK.PNG", "a_Mask.jfif"])
+def test_a_mask_is_one_however_its_ending_is_written(tmp_path, name):
+    path, mask = photo(tmp_path / "a.png"), tmp_path / name
+    Image.new("L", (64, 48), 9).save(mask, format="PNG")
+    assert find_images(tmp_path) == [path] and mask_file(path) == mask
+    assert read_mask(path).getpixel((0, 0)) == read_mask(path, masks_in(tmp_path)).getpixel((0, 0)) == 9
+
+
+def test_a_misnamed_mask_is_refused_and_told_its_name(tmp_path):
+    for name in ("00", "01", "02", "unmask", "carnival mask", "00-mask", "01.mask", "02 MASK"):
+        photo(tmp_path / f"{name}.png")
+    with pytest.raises(Problems) as caught:
+        tiny_config("sprite", tmp_path)
+    told = [problem.message for problem in caught.value.problems]
+    assert len(told) == 3 == len(misnamed_masks(find_images(tmp_path)))
+    for mask, name in (("00-mask", "00_mask"), ("01.mask", "01_mask"), ("02 MASK", "02_mask")):
+        assert any(f"{mask}.png seems to be a mask" in one and f"call it {name}.png" in one for one in told)
+
+
+def test_the_folder_is_listed_once_for_the_masks_of_many_photos(tmp_path, monkeypatch):
+    for number in range(12):
+        photo(tmp_path / f"{number}.png")
+        Image.new("L", (64, 48), 255).save(tmp_path / f"{number}_mask.png")
+    listed = []
+    for name in ("listdir", "scandir"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path, real=real: listed.append(path) or real(path))
+    config = tiny_config("sprite", tmp_path)
+    config.subject.template = "a {subject}"
+    assert all(one.mask for one in read_photos(config).photos)
+    assert len(listed) < 12, "as often for many photos as for one"
 
 
 @settings(deadline=None)

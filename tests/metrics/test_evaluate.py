@@ -54,10 +54,18 @@ def test_copies_of_photos_are_counted_as_memorised(encoders):
     assert result["memorisation"]["threshold"] == pytest.approx(result["real_vs_real"]["dino"])
 
 
+def test_a_photo_that_lies_there_twice_does_not_lift_the_bar_for_copies(encoders):
+    alone = score_images([PHOTOS[1]], ["a"], PHOTOS, **encoders)["memorisation"]
+    twice = score_images([PHOTOS[1]], ["a"], [*PHOTOS, PHOTOS[0]], **encoders)["memorisation"]
+    assert twice == {**alone, "copies": [[0, 2]]} and alone["above"] == 1
+    only_copies = score_images([PHOTOS[1]], ["a"], [PHOTOS[0]] * 2, **encoders)["memorisation"]
+    assert only_copies == {"threshold": None, "above": None, "copies": [[0, 1]]}
+
+
 def test_one_photo_has_no_score_against_itself(encoders):
     result = score_images(IMAGES, PROMPTS, PHOTOS[:1], **encoders)
     assert result["real_vs_real"] == {"dino": None, "clip_i": None}
-    assert result["memorisation"] == {"threshold": None, "above": None}
+    assert result["memorisation"] == {"threshold": None, "above": None, "copies": []}
 
 
 def test_embedded_dino_knows_a_drawing_on_another_background(encoders):

@@ -1,10 +1,14 @@
 """What a run says at its start about the photos it was given."""
 
+import shutil
+
 import pytest
 from helpers.runs import make_photos, tiny_config, train_tiny
 from PIL import Image
 
+from symdream.commands.demo import sample_data
 from symdream.data.class_images import from_base
+from symdream.data.left_out import unread_folders, unread_pictures
 from symdream.diffusion import sampling_engine
 from symdream.diffusion.adapters import attach
 from symdream.diffusion.base import load_base
@@ -12,16 +16,39 @@ from symdream.diffusion.sampling import sample
 from symdream.train import run_training
 from symdream.training.run_folder import RunFolder
 
+OWL = sample_data() / "owl"
+
 
 def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path, tiny_sd1, capsys):
     photos = make_photos(tmp_path / "photos")
-    for name in ("IMG_1.DNG", "clip.mov", "notes.md", "prompts.toml"):
-        (photos / name).write_bytes(b"x")
+    for name in ("IMG_1.DNG", "clip.mov", "notes.md", "00.txt", ".hidden"):
+        (photos / name).write_bytes(b"sks x")
+    for name in ("one.ppm", "two"):
+        Image.new("RGB", (40, 40)).save(photos / name, format="PPM" if name == "one.ppm" else "JPEG")
+    make_photos(photos / "more"), make_photos(photos / ".thumbs"), (photos / "texts").mkdir()
     train_tiny(tmp_path / "run", tiny_sd1, photos, steps=1)
     said = capsys.readouterr().err
-    assert f"left out of {photos}: IMG_1.DNG, clip.mov;" in said
-    assert "from 3 photos" in said and "notes.md" not in said and "prompts.toml" not in said
-    assert "captions" not in said and "not used" not in said
+    assert f"left out of {photos}: IMG_1.DNG, clip.mov, one.ppm, …;" in said
+    assert f"left out of {photos}: pictures in more; sub-folders" in said
+    assert [path.name for path in unread_pictures(photos)][3:] == ["two"]
+    assert "from 3 photos" in said and "notes.md" not in said and "not used" not in said
+    assert not unread_pictures(OWL) and not unread_folders(OWL), "what prompts.toml lays out is no oversight"
+
+
+def test_photos_that_are_enlarged_much_cut_by_half_or_there_twice_are_named(tmp_path, tiny_sd1, capsys):
+    photos = make_photos(tmp_path / "photos", 2)  # 80 × 64, of which the middle square of 64 is trained on
+    shutil.copy(photos / "00.png", photos / "again.png")
+    for name, size in (("small", (40, 90)), ("small enough", (43, 43)), ("wide", (260, 100)), ("half", (192, 96))):
+        Image.effect_noise(size, 50).save(photos / f"{name}.png")
+    train_tiny(tmp_path / "square", tiny_sd1, photos, steps=1)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "scaled up: small.png 1.6 times; larger" in said
+    assert "less than half of a photo is trained on: small.png 44%, wide.png 38%, around its middle" in said
+    assert "copies of other photos: again.png of 00.png;" in said
+    train_tiny(tmp_path / "shapes", tiny_sd1, photos, steps=1, buckets=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "scaled up" not in said
+    assert "less than half" not in said, "shapes are kept up to 1 : 2"
 
 
 def test_captions_that_do_not_ask_for_the_subject_or_are_too_long_are_named(tmp_path, tiny_sd1, capsys):
