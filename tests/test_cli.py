@@ -48,6 +48,7 @@ def test_every_command_has_help_without_loading_torch(name):
         ["compare", "report", "nowhere"],
         ["compare", "merge", "nowhere", "nowhere"],
         ["compare", "variants", "nowhere"],
+        ["generate", "--adapter", ".", "--prompt", "a {sbject}"],
         ["export", ".", "--to", "kohya", "-o", "a.safetensors", "--compress", "3MBB"],
     ],
 )
