@@ -8,6 +8,7 @@ GOMP_SPINCOUNT once; idle and busy cells alternate.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -51,6 +52,7 @@ def measure(spin: str, busy: bool) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| GOMP_SPINCOUNT | idle, s a step | busy, s a step |\n|---|---|---|")
     for spin in SPINS:
         print(f"| {spin} | {measure(spin, False):.2f} | {measure(spin, True):.2f} |", flush=True)

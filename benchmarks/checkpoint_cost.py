@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import symdream.quiet  # noqa: F401
 from symdream.threads import choose_waiting
 
 choose_waiting()  # as the symdream command does, before torch is imported

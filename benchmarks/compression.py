@@ -23,6 +23,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
+import symdream.quiet  # noqa: F401
 from symdream.data.captions import fill
 from symdream.data.images import read_folder
 from symdream.diffusion.adapters import Disabled

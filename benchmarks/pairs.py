@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import symdream.quiet  # noqa: F401
+
 
 def sign_interval(values: list[float], level: float = 0.95) -> tuple[float, float]:
     """Order statistics that enclose the median with at least this probability (binomial with p = 1/2)."""

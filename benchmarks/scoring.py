@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import symdream.quiet  # noqa: F401
 from symdream.bench.grid import build, subjects_of
 from symdream.bench.judging import Judge
 from symdream.bench.results import read_results, read_rows, write_results, write_rows

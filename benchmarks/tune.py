@@ -17,6 +17,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import symdream.quiet  # noqa: F401
 from symdream import config as settings
 from symdream.data.captions import fill
 from symdream.data.images import read_folder

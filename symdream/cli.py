@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import errno
 import importlib
-import logging
 import os
 import signal
 import sys
 
-# PEFT imports bitsandbytes where it is installed, which warns of a 4-bit kernel that nothing here uses. Here and not in
-# a function, so that worker processes, which import this module but do not run it, are quiet too.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+import symdream.quiet  # noqa: F401  (here, so that worker processes, which import this module, are quiet, too)
 
 # One line each, so that --help needs to import none of them; tests hold them equal to the modules' own.
 COMMANDS = {

@@ -7,6 +7,8 @@ The exit code belongs to the error, so that every command ends alike:
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,3 +71,19 @@ class Problems(RequestError):
         width = max(len(p.key) for p in problems)
         listing = "\n".join(f"  {p.key:<{width}}  {p.message}" for p in problems)
         super().__init__(f"{count} in {where}; nothing was started.\n{listing}")
+
+
+def problems_of(error: RequestError, key: str) -> list[Problem]:
+    """What an error says, to be told with other problems: those it lists, or itself as that of the setting `key`."""
+    if isinstance(error, Problems):
+        return error.problems
+    return [Problem(key, error.what + (f" ({error.fix})" if error.fix else ""))]
+
+
+@contextmanager
+def collected(problems: list[Problem], key: str) -> Iterator[None]:
+    """While entered, an error of the request is added to `problems` (see problems_of) instead of being raised."""
+    try:
+        yield
+    except RequestError as error:
+        problems += problems_of(error, key)

@@ -266,7 +266,7 @@ def run_training(
 
     steps = config.training.steps
     try:
-        from symdream.training.defaults import with_absolute_paths
+        from symdream.training.absolute_paths import with_absolute_paths
 
         if not resume:
             # Before anything that takes time, so that a run killed while it loads can be resumed.

@@ -40,6 +40,28 @@ def test_every_command_has_help_without_loading_torch(name):
     assert "usage" in result.stdout.lower()
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["compare", "--preset", "smoke", "--shard", "5/4"],
+        ["compare", "--preset", "smoke", "--ranks", "0", "--settings", "nowhere"],
+        ["compare", "report", "nowhere"],
+        ["compare", "merge", "nowhere", "nowhere"],
+        ["compare", "variants", "nowhere"],
+        ["generate", "--adapter", ".", "--prompt", "a {sbject}"],
+        ["export", ".", "--to", "kohya", "-o", "a.safetensors", "--compress", "3MBB"],
+    ],
+)
+def test_a_wrong_request_is_told_without_loading_torch(argv, tmp_path):
+    code = (
+        "import sys; from symdream.cli import main\n"
+        f"assert main({argv!r}) == 2\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("args", [[], ["trian"], ["--nonsense"]])
 def test_a_wrong_command_ends_with_2_and_the_list(args):
     result = run(*args)

@@ -361,6 +361,8 @@ def test_nohup_is_respected(tmp_path, tiny_sd1, photos):
         (["--class-noun", ""], "subject.class_noun"),
         (["--images", "/nowhere/é"], "No folder /nowhere/é"),
         (["--template", "a photo"], "must contain {subject}"),
+        (["--template", "a {subject} and a {sbject}"], "{sbject} stands for nothing; did you mean {subject}?"),
+        (["--sample-prompts", "a {subject}", "a {sbject}"], "{sbject} stands for nothing; did you mean {subject}?"),
         (["--resume", "/nowhere"], "would change"),
         (["--components", "text_encoder", "--lr", "0.5"], "set text_encoder_lr"),
         (["--seed", str(2**63)], "training.seed"),

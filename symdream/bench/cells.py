@@ -16,12 +16,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from symdream.bench.arms import Arm
 from symdream.bench.grid import Grid, prompts_of
 from symdream.bench.subjects import BenchSubject
 from symdream.training.run_folder import read_json, write_json
+
+if TYPE_CHECKING:
+    from symdream.bench.arms import Arm  # which needs torch: who only reads results does not
 
 CELL_FILE = "cell.json"
 FORMAT = 1

@@ -18,7 +18,7 @@ from symdream import config as settings
 from symdream.bench.presets import PRESETS
 from symdream.bench.subjects import BenchSubject, read_subjects, unknown_subjects
 from symdream.config import Fraction, MethodName, NonNegativeInt, PositiveFloat, PositiveInt, Section
-from symdream.errors import Problem, Problems, RequestError
+from symdream.errors import Problem, Problems, RequestError, problems_of
 
 # What the grid decides itself, or what would make cells differ in more than their method.
 FIXED_BY_GRID = (
@@ -131,7 +131,7 @@ def check(values: Mapping[str, Any], where: str) -> Grid:
     try:
         subjects = subjects_of(grid)
     except RequestError as error:
-        problems.append(Problem("data", error.what + (f" ({error.fix})" if error.fix else "")))
+        problems += problems_of(error, "data")
     else:
         problems += unknown_subjects(grid.subjects, subjects, "subjects")
         if grid.tune:

@@ -11,7 +11,14 @@ from symdream.bench.cells import read_done
 from symdream.bench.environments import distinct, environments_of
 from symdream.bench.grid import Grid, to_toml
 from symdream.bench.lock import locked
-from symdream.bench.results import read_results, read_rows, write_results, write_rows
+from symdream.bench.results import (
+    read_comparison,
+    read_comparisons,
+    read_results,
+    read_rows,
+    write_results,
+    write_rows,
+)
 from symdream.bench.runner import GRID_FILE
 from symdream.bench.same_grid import other_pictures, other_work
 from symdream.bench.wording import count, listing
@@ -29,7 +36,7 @@ def merge_folders(folders: Sequence[Path], output: Path) -> dict[str, Any]:
     Raises: RequestError if a folder has no results, they are of another format, or of different grids or settings, or
     if finished cells of `output` would be lost.
     """
-    parts = [(folder, _read(folder)) for folder in folders]
+    parts = list(zip(folders, read_comparisons(folders), strict=True))
     _refuse_different(parts)
     whole = dict(parts[0][1])
     best: dict[str, tuple[dict[str, Any], Path]] = {}
@@ -71,20 +78,13 @@ def analyse_folder(folder: Path) -> dict[str, Any]:
     """
     from symdream.bench.analysis import analyse
 
-    content = _read(folder)
+    content = read_comparison(folder)
     content |= analyse(content, read_rows(folder))
     try:
         with locked(folder):
             write_results(folder, content)
     except RequestError:
         say(f"{folder} is being worked on: this report is of what is finished so far.")
-    return content
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    content = read_results(folder)
-    if content is None:
-        raise RequestError(f"No comparison in {folder}: it has no results.json.")
     return content
 
 

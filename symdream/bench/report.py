@@ -8,7 +8,6 @@ FOLDER/figures/*.svg    the plots, each a file of its own
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,10 @@ from symdream.bench.sections import page_sections
 from symdream.bench.svg import in_file, in_page, render
 from symdream.bench.tables import latex, markdown
 from symdream.bench.wording import headline, warnings
-from symdream.errors import RequestError
 from symdream.training.run_folder import write_text
 
 REPORT = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
-LIBRARIES = ("scipy", "matplotlib", "jinja2")
 
 # What is drawn, in the order of the page: name, who draws it, and what is to be seen.
 FIGURES = (
@@ -44,16 +41,6 @@ FIGURES = (
     ("by_layer", spectrum_figures.by_layer, "By layer and method, means over subjects. A block's rows are attn1 q, k, "
      "v, out, then attn2 q, k, v, out; in the text encoder k, v, q, out."),
 )  # fmt: skip
-
-
-def require_libraries() -> None:
-    """Raises: RequestError if what statistics and report need is not installed."""
-    lacking = [name for name in LIBRARIES if find_spec(name) is None]
-    if lacking:
-        raise RequestError(
-            f"A comparison needs {', '.join(lacking)}, which {'is' if len(lacking) == 1 else 'are'} not installed.",
-            fix='pip install "symdream[bench]"',
-        )
 
 
 def write_report(folder: Path, content: Mapping[str, Any]) -> Path:

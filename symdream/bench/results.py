@@ -16,7 +16,7 @@ from typing import Any
 
 from symdream import __version__
 from symdream.bench.cells import Cell, failed_entry
-from symdream.errors import RequestError
+from symdream.errors import Problem, Problems, RequestError, collected
 from symdream.training.run_folder import write_text
 
 FORMAT = 1
@@ -48,6 +48,28 @@ def read_results(folder: Path) -> dict[str, Any] | None:
             + (f" ({content['symdream']})" if isinstance(content, dict) and content.get("symdream") else ""),
         )
     return content
+
+
+def read_comparison(folder: Path) -> dict[str, Any]:
+    """FOLDER/results.json, which has to be there. Raises: RequestError, also as `read_results` does."""
+    content = read_results(folder)
+    if content is None:
+        raise RequestError(
+            f"No comparison in {folder}: it has no {RESULTS}.", fix="name the --output of a symdream compare"
+        )
+    return content
+
+
+def read_comparisons(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """`read_comparison` of each. Raises: Problems, of all folders at once."""
+    contents: list[dict[str, Any]] = []
+    wrong: list[Problem] = []
+    for folder in folders:
+        with collected(wrong, str(folder)):
+            contents.append(read_comparison(folder))
+    if wrong:
+        raise Problems("the request", wrong)
+    return contents
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

@@ -30,7 +30,9 @@ def read_settings(path: Path) -> Given:
     folder = path if path.is_dir() else path.parent
     content = read_results(folder)
     if content is None:
-        raise RequestError(f"No results.json in {folder}.", fix="name the folder of a comparison that was tuned")
+        raise RequestError(
+            f"{path} is no comparison: there is no results.json.", fix="name the folder of a comparison that was tuned"
+        )
     if not content.get("settings") or not content.get("tuning"):
         raise RequestError(f"{folder} was not tuned: it has no settings to take.", fix="leave --settings out to tune")
     settings = {arm: Settings(**found) for arm, found in content["settings"].items()}

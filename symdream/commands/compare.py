@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
 
 from symdream.arguments import optional_arguments
-from symdream.errors import Problem, Problems, RequestError
+from symdream.errors import Problem, Problems, collected
 from symdream.writable import not_writable
+
+if TYPE_CHECKING:
+    from symdream.bench.grid import Grid
+    from symdream.bench.settings import Given
 
 
 @dataclass
@@ -120,7 +124,7 @@ def parse(argv: list[str]) -> Run | Merge | Report | Variants:
 
 
 def run(args: Run | Merge | Report | Variants) -> int:
-    from symdream.bench.report import require_libraries
+    from symdream.bench.libraries import require_libraries
 
     require_libraries()  # a grid takes hours, so this is no news for its end
     return {Run: run_grid, Merge: merge, Report: report, Variants: variants}[type(args)](args)
@@ -131,56 +135,76 @@ GIVEN = ("methods", "ranks", "subjects", "seeds", "image_seeds", "steps", "match
          "device")  # fmt: skip
 
 
-def read_grid(args: Run) -> Any:
-    """The checked grid of the request."""
+def read_grid(args: Run) -> Grid:
+    """The checked grid of the request. Raises: Problems, or RequestError where --config cannot be read."""
     from symdream.bench.grid import build
 
     if args.preset is None and args.config is None:
-        raise RequestError("No grid given.", fix="name one: --preset smoke|sprite|dreambooth, or --config grid.toml")
-    if args.fixed and (args.tune or args.settings):
-        raise RequestError("--fixed takes the table's rates, so --tune and --settings contradict it.")
+        wrong = Problem("--preset or --config", "is needed: --preset smoke|sprite|dreambooth, or --config grid.toml")
+        raise Problems("the request", [wrong])
     flags = {FLAGS.get(name, name): value for name in GIVEN if (value := getattr(args, name)) is not None}
     if args.fixed or args.tune:
         flags["tune"] = args.tune
-    grid = build(flags, args.preset, args.config)
-    if args.tuning_only and (not grid.tune or args.settings):
-        raise RequestError("--tuning-only has nothing to tune.", fix="leave --fixed and --settings out, or add --tune")
-    if args.shard and grid.tune and not args.settings and not args.tuning_only:
-        raise RequestError(
-            "Every shard would tune anew.",
-            fix="tune once with --tuning-only, then give every shard --settings FOLDER of that",
-        )
-    return grid
+    return build(flags, args.preset, args.config)
 
 
 def read_shard(text: str | None) -> tuple[int, int]:
-    """(i - 1, n) of "i/n"."""
+    """(i - 1, n) of "i/n". Raises: Problems for anything else."""
     if text is None:
         return 0, 1
     parts = text.split("/")
     if len(parts) == 2 and all(part.isdigit() for part in parts) and 1 <= int(parts[0]) <= int(parts[1]):
         return int(parts[0]) - 1, int(parts[1])
-    raise RequestError(f"--shard {text} is not i/n.", fix="such as --shard 1/4, 2/4, 3/4 and 4/4")
+    raise Problems("the request", [Problem(f"--shard {text}", "is not i/n, such as 1/4, 2/4, 3/4 and 4/4")])
 
 
-def run_grid(args: Run) -> int:
-    grid, shard = read_grid(args), read_shard(args.shard)
+def check_flags(args: Run, grid: Grid | None) -> list[Problem]:
+    """What is wrong with the flags beside the grid; what depends on it is left out where there is none."""
     counts = {"--processes": args.processes, "--together": 1 if args.together is None else args.together}
-    wrong = [Problem(f"{flag} {count}", "must be at least 1") for flag, count in counts.items() if count < 1]
-    folder = args.output or Path("runs") / f"compare-{grid.name}"
-    wrong += filter(None, [not_writable(folder)])
-    if wrong:
-        raise Problems("the request", wrong)
-    from symdream.bench.results import read_results
-    from symdream.bench.runner import Comparison
-    from symdream.bench.settings import read_settings, without_tuned
-    from symdream.ui import say
+    problems = [Problem(f"{flag} {count}", "must be at least 1") for flag, count in counts.items() if count < 1]
+    if args.fixed and (args.tune or args.settings):
+        problems.append(Problem("--fixed", "takes the table's rates, so --tune and --settings contradict it"))
+    elif grid and args.tuning_only and (not grid.tune or args.settings):
+        told = "has nothing to tune; leave --fixed and --settings out, or add --tune"
+        problems.append(Problem("--tuning-only", told))
+    elif grid and args.shard and grid.tune and not args.settings and not args.tuning_only:
+        told = "needs --settings, or every shard would tune anew: tune once with --tuning-only, then give its folder"
+        problems.append(Problem(f"--shard {args.shard}", told))
+    return problems
 
-    known = read_results(folder)  # one of another format is refused before anything is loaded
-    given = read_settings(args.settings) if args.settings else None
+
+def check(args: Run) -> tuple[Grid, Path, tuple[int, int], Given | None]:
+    """Grid, folder, shard and given settings, before what takes seconds is loaded. Raises: Problems, all at once."""
+    from symdream.bench.results import read_results
+    from symdream.bench.settings import read_settings, without_tuned
+
+    problems: list[Problem] = []
+    grid = known = given = None
+    with collected(problems, f"--config {args.config}"):
+        grid = read_grid(args)
+    with collected(problems, "--shard"):
+        shard = read_shard(args.shard)
+    problems += check_flags(args, grid)
+    if folder := args.output or (Path("runs") / f"compare-{grid.name}" if grid else None):
+        with collected(problems, f"--output {folder}"):
+            known = read_results(folder)
+        problems += filter(None, [not_writable(folder)])
+    if args.settings:
+        with collected(problems, f"--settings {args.settings}"):
+            given = read_settings(args.settings)
+    if problems:
+        raise Problems(f"the request with {args.config}" if args.config else "the request", problems)
     if given:
         finished = {cell["subject"] for cell in (known or {}).get("cells", []) if cell["status"] == "finished"}
         grid = without_tuned(grid, given, finished)
+    return grid, folder, shard, given
+
+
+def run_grid(args: Run) -> int:
+    grid, folder, shard, given = check(args)
+    from symdream.bench.runner import Comparison
+    from symdream.ui import say
+
     if args.dry_run:
         from symdream.bench.plan import plan
 
@@ -201,34 +225,41 @@ def run_grid(args: Run) -> int:
 
 
 def merge(args: Merge) -> int:
-    from symdream.bench.merge import merge_folders
+    from symdream.bench.results import read_comparisons
 
-    if wrong := not_writable(args.output):
-        raise Problems("the request", [wrong])
+    problems = [wrong] if (wrong := not_writable(args.output)) else []
+    with collected(problems, "merge"):
+        read_comparisons(args.folders)
+    if problems:
+        raise Problems("the request", problems)
+    from symdream.bench.merge import merge_folders  # not above: what it needs takes seconds to load
+
     merge_folders(args.folders, args.output)
     return write(args.output)
 
 
 def report(args: Report) -> int:
+    from symdream.bench.results import read_comparison
+
+    read_comparison(args.folder)  # before the seconds that loading takes
     return write(args.folder)
 
 
 def variants(args: Variants) -> int:
     import json
 
+    from symdream.bench import grid as grids
+    from symdream.bench.results import read_comparison
+
+    content = read_comparison(args.folder)
     from symdream.bench.dino_variants import PAPER, variants_of
-    from symdream.bench.grid import check, subjects_of
-    from symdream.bench.results import read_results
     from symdream.metrics.encoders import PHOTO_DINO, SPRITE, load_dino
     from symdream.training.run_folder import write_text
     from symdream.ui import say
 
-    content = read_results(args.folder)
-    if content is None:
-        raise RequestError(f"No comparison in {args.folder}: it has no results.json.")
-    grid = check(content["grid"]["config"], str(args.folder))
+    grid = grids.check(content["grid"]["config"], str(args.folder))
     own = grid.dino or (SPRITE if content["grid"]["base"]["identity"] == SPRITE else PHOTO_DINO)
-    found = variants_of(args.folder, load_dino(args.dino or own), subjects_of(grid))
+    found = variants_of(args.folder, load_dino(args.dino or own), grids.subjects_of(grid))
     names = list(next(iter(found["scores"].values())))
     width = max(map(len, found["scores"]))
     for name in names:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from symdream.errors import Problem, Problems
+from symdream.errors import Problem, Problems, collected
 from symdream.utf8 import is_utf8
 from symdream.writable import not_writable
 
@@ -50,6 +50,7 @@ def check(args: Args) -> list[tuple[Path, float]]:
 
     from symdream.diffusion.names import PICKLES
     from symdream.interop.companions import outputs
+    from symdream.interop.size import parse_size
     from symdream.replacing import in_the_way
 
     problems = []
@@ -72,6 +73,9 @@ def check(args: Args) -> list[tuple[Path, float]]:
         problems += existing
     elif wrong := not_writable(args.output):
         problems.append(wrong)
+    if args.compress is not None:
+        with collected(problems, "--compress"):
+            parse_size(args.compress)
     if args.to == "merged":
         for name in ("compress", "calibrate", "add"):
             if getattr(args, name):

@@ -65,6 +65,8 @@ class Args:
 
 def check(args: Args) -> None:
     """Raises: Problems, all at once."""
+    from symdream.data.captions import prompt_problem
+
     problems = []
     for name, least in (("count", 1), ("batch_size", 1), ("seed", 0)):
         if getattr(args, name) < least:
@@ -76,6 +78,9 @@ def check(args: Args) -> None:
     if args.weight is not None and not math.isfinite(args.weight):
         problems.append(Problem(f"--weight {args.weight}", "must be a number"))
     problems += [Problem("--prompt", "is empty") for p in args.prompt if not p.strip()]
+    problems += [Problem("--prompt", wrong) for p in args.prompt if (wrong := prompt_problem(p))]
+    if wrong := prompt_problem(args.negative_prompt):
+        problems.append(Problem("--negative-prompt", wrong))
     if not args.adapter.exists():
         problems.append(Problem(f"--adapter {args.adapter}", "does not exist"))
     if args.output.exists() and not args.output.is_dir():

@@ -10,6 +10,7 @@ from symdream.data.images import find_images
 from symdream.errors import RequestError
 
 PLACEHOLDER = "{subject}"
+BRACED_WORD = re.compile(r"\{\s*\w+\s*\}")
 ENDINGS = ["." + "".join(letters) for letters in itertools.product("tT", "xX", "tT")]
 TAG_VARIANTS = 32  # thinned versions of one caption: bounded, so that their embeddings can be cached
 
@@ -19,8 +20,19 @@ def fill(template: str, *, trigger: str, class_noun: str) -> str:
     return template.replace(PLACEHOLDER, f"{trigger} {class_noun}".strip())
 
 
+def prompt_problem(prompt: str) -> str | None:
+    """What is wrong with a prompt, or None: another word in braces than {subject}, which would be drawn with them.
+
+    Braces around anything but one word are text.
+    """
+    unknown = [word for word in BRACED_WORD.findall(prompt) if word != PLACEHOLDER]
+    return f"{unknown[0]} stands for nothing; did you mean {PLACEHOLDER}?" if unknown else None
+
+
 def template_problem(template: str) -> str | None:
     """What is wrong with a caption template, or None."""
+    if problem := prompt_problem(template):
+        return problem
     if PLACEHOLDER not in template:
         return f"must contain {PLACEHOLDER}, which becomes trigger and class noun"
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from symdream.interop.lora_file import Report, file_bytes, write_lora
 from symdream.interop.metadata import recommended_weight
 from symdream.interop.open import base_of, open_adapter, tell
 from symdream.interop.read import read_adapter
+from symdream.interop.size import parse_size
 from symdream.interop.spectrum import relative_error
 from symdream.replacing import refuse_existing
 from symdream.ui import say
@@ -29,7 +29,6 @@ from symdream.ui import say
 if TYPE_CHECKING:
     from symdream.interop.sensitivity import Moments
 
-UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2}
 NUMBER_BYTES = {torch.float32: 4, torch.float16: 2, torch.bfloat16: 2}
 
 
@@ -42,19 +41,6 @@ class Result:
     bytes: int
     compression_error: float
     companions: list[Path]
-
-
-def parse_size(text: str) -> tuple[str, int]:
-    """("rank", 4) from "4"; ("bytes", 200000) from "200KB".
-
-    Raises: RequestError for anything else.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KM]?B)?", text.strip(), re.IGNORECASE)
-    if match is None or (match[2] is None and "." in match[1]) or float(match[1]) <= 0:
-        raise RequestError(f"--compress {text} is neither a rank nor a size.", fix="write 4, or 200KB")
-    if match[2] is None:
-        return "rank", int(match[1])
-    return "bytes", int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def whole_adapter(path: Path, base: str | None) -> Adapter:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from symdream.data.images import read_folder
 from symdream.diffusion.png import read_settings
-from symdream.errors import Problem, Problems, RequestError
+from symdream.errors import Problem, Problems, RequestError, problems_of
 from symdream.metrics.cache import EmbeddingCache
 from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, load_clip, load_dino
 from symdream.metrics.evaluate import score_images
@@ -118,5 +118,5 @@ def _gather(problems: list[Problem], flag: str, work) -> Any:
     except Problems as error:
         problems += [Problem(f"{flag} {p.key}".strip(), p.message) for p in error.problems]
     except RequestError as error:
-        problems.append(Problem(flag, error.what + (f" ({error.fix})" if error.fix else "")))
+        problems += problems_of(error, flag)
     return None

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from symdream.data.captions import PLACEHOLDER, fill
+from symdream.data.captions import PLACEHOLDER, fill, prompt_problem
 from symdream.errors import Problem, Problems, RequestError
 
 FILE_KEYS = {"class_noun": str, "tuning": bool, "image": list, "prompt": list}
@@ -92,7 +92,7 @@ PHOTO_SELECTION = PromptSet(
 def read_prompts(path: Path) -> PromptSet:
     """Read prompts.toml or a plain text file.
 
-    Raises: RequestError if the file cannot be read or is empty, Problems telling all that is wrong in a TOML file.
+    Raises: RequestError if the file cannot be read or is empty, Problems telling all that is wrong in it.
     """
     path = Path(path)
     fix = "name a prompts.toml or a text file"
@@ -108,6 +108,8 @@ def read_prompts(path: Path) -> PromptSet:
         lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
         if not lines:
             raise RequestError(f"{path} is empty.", fix="write one prompt a line into it")
+        if wrong := [Problem(f'"{line}"', problem) for line in lines if (problem := prompt_problem(line))]:
+            raise Problems(str(path), wrong)
         return PromptSet([Prompt(line) for line in lines])
     try:
         content = tomllib.loads(text)
@@ -128,6 +130,8 @@ def _from_toml(content: dict, path: Path) -> PromptSet:
         wrong = _wrong_keys(entry, PROMPT_KEYS, f"prompt {number}: ") if isinstance(entry, dict) else []
         if not isinstance(entry, dict) or PLACEHOLDER not in str(entry.get("text", "")):
             wrong.append(Problem(f"prompt {number}: text", f"must be there and contain {PLACEHOLDER}"))
+        elif problem := prompt_problem(str(entry["text"])):
+            wrong.append(Problem(f"prompt {number}: text", problem))
         elif not wrong:
             ideal = path.parent / entry["ideal"] if "ideal" in entry else None
             if ideal is not None and not ideal.is_file():

@@ -35,8 +35,9 @@ from symdream.diffusion.sampling_engine import forget
 from symdream.errors import Problem, Problems, RequestError
 from symdream.train import leave
 from symdream.training import checkpoint, outputs
+from symdream.training.absolute_paths import with_absolute_paths
 from symdream.training.batched_optimizer import StackedAdamW
-from symdream.training.defaults import resolve, with_absolute_paths
+from symdream.training.defaults import resolve
 from symdream.training.devices import open_accelerator
 from symdream.training.memory_advice import out_of_memory_explained
 from symdream.training.optimizer import make_optimizer

@@ -5,12 +5,11 @@ The rates lie in the table of methods (symdream.tuners.methods); how they were f
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from symdream.config import PRODIGY_LR, TrainConfig, fields
 from symdream.diffusion.base import Base
-from symdream.diffusion.names import EMBEDDED, resolve_name
+from symdream.diffusion.names import EMBEDDED
 from symdream.errors import RequestError
+from symdream.training.absolute_paths import with_absolute_paths
 from symdream.tuners import METHODS
 
 # Sprite's captions begin with a style; photographs need none of its words.
@@ -64,23 +63,3 @@ def defaults_of(config: TrainConfig, *, embedded: bool) -> dict[str, float | str
         "text_encoder_lr": text_encoder_lr if adapter.components != "unet" else None,
         "lr_schedule": "cosine" if embedded else "constant",
     }
-
-
-def with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """A copy of `config` that means the same files from any working folder: a run may be resumed from elsewhere."""
-    copy = config.model_copy(deep=True)
-    for subject in copy.learned:
-        subject.images = subject.images.resolve()
-    if copy.prior.class_images:
-        copy.prior.class_images = copy.prior.class_images.resolve()
-    if copy.adapter.start_from:
-        copy.adapter.start_from = copy.adapter.start_from.resolve()
-    if copy.data.cache_dir:
-        copy.data.cache_dir = copy.data.cache_dir.resolve()
-    for name in ("dino", "clip"):
-        if (encoder := getattr(copy.selection, name)) and Path(encoder).is_dir():
-            setattr(copy.selection, name, str(Path(encoder).resolve()))
-    source = resolve_name(copy.model.base)
-    if source.path is not None:
-        copy.model.base = str(source.path.resolve())
-    return copy

@@ -12,7 +12,7 @@ from symdream import config as settings
 from symdream import presets
 from symdream.config import Subject, TrainConfig
 from symdream.data.cache_folder import cache_folder
-from symdream.data.captions import caption_of, template_problem
+from symdream.data.captions import caption_of, prompt_problem, template_problem
 from symdream.data.checks import check_class_images, effects
 from symdream.data.images import find_images, read_folder
 from symdream.data.masks import lonely_masks, masks_in, misnamed_masks, read_mask
@@ -126,10 +126,11 @@ def check_rate(config: TrainConfig) -> list[Problem]:
 
 
 def check_prompts(config: TrainConfig) -> list[Problem]:
-    """Whether the prompts of the selection, where it is on, can be read."""
+    """Whether the prompts of the samples are such, and those of the selection, where it is on, can be read."""
     from symdream.metrics.prompts import read_prompts
 
-    problems = []
+    samples = config.output.sample_prompts
+    problems = [Problem("output.sample_prompts", wrong) for prompt in samples if (wrong := prompt_problem(prompt))]
     for subject in config.learned if config.selection.select_every else []:
         file = (subject.images or Path()) / "prompts.toml"
         if file.is_file():

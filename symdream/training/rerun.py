@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from symdream import config as settings
 from symdream import presets
 from symdream.config import TrainConfig
+from symdream.training.absolute_paths import with_absolute_paths
 from symdream.ui import say
 
 BESIDE = ("state.json", "env.json", "lock")  # one of these lies beside the config.toml of every run
@@ -112,3 +113,15 @@ def _default(name: str, config: TrainConfig) -> Any:
 
 def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def differences(path: Path, asked: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Which of the settings `asked` (by flat name, `images` among them) are others in the run whose config.toml is at
+    `path`: what it has, and what is asked. Paths are compared as the places that they mean.
+
+    Raises: RequestError, Problems if one of the two cannot be read.
+    """
+    there = settings.build(settings.read_toml(path), str(path))
+    here = with_absolute_paths(settings.build(settings.merge({}, asked), "the request"))
+    pairs = {name: (_value(there, name), _value(here, name)) for name in asked}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -18,7 +18,7 @@ from symdream.bench.grid import build, to_toml
 from symdream.bench.lock import locked
 from symdream.bench.results import read_results, read_rows, write_results, write_rows
 from symdream.cli import main
-from symdream.commands.compare import Run, parse, read_grid
+from symdream.commands.compare import Run, check_flags, parse, read_grid
 
 
 def small():
@@ -92,6 +92,28 @@ def test_a_wrong_request_is_one_clear_sentence(argv, part, capsys, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (
+            ["--preset", "sprite", "--ranks", "0", "--shard", "5/4", "--processes", "0", "--settings", "no such"],
+            ["4 problems", "ranks = 0", "--shard 5/4", "--processes 0", "--settings no such"],
+        ),
+        (["--config", "no.toml", "--together", "0"], ["2 problems", "No settings file no.toml", "--together 0"]),
+        (
+            ["merge", "a", "b", "-o", "file/c"],
+            ["3 problems", "--output file/c", "No comparison in a", "No comparison in b"],
+        ),
+    ],
+)
+def test_all_that_is_wrong_with_a_request_is_told_at_once(argv, parts, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["compare", *argv]) == 2
+    told = capsys.readouterr().err
+    assert all(part in told for part in parts), told
+
+
 def test_results_of_another_format_are_refused(folder, capsys):
     content = json.loads((folder / "results.json").read_text()) | {"format": 2, "symdream": "9.9"}
     (folder / "results.json").write_text(json.dumps(content))
@@ -101,7 +123,7 @@ def test_results_of_another_format_are_refused(folder, capsys):
 
 
 def test_what_the_report_needs_is_asked_for_before_any_work(folder, capsys, monkeypatch):
-    monkeypatch.setattr("symdream.bench.report.find_spec", lambda name: None if name == "jinja2" else object())
+    monkeypatch.setattr("symdream.bench.libraries.find_spec", lambda name: None if name == "jinja2" else object())
     assert main(["compare", "--preset", "smoke", "-o", str(folder / "new")]) == 2
     told = capsys.readouterr().err
     assert "jinja2" in told and 'pip install "symdream[bench]"' in told and not (folder / "new").exists()
@@ -120,7 +142,7 @@ def test_the_commands_of_the_page_about_comparisons_parse():
         assert (program, command) == ("symdream", "compare")
         args = parse(argv)
         if isinstance(args, Run) and not args.settings:
-            read_grid(args)
+            assert not check_flags(args, read_grid(args))
 
 
 @pytest.fixture

@@ -150,7 +150,8 @@ def test_the_negative_prompt_is_filled_in_and_told_where_it_is_cut_off(tmp_path,
 def test_all_problems_are_told_at_once(tmp_path):
     args = generate.Args(
         adapter=tmp_path / "nowhere",
-        prompt=["", "x"],
+        prompt=["", "x {sbject}"],
+        negative_prompt="{sbjct}",
         count=0,
         seed=-1,
         steps=0,
@@ -160,7 +161,9 @@ def test_all_problems_are_told_at_once(tmp_path):
     )
     with pytest.raises(Problems) as caught:
         generate.run(args)
-    assert len(caught.value.problems) == 7
+    assert len(caught.value.problems) == 9
+    assert "{sbject} stands for nothing; did you mean {subject}?" in str(caught.value)
+    assert "--negative-prompt" in str(caught.value)
     assert not (tmp_path / "o").exists()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from symdream.data.captions import caption_of, says, thinned
+from symdream.data.captions import caption_of, prompt_problem, says, template_problem, thinned
 from symdream.errors import RequestError
 
 
@@ -48,3 +48,20 @@ def test_tag_dropout_keeps_the_tag_with_the_trigger_else_the_first(caption, trig
 
 def test_words_are_said_as_words_in_any_case():
     assert says("a photo of SKS, the dog", "sks") and not says("a photo of skseries", "sks")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unknown"),
+    [
+        ("a {sbject}", "{sbject}"),
+        ("a {subject} and { subject }", "{ subject }"),
+        ("a {Subject}", "{Subject}"),
+        ("a {subject} on a {beach}", "{beach}"),
+        ("a {subject}", None),
+        ("a {red|blue} {subject}, {{}} } {", None),
+    ],
+)
+def test_only_subject_stands_for_something_in_braces(prompt, unknown):
+    problem = prompt_problem(prompt)
+    assert problem == (unknown and f"{unknown} stands for nothing; did you mean {{subject}}?")
+    assert template_problem(f"{{subject}} {prompt}") == problem

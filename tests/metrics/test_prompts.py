@@ -65,7 +65,10 @@ def test_all_that_is_wrong_in_a_prompts_toml_is_told_at_once(tmp_path):
     [
         ("prompts.txt", b"\n \n", "is empty"),
         ("prompts.txt", b"\xff\xfe\x00", "not UTF-8"),
+        ("prompts.txt", b"a bird\na {brid} in the snow", '"a {brid} in the snow"  {brid} stands for nothing'),
         ("prompts.toml", b"class_noun = ", "not valid TOML"),
+        ("prompts.toml", b'class_noun = "bird"\n[[prompt]]\ntext = "a {subject} {x}"', "prompt 1: text  {x} stands"),
+        ("prompts.toml", b'class_noun = "bird"\n[[prompt]]\ntext = ["{subject} {x}"]', "must be a str"),
         ("prompts.toml", b'class_noun = "bird"', "at least once"),
         ("prompts.toml", b'class_noun = "bird"\nprompt = "a {subject}"', "must be a list"),
         ("prompts.toml", b'class_noun = 3\n[[prompt]]\ntext = "a {subject}"', "must be a str"),

@@ -1,10 +1,12 @@
 """The notebook runs from top to bottom, on sprite, with few steps."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "dreambooth.ipynb"
+OTHER_SUBJECT = "\nCLASS_NOUN = 'dog'"
 QUICK = {"BASE": "sprite", "STEPS": 2, "PICTURES": 1, "DENOISING_STEPS": 2}
 
 
@@ -27,6 +29,11 @@ def test_the_notebook_trains_generates_and_exports(tmp_path):
     for name in QUICK:
         assert f"\n{name} = " in settings.source
     settings.source += "\n" + "\n".join(f"{name} = {value!r}" for name, value in QUICK.items())
+    (train,) = [cell for cell in notebook.cells if '"--resume"' in cell.source]
+    again, another = deepcopy(train), deepcopy(train)
+    another.source = settings.source + OTHER_SUBJECT + "\n" + another.source
+    another.metadata["tags"] = ["raises-exception"]
+    notebook.cells += [again, another]
     nbclient.NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
@@ -38,3 +45,8 @@ def test_the_notebook_trains_generates_and_exports(tmp_path):
     assert len(pictures) == 3  # the photos, and a grid of each prompt
     said = "".join(o.get("text", "") for o in outputs)
     assert "2 steps" in said and "lora:my-subject" in said
+
+    assert [output.output_type for output in again.outputs] == ["stream"]
+    [refusal] = [output for output in another.outputs if output.output_type == "error"]
+    assert refusal.ename == "SystemExit" and "class_noun bird, not dog" in refusal.evalue
+    assert "steps" not in refusal.evalue and "another RUN" in refusal.evalue

@@ -10,6 +10,7 @@ from helpers.runs import symdream, tiny_config
 from symdream import config as settings
 from symdream.errors import Problems, RequestError
 from symdream.training import request
+from symdream.training.rerun import differences
 
 TINY = ["--steps", "1", "--batch-size", "1", "--rank", "2", "--device", "cpu", "--no-tensorboard"]
 
@@ -130,3 +131,15 @@ def test_what_the_files_preset_decides_is_not_derived_anew(config_of, capsys):
 def test_a_wrong_flag_is_told_beside_a_file(config_of):
     with pytest.raises(Problems, match="adapter.rank = 0"):
         read("--config", config_of(), "--rank", 0)
+
+
+def test_what_of_a_request_differs_from_a_run_is_told_wherever_it_is_asked_from(config_of, photos, monkeypatch):
+    file, same = config_of(), {"class_noun": "toy", "base": "sprite", "steps": 6}
+    monkeypatch.chdir(photos.parent)
+    assert differences(file, {"images": f"{photos.name}/", **same}) == {}
+    other = photos.with_name("other photos")
+    assert differences(file, {"images": other.name, **same, "steps": 7, "trigger": "skt"}) == {
+        "images": (photos, other),
+        "steps": (6, 7),
+        "trigger": ("sks", "skt"),
+    }
