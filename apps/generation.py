@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from symdream.data.captions import PLACEHOLDER, fill, says
+from symdream.data.captions import PLACEHOLDER, fill, prompt_problem, says
 from symdream.diffusion.limits import wrong_settings
 from symdream.errors import Problem, Problems, RequestError, Stopped
 from symdream_apps.adapters import AdapterCard, read_card
@@ -68,6 +68,9 @@ def check(request: PictureRequest) -> None:
     for worn in request.adapters:
         if not -10 <= worn.weight <= 10:
             problems.append(Problem(f"weight {worn.weight:g}", "must be from -10 to 10"))
+    for name, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
+        if wrong := prompt_problem(text):
+            problems.append(Problem(name, wrong))
     if problems:
         raise Problems("the request", problems)
 

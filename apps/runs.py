@@ -25,6 +25,7 @@ from typing import Any
 import symdream.train
 from symdream.config import to_toml
 from symdream.errors import RequestError, SymdreamError
+from symdream.training.absolute_paths import with_absolute_paths
 from symdream.training.request import read_request, settings_of
 from symdream.training.run_folder import RunFolder, disk_error, is_run, new_run_path, write_json, write_text
 from symdream_apps.context import HOME, nameable
@@ -103,8 +104,6 @@ class Runs:
         with self._locked():
             run = RunFolder.create(new_run_path(self.folder, name))
             try:
-                from symdream.training.defaults import with_absolute_paths  # torch: not while the app starts
-
                 if fill is not None:
                     (run.path / PHOTOS).mkdir()
                     fill(run.path / PHOTOS)

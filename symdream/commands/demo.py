@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -76,7 +77,7 @@ def run(args: Args) -> int:
         flags |= SPRITE_SINGLORA
     config = settings.build(settings.merge({}, flags), "the request", checks=(check_subject, check_base))
     path = args.output or new_run_path(Path("runs"), f"demo-{images.resolve().name}")
-    goes_on = not args.overwrite and was_stopped(path, config)
+    goes_on = not args.overwrite and was_stopped(path, flags)
     folder = RunFolder.open(path) if goes_on else RunFolder.create(path, overwrite=args.overwrite)
     try:
         metadata = make(folder, config, args.seed, goes_on)
@@ -102,23 +103,13 @@ def lora_of(path: Path) -> Path:
     return path / f"{path.name}-lora.safetensors"
 
 
-def was_stopped(path: Path, config: TrainConfig) -> bool:
+def was_stopped(path: Path, flags: Mapping[str, Any]) -> bool:
     """Whether `path` is what a demo with these very settings left before it was done."""
-    from symdream import config as settings
+    from symdream.training.rerun import differences
     from symdream.training.run_folder import is_run
 
-    if not is_run(path) or (grid_of(path).is_file() and lora_of(path).is_file()):
-        return False
-    from symdream.training.defaults import with_absolute_paths
-
-    file = path / "config.toml"
-    theirs, ours = settings.build(settings.read_toml(file), str(file)), with_absolute_paths(config)
-    return all(
-        # None is what the training derives, and then writes down.
-        getattr(getattr(ours, section), name) in (None, getattr(getattr(theirs, section), name))
-        for name, (section, _) in settings.fields().items()
-        if section != "output"
-    )
+    done = grid_of(path).is_file() and lora_of(path).is_file()
+    return is_run(path) and not done and not differences(path / "config.toml", flags)
 
 
 def make(folder: RunFolder, config: TrainConfig, seed: int, goes_on: bool) -> dict[str, Any]:
