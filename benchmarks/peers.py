@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.rows import Setting
+from symdream.data.images import read_image
 
 TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]
 RANK = 8
@@ -105,7 +106,7 @@ def train_script(folder: Path, photos: Path, steps: int, output: Path, setting: 
     size = unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
     files = sorted(photos.glob("*.png"))
     for _ in range(steps):
-        image = Image.open(random.choice(files)).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        image = read_image(random.choice(files)).resize((size, size), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
         latents = vae.encode(pixels.to(device, dtype)).latent_dist.sample() * vae.config.scaling_factor
         ids = tokenizer(

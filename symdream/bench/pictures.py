@@ -16,6 +16,7 @@ from PIL import Image
 from symdream.bench.grid import TRIGGER
 from symdream.bench.subjects import BenchSubject
 from symdream.data.captions import fill
+from symdream.data.images import read_image
 from symdream.errors import RequestError
 
 SIDE = 144  # pixels; shown at 72 to 128
@@ -43,10 +44,9 @@ class Album:
             return None
         if path not in self._known:
             stream = io.BytesIO()
-            with Image.open(path) as image:
-                small = image.convert("RGB")
-                small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-                small.save(stream, "JPEG", quality=82, optimize=True)
+            small = read_image(path)
+            small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+            small.save(stream, "JPEG", quality=82, optimize=True)
             self._known[path] = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
             self.spent += len(self._known[path])
         return self._known[path]

@@ -38,7 +38,7 @@ def find_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise RequestError(f"{folder} is a file, not a folder.", fix=f"--images takes {LAYOUT}")
     # A link that leads nowhere is a photo that somebody counts on: reading it tells which.
-    entries = sorted(p for p in folder.iterdir() if (p.is_file() or _leads_nowhere(p)) and not p.name.startswith("."))
+    entries = sorted(p for p in folder.iterdir() if (p.is_file() or leads_nowhere(p)) and not p.name.startswith("."))
     images = [p for p in entries if p.suffix.lower() in SUFFIXES and photo_of_mask(p.stem) is None]
     if not images:
         inside = f"{len(entries)} other files" if entries else "nothing"
@@ -52,7 +52,7 @@ def find_images(folder: Path) -> list[Path]:
     return images
 
 
-def _leads_nowhere(path: Path) -> bool:
+def leads_nowhere(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
@@ -136,7 +136,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except SymdreamError:
         raise
     except FileNotFoundError as error:
-        if _leads_nowhere(path):
+        if leads_nowhere(path):
             raise RequestError(f"{path} is a link to {path.readlink()}, which is not there.") from error
         raise RequestError(f"No file {path}.") from error
     except Exception as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from PIL.ImageFile import StubImageFile
+
 from symdream.data.images import SUFFIXES, opened
 from symdream.errors import RequestError
 
@@ -35,7 +37,7 @@ def _visible(folder: Path) -> list[Path]:
 
 def _is_picture(path: Path) -> bool:
     try:
-        with opened(path):
-            return True
+        with opened(path) as image:
+            return not isinstance(image, StubImageFile)  # which Pillow knows by its first bytes alone: HDF5, GRIB
     except RequestError:
         return False

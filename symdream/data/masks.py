@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageChops
 
 from symdream.data.buckets import Cut
-from symdream.data.images import MASK_SUFFIX, SUFFIXES, photo_of_mask, read_with_alpha
+from symdream.data.captions import caption_file
+from symdream.data.images import MASK_SUFFIX, SUFFIXES, leads_nowhere, photo_of_mask, read_with_alpha
 from symdream.errors import RequestError
 
 if TYPE_CHECKING:
@@ -23,10 +24,13 @@ Masks = dict[str, list[Path]]  # the mask files of a folder by the stem of their
 
 
 def masks_in(folder: Path) -> Masks:
-    """All files NAME_mask.* in `folder`."""
+    """All files NAME_mask.* in `folder`, also links that lead nowhere: reading them tells. Hidden files are left out,
+    such as the ._NAME_mask.png that macOS writes beside files on other systems' disks."""
     found: Masks = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and (stem := photo_of_mask(path.stem)) is not None and path.is_file():
+        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+            continue
+        if (stem := photo_of_mask(path.stem)) is not None and (path.is_file() or leads_nowhere(path)):
             found.setdefault(stem, []).append(path)
     return found
 
@@ -50,12 +54,14 @@ def lonely_masks(masks: Masks, photos: Iterable[Path]) -> list[Path]:
 
 def misnamed_masks(photos: Iterable[Path]) -> dict[Path, str]:
     """Of `photos` those that are called as masks of others are by mistake (NAME-mask, NAME.mask, "NAME mask"), and
-    what each should be called."""
+    what each should be called. One with a caption is a photo."""
     photos = list(photos)
     stems = {photo.stem for photo in photos}
     found = {photo: MISNAMED.fullmatch(photo.stem) for photo in photos}
     return {
-        photo: f"{match[1]}{MASK_SUFFIX}{photo.suffix}" for photo, match in found.items() if match and match[1] in stems
+        photo: f"{match[1]}{MASK_SUFFIX}{photo.suffix}"
+        for photo, match in found.items()
+        if match and match[1] in stems and caption_file(photo) is None
     }
 
 

@@ -41,7 +41,7 @@ def warn_if_changed(run: RunFolder, config: TrainConfig, references: Sequence[Re
     """
     env = read_json(run.env)
     trained = env.get("photo_files")
-    if trained is None:
+    if trained is None or len(trained) != len(references):
         if env.get("photos") and not _same_hash(config, env["photos"]):  # of a former version, which hashed all as one
             say(f"note: photos, masks or captions changed since {run.path} was trained; it is scored on those of now.")
         return

@@ -229,7 +229,7 @@ def score_subject(
         "weight": weight,
         "prompts": [prompt.text for prompt in asked.prompts],
         "seeds": seeds[:count],
-        "references": references.sha256,
+        "reference_sha256": references.sha256,
         "sampling": {**base.defaults, "sampler": "base", "width": base.resolution, "height": base.resolution},
         "before": score(before, texts),
         "after": score(after, texts),

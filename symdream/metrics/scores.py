@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-COPY = 0.999  # cosine of photos above which they are one picture, saved twice
+COPY = 0.995  # cosine of photos above which they are one picture, saved twice
 
 
 def cosines(x: Tensor, y: Tensor) -> Tensor:

@@ -67,6 +67,11 @@ def describe(
                 "note: the class images were drawn again and are not quite the old ones (another machine or number of "
                 "threads rounds differently); the run goes on with the new ones."
             )
+        if "photo_files" not in before and any(photo.converted for photo in photos.photos):
+            say(
+                "note: this run began with a version that read photos of other colour spaces (Display P3, Adobe RGB) "
+                "as if they were sRGB; it goes on with their true colours."
+            )
         for name, same in (
             ("base", before["base"] == identity),
             ("photos or captions", before["photos"] == photos.hash),
@@ -116,7 +121,7 @@ def describe(
         if folders := unread_folders(subject.images):
             say(
                 f"  note: left out of {subject.images}: pictures in {first_names(folders)}; sub-folders are not "
-                "searched, put their photos beside the others."
+                "searched, put their photos (or masks, as NAME_mask.png) beside the others."
             )
         if lonely := lonely_captions(subject.images):
             say(
@@ -138,7 +143,7 @@ def drawn_again(before: Mapping[str, Any], photos: Photos) -> bool:
     return (
         recipe is not None
         and before.get("class_images") not in (None, photos.class_hash)
-        and before.get("class_recipe", recipe) == recipe  # runs of former versions do not tell
+        and before.get("class_recipe") == recipe
     )
 
 

@@ -243,7 +243,8 @@ def check_one(subject: Subject, key: str, config: TrainConfig) -> list[Problem]:
     for mask in lonely_masks(masks, photos):
         problems.append(Problem(f"{key}.images", f"{mask} is a mask without a photo of its name"))
     for mask, name in misnamed_masks(photos).items():
-        message = f"{mask} seems to be a mask, but would be trained on as a photo; call it {name}, or remove it"
+        message = f"{mask} seems to be a mask, but would be trained on as a photo; call it {name}, or remove it; "
+        message += "a photo needs another name, or a caption"
         problems.append(Problem(f"{key}.images", message))
     return problems
 

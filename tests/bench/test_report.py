@@ -1,12 +1,16 @@
 """The report says what the numbers say, holds itself together, and stays small."""
 
+import base64
+import io
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.comparisons import simulated, unfinish
+from helpers.icc import DISPLAY_P3, in_srgb, profile
 from PIL import Image
 
 from symdream.bench import pictures
@@ -228,3 +232,12 @@ def test_numbers_as_people_read_them():
     assert number(-0.0121) == "−0.012" and number(0.5, sign=True) == "+0.500" and number(None) == "–"
     assert number(-0.0001) == "0.000" == number(0.0001, sign=True)
     assert p_value(0.00012) == "0.00012" and p_value(0.04) == "0.040" and p_value(1e-9) == "< 0.00001"
+
+
+def test_photos_in_the_report_have_their_true_colours(tmp_path):
+    pixels = np.full((48, 64, 3), (200, 60, 60), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png", icc_profile=profile(DISPLAY_P3))
+    shown = pictures.Album(simulated()[0], tmp_path).picture(tmp_path / "photo.png")
+    with Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2]))) as image:
+        colour = np.asarray(image, float).mean((0, 1))
+    assert np.abs(colour - in_srgb(pixels, DISPLAY_P3)[0, 0]).max() < 3 < np.abs(colour - pixels[0, 0]).max()

@@ -257,7 +257,7 @@ def test_an_evaluation_says_which_photos_it_was_against_and_that_they_changed(
     def note():
         result, told = scored(capsys, argv)
         hashes = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(photos.glob("*.png"))}
-        assert result["references"] == hashes
+        assert result["reference_sha256"] == hashes
         return [line for line in told.splitlines() if "scored on those of now" in line]
 
     assert not note()

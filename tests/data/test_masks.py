@@ -89,6 +89,33 @@ def test_a_misnamed_mask_is_refused_and_told_its_name(tmp_path):
         assert any(f"{mask}.png seems to be a mask" in one and f"call it {name}.png" in one for one in told)
 
 
+def test_a_photo_with_a_caption_of_its_own_is_no_misnamed_mask(tmp_path):
+    for name in ("dog", "cat", "dog mask"):
+        photo(tmp_path / f"{name}.png")
+    with pytest.raises(Problems, match="a photo needs another name, or a caption"):
+        tiny_config("sprite", tmp_path)
+    (tmp_path / "dog mask.txt").write_text("a {subject} that wears a mask")
+    assert tiny_config("sprite", tmp_path)
+
+
+def test_what_macos_writes_beside_masks_is_no_mask(tmp_path):
+    for name in ("0", "1", "2"):
+        photo(tmp_path / f"{name}.png")
+        Image.new("L", (64, 48), 255).save(tmp_path / f"{name}_mask.png")
+        (tmp_path / f"._{name}.png").write_bytes(b"\0\5\x16\7")
+        (tmp_path / f"._{name}_mask.png").write_bytes(b"\0\5\x16\7")
+    assert masks_in(tmp_path) == {name: [tmp_path / f"{name}_mask.png"] for name in ("0", "1", "2")}
+    assert tiny_config("sprite", tmp_path)
+
+
+def test_a_mask_that_is_a_link_to_nowhere_is_told(tmp_path):
+    for name in ("0", "1", "2"):
+        photo(tmp_path / f"{name}.png")
+    (tmp_path / "1_mask.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(Problems, match="1_mask.png is a link to .*gone.png, which is not there"):
+        tiny_config("sprite", tmp_path)
+
+
 def test_the_folder_is_listed_once_for_the_masks_of_many_photos(tmp_path, monkeypatch):
     for number in range(12):
         photo(tmp_path / f"{number}.png")
