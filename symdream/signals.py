@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from symdream.errors import Stopped
+
+SOON = 10  # seconds from a signal in which an error is taken for what a library made of it
 
 
 def others() -> list[signal.Signals]:
@@ -28,10 +31,10 @@ def signals_like_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = []
+    asked: list[float] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+        asked.append(time.monotonic())
         raise KeyboardInterrupt
 
     numbers = [n for n in (signal.SIGINT, *others()) if signal.getsignal(n) != signal.SIG_IGN]
@@ -39,7 +42,7 @@ def signals_like_ctrl_c() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if asked and not isinstance(error, Stopped):
+        if asked and time.monotonic() - asked[-1] < SOON and not isinstance(error, Stopped):
             raise KeyboardInterrupt from error
         raise
     finally:

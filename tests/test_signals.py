@@ -53,3 +53,11 @@ def test_what_was_saved_before_it_ended_is_told_as_such():
             receive(signal.SIGTERM)
         except KeyboardInterrupt:
             raise Stopped("saved") from None
+
+
+def test_an_error_long_after_a_signal_is_not_taken_for_its_work(monkeypatch):
+    with pytest.raises(ValueError, match="a mistake"), signals_like_ctrl_c():
+        with pytest.raises(KeyboardInterrupt):
+            receive(signal.SIGTERM)
+        monkeypatch.setattr("symdream.signals.SOON", 0)
+        raise ValueError("a mistake")

@@ -14,6 +14,8 @@ from symdream.errors import RequestError
 from symdream.ui import say
 
 LOCK_FILE = "lock"
+PAUSE = 0.2  # seconds between two looks
+PATIENCE = 300  # seconds for the last step, or picture, of a process whose parent was killed
 
 
 @contextmanager
@@ -25,17 +27,18 @@ def locked(folder: Path) -> Iterator[int]:
     """
     descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        waited = False
-        while not _take(descriptor):
-            if _alive(descriptor):
+        looks = 0
+        while not _take(descriptor, folder):
+            if _alive(descriptor) or looks * PAUSE > PATIENCE:
                 raise RequestError(
                     f"{folder} is in use by another symdream compare.",
                     fix="wait for it; shards of one grid each take an --output of their own and are merged afterwards",
                 )
-            if not waited:
+            # Not at the first look, which may come before one that has just taken the lock writes its number.
+            if looks == 1:
                 say(f"The compare that worked in {folder} was killed; waiting for its last process to end.")
-                waited = True
-            time.sleep(0.2)
+            time.sleep(PAUSE)
+            looks += 1
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
         yield descriptor
@@ -43,11 +46,15 @@ def locked(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _take(descriptor: int) -> bool:
+def _take(descriptor: int, folder: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise RequestError(
+            f"{folder} is on a file system that cannot lock files: {error.strerror}.", fix="choose another --output"
+        ) from error
     return True
 
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
@@ -92,7 +93,6 @@ class Workers:
         try:
             process = self._context.Process(target=_work, args=(theirs, self.grid, self.folder), daemon=True)
             process.start()
-            send_handle(ours, self.lock, process.pid)
         finally:
             for name, value in before.items():
                 if value is None:
@@ -101,6 +101,8 @@ class Workers:
                     os.environ[name] = value
         theirs.close()
         self._staff[ours] = process
+        with suppress(OSError, RuntimeError, EOFError):  # it has died already: `do` is told so when it listens
+            send_handle(ours, self.lock, process.pid)
         return ours
 
 

@@ -22,11 +22,13 @@ from symdream.ui import say
 
 if TYPE_CHECKING:
     from symdream.config import TrainConfig
+    from symdream.diffusion.base import Base
     from symdream.training.run_folder import RunFolder
 
 SUBJECT = "owl"
 # The best that was found for SingLoRA on sprite (docs/tuning.md); the papers' start stays the trainer's default.
 SPRITE_SINGLORA = {"init": "small", "lr": 2e-3, "text_encoder_lr": 2e-3}
+MARK = "demo.json"  # in a run folder: it is a demo's, asked for so
 ROW_LABELS = ("the subject's photos", "the base alone", "with the adapter, same seeds")
 
 
@@ -77,14 +79,20 @@ def run(args: Args) -> int:
         flags |= SPRITE_SINGLORA
     config = settings.build(settings.merge({}, flags), "the request", checks=(check_subject, check_base))
     path = args.output or new_run_path(Path("runs"), f"demo-{images.resolve().name}")
+    RunFolder(path).put_back()
     goes_on = not args.overwrite and was_stopped(path, flags)
     folder = RunFolder.open(path) if goes_on else RunFolder.create(path, overwrite=args.overwrite)
+    go_on = f"go on with: {again_command(args, path)}"
     try:
-        metadata = make(folder, config, args.seed, goes_on)
+        base = train(folder, config, goes_on)
+    except Stopped as error:  # after a step; before the first one there is nothing to go on with
+        mark(folder, flags)
+        raise Stopped(error.what, fix=go_on) from None
+    mark(folder, flags)
+    try:
+        metadata = finish(folder, base, args.seed)
     except (Stopped, KeyboardInterrupt) as error:
-        what = error.what if isinstance(error, Stopped) else "Stopped."
-        again = f"go on with: {again_command(args, path)}" if path.is_dir() else None
-        raise Stopped(what, fix=again) from None
+        raise Stopped(error.what if isinstance(error, Stopped) else "Stopped.", fix=go_on) from None
     print_table(folder)
     subject = f"{metadata['trigger']} {metadata['class_noun']}"
     print(f"pictures       {grid_of(path)}")
@@ -103,34 +111,54 @@ def lora_of(path: Path) -> Path:
     return path / f"{path.name}-lora.safetensors"
 
 
+def mark(folder: RunFolder, flags: Mapping[str, Any]) -> None:
+    """Note in the run folder that it is a demo's, and with which settings."""
+    from symdream.training.run_folder import write_json
+
+    write_json(folder.path / MARK, _plain(flags))
+
+
 def was_stopped(path: Path, flags: Mapping[str, Any]) -> bool:
     """Whether `path` is what a demo with these very settings left before it was done."""
-    from symdream.training.rerun import differences
-    from symdream.training.run_folder import is_run
+    from symdream.training.run_folder import is_run, read_json
 
     done = grid_of(path).is_file() and lora_of(path).is_file()
-    return is_run(path) and not done and not differences(path / "config.toml", flags)
+    return is_run(path) and not done and read_json(path / MARK) == _plain(flags)
 
 
-def make(folder: RunFolder, config: TrainConfig, seed: int, goes_on: bool) -> dict[str, Any]:
-    """Train, score, draw the grid and write the LoRA file, or what of it is not done yet; returns the metadata."""
+def _plain(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in flags.items()}
+
+
+def train(folder: RunFolder, config: TrainConfig, goes_on: bool) -> Base:
+    """The base with the trained adapter on it; what was trained already is not trained again."""
     # Only now, since torch and diffusers take seconds to import and a wrong request should not wait for them.
-    from symdream.interop.companions import write_companions
-    from symdream.interop.lora_file import write_diffusers_lora
     from symdream.interop.open import open_adapter
-    from symdream.metrics.run_scores import evaluate_run
     from symdream.train import run_training
     from symdream.training.devices import open_accelerator
     from symdream.training.processes import began
+    from symdream.training.request import settings_of
 
-    if goes_on and folder.read_state().get("status") == "finished":
-        say(f"{folder.path} is trained; its pictures and files follow.")
-        accelerator, dtype = open_accelerator(config.model.device, config.model.dtype)
-        base, _ = open_adapter(folder.path, device=accelerator.device, dtype=dtype)
-        folder.since, folder.seconds_before = began(), folder.read_summary().get("seconds_total", 0.0)
-    else:
-        base = run_training(folder, config, resume=goes_on, since=began())
-    result = evaluate_run(folder, base=base, seed=seed, overwrite=goes_on)
+    if not goes_on:
+        return run_training(folder, config, since=began())
+    if folder.read_state().get("status") != "finished":
+        return run_training(folder, settings_of(folder), resume=True, since=began())
+    say(f"{folder.path} is trained; its pictures and files follow.")
+    accelerator, dtype = open_accelerator(config.model.device, config.model.dtype)
+    base, _ = open_adapter(folder.path, device=accelerator.device, dtype=dtype)
+    folder.since, folder.seconds_before = began(), folder.read_summary().get("seconds_total", 0.0)
+    return base
+
+
+def finish(folder: RunFolder, base: Base, seed: int) -> dict[str, Any]:
+    """Score (unless it is scored already), draw the grid, write the LoRA file; returns the adapter's metadata."""
+    from symdream.interop.companions import write_companions
+    from symdream.interop.lora_file import write_diffusers_lora
+    from symdream.metrics.run_scores import evaluate_run
+    from symdream.training.run_folder import read_json
+
+    scores = folder.path / "evaluation" / "scores.json"
+    result = read_json(scores) if scores.is_file() else evaluate_run(folder, base=base, seed=seed)
     metadata = read_adapter_metadata(folder)
     write_diffusers_lora(base, lora_of(folder.path), metadata)
     write_companions(lora_of(folder.path), folder.path, metadata)

@@ -12,6 +12,7 @@ from helpers.fork_server import ForkServer
 from helpers.runs import make_photos, symdream
 from PIL import Image
 
+from symdream.cli import main
 from symdream.commands.demo import sample_data
 from symdream.training.run_folder import RunFolder
 
@@ -100,6 +101,20 @@ def wait_for(found, child):
     while not found():
         assert child.poll() is None, child.said
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("aside", [False, True])
+def test_a_run_that_no_demo_made_is_never_taken_over(tmp_path, capsys, aside):
+    """Neither where it lies, nor where a killed process had put it aside."""
+    path = tmp_path / "run"
+    place = tmp_path / ".run.old-x" / "run" if aside else path
+    place.mkdir(parents=True)
+    (place / "config.toml").write_text("[adapter]\nalpha = 32.0\n")
+    (place / "state.json").write_text(json.dumps({"status": "stopped", "step": 1, "steps": 400}))
+    assert main(["demo", "-o", str(path)]) == 2
+    assert "a run never writes over another" in capsys.readouterr().err
+    assert (path / "config.toml").read_text() == "[adapter]\nalpha = 32.0\n"
+    assert not (path / "evaluation").exists() and json.loads((path / "state.json").read_text())["step"] == 1
 
 
 def test_photos_of_ones_own_need_a_noun(tmp_path):
