@@ -46,6 +46,7 @@ def checked_base(context: Context, name: str) -> str:
 def side_of(context: Context, name: str) -> int:
     """Pixels a side of the pictures of the base that a page calls `name`: USUAL_RESOLUTION where nothing tells it."""
     try:
-        return known_resolution(checked_base(context, name)) or USUAL_RESOLUTION
+        side = known_resolution(checked_base(context, name))
     except RequestError:  # told when the base is used
-        return USUAL_RESOLUTION
+        side = None
+    return side or USUAL_RESOLUTION

@@ -9,20 +9,28 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect
 
-IDLE = 60.0  # seconds without a byte, by which an app that begins or ends takes an upload for broken off
-LONG_IDLE = 3600.0  # the same while it may still be going on
+IDLE = 3600.0  # seconds without a byte, after which nothing in the folder is still being sent
 
 
-def sweep(uploads: Path, idle: float) -> None:
-    """Remove what is left in the folder `uploads` of uploads that got nothing for `idle` seconds.
+def sweep(uploads: Path) -> None:
+    """Remove what broken-off uploads left in the folder `uploads`, unless one of its files got a byte within IDLE.
 
-    Another app on the same folder may be receiving some.
+    Any of them: the first file of a form waits, complete, for the others, and nothing says which belong together. Nor
+    whether another app receives some on the same folder.
     """
+    changed = {}
     for file in uploads.glob("tmp*"):
         try:
-            if file.is_file() and time.time() - file.stat().st_mtime > idle:
-                file.unlink()
-        except OSError:  # finished meanwhile, or not ours to remove
+            if file.is_file():
+                changed[file] = file.stat().st_mtime
+        except OSError:  # finished meanwhile
+            continue
+    if time.time() - max(changed.values(), default=0) <= IDLE:
+        return
+    for file in changed:
+        try:
+            file.unlink()
+        except OSError:  # not ours to remove
             continue
 
 

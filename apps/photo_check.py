@@ -18,9 +18,7 @@ from symdream.data.buckets import cuts, kept
 from symdream.data.captions import caption_of
 from symdream.data.images import SUFFIXES, heif_is_readable, photo_of_mask, read_image
 from symdream.diffusion.photographs import photo_warning
-from symdream.diffusion.resolution import known_resolution
 from symdream.errors import RequestError
-from symdream_apps.bases import USUAL_RESOLUTION
 from symdream_apps.upload import check_image
 from symdream_apps.wording import brief
 
@@ -56,9 +54,9 @@ class Report:
     photographs: str | None
 
 
-def check(paths: Sequence[Path], base: str) -> Report:
-    """Look at the files `paths` as the photos of one subject for training `base`, named as for `load_base`."""
-    resolution = known_resolution(base) or USUAL_RESOLUTION
+def check(paths: Sequence[Path], side: int, *, sprite: bool) -> Report:
+    """Look at the files `paths` as the photos of one subject, for training a base whose pictures have `side` pixels a
+    side; `sprite`: whether it is sprite, which draws toys."""
     photos, images, refused = [], [], []
     for path in paths:
         if len(photos) == MOST:
@@ -69,7 +67,7 @@ def check(paths: Sequence[Path], base: str) -> Report:
         except RequestError as error:
             refused.append(brief(error, Path(path).parent))
             continue
-        [[cut]] = cuts(image.size, (resolution, resolution), "center")
+        [[cut]] = cuts(image.size, (side, side), "center")
         crop = cut.apply(image)
         photos.append(Photo(Path(path), name, image.size, crop, _caption(Path(path)), _notes(image, crop)))
         images.append(image)
@@ -80,7 +78,7 @@ def check(paths: Sequence[Path], base: str) -> Report:
             more = len(same) - 1
             others = f" and {more} other{'s' if more > 1 else ''}" if more else ""
             photo.notes.append(f"almost the same picture as {same[0]}{others}: it teaches nothing new")
-    photographs = photo_warning(images) if base == "sprite" else None
+    photographs = photo_warning(images) if sprite else None
     left = len(paths) - len(photos) - len(refused)
     return Report(photos, refused, _about_the_set(photos, paths, left), photographs)
 

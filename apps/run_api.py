@@ -17,6 +17,7 @@ from symdream_apps.context import Context
 from symdream_apps.errors import told
 from symdream_apps.exports import export_for_others
 from symdream_apps.history import served
+from symdream_apps.photo_check import MOST
 from symdream_apps.run_status import Status, metrics
 from symdream_apps.runs import Runs
 
@@ -37,7 +38,7 @@ def build(context: Context, runs: Runs) -> None:
         name: str = "",
         settings: dict | None = None,
     ) -> dict:
-        """Queue a run on 3 to 6 photos, or on a sample subject such as "owl"; it starts when no other is at work.
+        """Queue a run on 3 to 6 photos, at most 30, or a sample subject such as "owl"; it starts when no other trains.
 
         captions: one for each photo, "" for the base's template. preset: quick, quality, paper or None. settings: any
         others by the names of `symdream train`, such as {"steps": 100, "rank": 16}.
@@ -45,8 +46,13 @@ def build(context: Context, runs: Runs) -> None:
         """
         files = [uploaded(context, photo) for photo in photos or []]
         texts = dict(zip(map(str, files), captions or [], strict=False))
+        problems = []
+        if len(files) > MOST:  # the page takes the first ones and says so; nobody sees a note of it here
+            problems.append(Problem("photos", f"are {len(files)}: give at most {MOST}"))
         if captions and len(captions) != len(files):
-            raise Problems("the request", [Problem("captions", f"are {len(captions)} for {len(files)} photos")])
+            problems.append(Problem("captions", f"are {len(captions)} for {len(files)} photos"))
+        if problems:
+            raise Problems("the request", problems)
         run = train_request.start(
             context, runs,
             photos=files, captions=texts, sample=sample, name=name, class_noun=class_noun, trigger=trigger, base=base,

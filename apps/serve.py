@@ -31,7 +31,7 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
 
     from starlette.middleware import Middleware
 
-    from symdream_apps.broken_uploads import IDLE, LONG_IDLE, OneLine, sweep
+    from symdream_apps.broken_uploads import IDLE, OneLine, sweep
     from symdream_apps.gradio_app import build
     from symdream_apps.signed_out import CSS as SIGNED_OUT_CSS
     from symdream_apps.signed_out import HEAD as SIGNED_OUT
@@ -40,7 +40,7 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
     from symdream_apps.upload import MAX_FILE_BYTES
     from symdream_apps.work import Desk
 
-    sweep(context.uploads, IDLE)
+    sweep(context.uploads)
     desk = Desk(Studio(context))
     blocks = build(context, desk, login=auth is not None)
     ended = threading.Event()
@@ -67,14 +67,13 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
             app_kwargs={"middleware": [Middleware(OneLine, log=context.log)]},
         )
         say(f"symdream app: {blocks.share_url or blocks.local_url}   (Ctrl-C ends it)")
-        while not ended.wait(LONG_IDLE):
-            sweep(context.uploads, LONG_IDLE)
+        while not ended.wait(IDLE):
+            sweep(context.uploads)
     except KeyboardInterrupt:
         say("The app ends.")
     finally:
         blocks.close(verbose=False)
         desk.close()
-        sweep(context.uploads, IDLE)
 
 
 def write_log(context: Context) -> None:

@@ -1,10 +1,11 @@
-"""What a page says when its login is gone: logged out in another tab, or the app was started anew."""
+"""What a page says while its login is gone: logged out in another tab, or the app was started anew."""
 
 from __future__ import annotations
 
 LOG_OUT = '<a href="logout?all_session=false">Log out</a>'  # of this browser; all have one user's name
 
-# gradio tells the page no more than "Error". A fetch that is answered 401 is the only sign of it.
+# gradio tells the page no more than "Error". A fetch that is answered 401 is the only sign of it. That the login is
+# back, by another tab, is told by the fetch that begins an action: some others are answered without a login.
 HEAD = """<script>
 (() => {
   const fetch = window.fetch;
@@ -24,14 +25,16 @@ HEAD = """<script>
     const answer = await fetch(...asked);
     // The page that asks for the login has no tabs yet.
     if (answer.status === 401 && document.querySelector("#head")) tell();
+    if (answer.ok && answer.url.includes("/queue/join")) document.getElementById("signed-out")?.remove();
     return answer;
   };
 })();
 </script>"""
 
 CSS = """
+/* Above gradio's toasts (--layer-top), which say less. */
 #signed-out {
-  position: sticky; top: 0; z-index: 1000; padding: 0.75rem; text-align: center;
+  position: sticky; top: 0; z-index: calc(var(--layer-top) + 1); padding: 0.75rem; text-align: center;
   font: 600 1rem var(--font); color: #fff; background: #b91c1c;
 }
 .dark #log-out a { color: var(--primary-400); }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ import gradio as gr
 from symdream.config import fields
 from symdream.data.captions import PLACEHOLDER
 from symdream.diffusion.names import EMBEDDED
-from symdream.errors import RequestError
 from symdream.presets import PRESETS
 from symdream.tuners.methods import METHODS
 from symdream_apps import run_api, run_pane, train_request
-from symdream_apps.bases import checked_base
+from symdream_apps.bases import side_of
 from symdream_apps.context import Context
 from symdream_apps.errors import told
 from symdream_apps.photo_check import Report, check
@@ -206,9 +204,8 @@ def _report(context: Context, files: list[str] | None, chosen: str, base: str) -
         listed = find_images(train_request.sample_folder(context, chosen))
     else:
         listed = [context.check_path(file) for file in files or []]
-    with contextlib.suppress(RequestError):  # told when the training is asked for
-        base = checked_base(context, base)
-    return check(listed, base), listed
+    sprite = str(base or "").strip() == EMBEDDED
+    return check(listed, side_of(context, base), sprite=sprite), listed
 
 
 def _findings(report: Report) -> str:

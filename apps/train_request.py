@@ -14,7 +14,7 @@ from symdream.errors import Problem, Problems, RequestError
 from symdream.metrics.prompts import PHOTO_SCENES, SPRITE_SCENES, read_prompts
 from symdream.presets import PRESETS
 from symdream.tuners.methods import METHODS
-from symdream_apps.bases import checked_base
+from symdream_apps.bases import checked_base, side_of
 from symdream_apps.context import Context
 from symdream_apps.photo_check import check, copy_photos
 from symdream_apps.runs import NAME_BYTES, Runs
@@ -106,7 +106,7 @@ def start(
     if sample:
         return runs.add(name, {**flags, "images": sample_folder(context, sample)}, preset, None)
 
-    report = check(photos, base)
+    report = check(photos, side_of(context, base), sprite=base == EMBEDDED)
     if report.refused:
         raise RequestError(" ".join(report.refused), fix="remove these files, then start again")
     texts = [(captions or {}).get(str(photo.path), "") for photo in report.photos]

@@ -1,8 +1,11 @@
 """A browser that goes amid of an upload leaves one line in the log, and in time nothing on the disk."""
 
+import json
 import os
 import socket
 import time
+from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,6 +15,8 @@ pytest.importorskip("gradio")
 
 from symdream_apps.broken_uploads import IDLE, sweep  # noqa: E402
 
+LONG_AGO = 2 * IDLE
+
 
 @pytest.fixture
 def server(tmp_path):
@@ -20,16 +25,21 @@ def server(tmp_path):
     app_server.stop(started)
 
 
-def break_off(url):
-    """Begin to send a file, and go."""
+def part(name):
+    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'
+    return head.encode()
+
+
+@contextmanager
+def upload(url, length):
+    """A connection on which the app expects a form of `length` bytes."""
     place = urlsplit(url)
-    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
-    with socket.create_connection((place.hostname, place.port)) as connection:
+    with socket.create_connection((place.hostname, place.port), app_server.START_SECONDS) as connection:
         connection.sendall(
-            b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n"
-            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + head + bytes(100_000)
+            f"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n"
+            "Content-Type: multipart/form-data; boundary=x\r\nConnection: close\r\n\r\n".encode()
         )
-        time.sleep(1)
+        yield connection
 
 
 def waited_for(found):
@@ -39,21 +49,62 @@ def waited_for(found):
     return found()
 
 
-def test_an_upload_that_broke_off_is_one_line_and_is_gone_with_the_app(server):
-    break_off(server.url)
+def sent(folder):
+    return sorted(folder.glob("tmp*"), key=lambda file: file.stat().st_size)
+
+
+def age(file):
+    os.utime(file, (time.time() - LONG_AGO,) * 2)
+
+
+def test_an_upload_that_broke_off_is_one_line_and_is_gone_when_the_app_starts_again(server):
+    uploads = server.runs / ".app" / "uploads"
+    with upload(server.url, 9_000_000) as connection:
+        connection.sendall(part("a.png") + bytes(100_000))
+        assert waited_for(lambda: sent(uploads))
     assert waited_for(lambda: "broken off by the browser: /gradio_api/upload" in server.log.read_text())
-    [left] = (server.runs / ".app" / "uploads").glob("tmp*")
-    os.utime(left, (time.time() - 2 * IDLE,) * 2)
+    assert "Traceback" not in server.log.read_text()
+    [left] = sent(uploads)
+    age(left)
     assert app_server.stop(server) == 0
-    assert not left.exists() and "Traceback" not in server.log.read_text()
+    again = app_server.start(server.runs)
+    try:
+        assert not left.exists()
+    finally:
+        app_server.stop(again)
 
 
-def test_what_is_still_being_sent_and_what_is_no_upload_stay(tmp_path):
-    old = (time.time() - 2 * IDLE,) * 2
-    for name in ("tmpold", "tmpnew", "votes.csv"):
+def test_the_first_file_of_a_form_waits_for_the_last(server):
+    """Also when another app on the same folder starts meanwhile: what that does is to sweep."""
+    uploads = server.runs / ".app" / "uploads"
+    first, second = b"A" * 200_000, b"B" * 300_000
+    body = part("a.png") + first + b"\r\n" + part("b.png") + second
+    end = b"\r\n--x--\r\n"
+    with upload(server.url, len(body) + len(end)) as connection:
+        connection.sendall(body[:-100_000])
+        assert waited_for(lambda: len(sent(uploads)) == 2 and sent(uploads)[1].stat().st_size == len(first))
+        age(sent(uploads)[1])
+        sweep(uploads)
+        connection.sendall(body[-100_000:] + end)
+        with connection.makefile("rb") as answer:
+            said = answer.read()
+    assert said.startswith(b"HTTP/1.1 200")
+    files = [Path(file) for file in json.loads(said.partition(b"\r\n\r\n")[2])]
+    assert [file.read_bytes() for file in files] == [first, second]
+    for file in files:
+        age(file)
+    sweep(uploads)
+    assert all(file.exists() for file in files) and not sent(uploads)
+
+
+def test_only_what_is_left_of_uploads_goes(tmp_path):
+    for name in ("tmpone", "tmptwo", "votes.csv"):
         (tmp_path / name).touch()
     (tmp_path / "tmpfolder").mkdir()
-    for name in ("tmpold", "votes.csv", "tmpfolder"):
-        os.utime(tmp_path / name, old)
-    sweep(tmp_path, IDLE)
-    assert {path.name for path in tmp_path.iterdir()} == {"tmpnew", "votes.csv", "tmpfolder"}
+    for name in ("tmpone", "votes.csv", "tmpfolder"):
+        age(tmp_path / name)
+    sweep(tmp_path)
+    assert (tmp_path / "tmpone").exists() and (tmp_path / "tmptwo").exists()
+    age(tmp_path / "tmptwo")
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"votes.csv", "tmpfolder"}

@@ -380,23 +380,38 @@ def test_nothing_is_wider_than_the_window(browser, server, size, tab):
 
 def test_a_page_whose_login_is_gone_says_so(browser, tmp_path):
     server = app_server.start(tmp_path / "runs", env={"SYMDREAM_APP_AUTH": "ann:secret"})
-    context = browser.new_context()
-    try:
-        page = context.new_page()
+    context = browser.new_context(viewport=browsers.PHONE)
+    on_top = "e => { const r = e.getClientRects()[0]; return document.elementFromPoint(r.x + 5, r.y + 5) === e; }"
+    (adapter := tmp_path / "mine.safetensors").write_bytes(bytes(100))
+
+    def log_in(page):
         page.goto(server.url)
         page.locator("input").nth(1).wait_for()
         for field, text in zip(page.locator("input").all(), ("ann", "secret"), strict=True):
             field.fill(text)
         page.keyboard.press("Enter")
         page.wait_for_selector("#generate")
+
+    def log_out(page):
+        page.goto(server.url)
+        page.get_by_role("link", name="Log out").click()
+        page.locator("input[type=password]").wait_for()
+
+    try:
+        page, other = context.new_page(), context.new_page()
+        log_in(page)
         assert page.locator("#signed-out").count() == 0
-        other = context.new_page()
-        other.goto(server.url)
-        other.get_by_role("link", name="Log out").click()
-        other.locator("input[type=password]").wait_for()
+        log_out(other)
         page.click("#generate")
         told = page.get_by_role("alert").filter(has_text="You are not logged in any more: reload the page.")
         told.wait_for()
+        log_in(other)
+        page.click("#generate")
+        told.wait_for(state="detached")
+        log_out(other)
+        page.locator(".drop-adapters input[type=file]").first.set_input_files(str(adapter))
+        page.locator(".toast-body").first.wait_for()
+        assert told.get_by_role("link").evaluate(on_top)  # of the toast
         told.get_by_role("link").click()
         page.locator("input[type=password]").wait_for()
     finally:

@@ -22,14 +22,14 @@ def save(image, path, **options):
 
 
 def test_the_sample_subjects_pass_without_a_word():
-    report = check(find_images(OWL), "sprite")
+    report = check(find_images(OWL), 128, sprite=True)
     assert len(report.photos) == 5 and not report.refused and not report.notes and report.photographs is None
     assert [photo.notes for photo in report.photos] == [[]] * 5
 
 
 def test_the_crop_is_the_one_that_is_trained_on(tmp_path):
     wide = read_image(OWL / "00.png").resize((300, 150))
-    report = check([save(wide, tmp_path / "wide.png")], "sprite")
+    report = check([save(wide, tmp_path / "wide.png")], 128, sprite=True)
     [[cut]] = cuts((300, 150), (128, 128), "center")
     assert np.array_equal(report.photos[0].crop, cut.apply(wide))
     assert any("50% of it is cut away" in note for note in report.photos[0].notes)
@@ -38,7 +38,7 @@ def test_the_crop_is_the_one_that_is_trained_on(tmp_path):
 def test_small_photos_duplicates_and_a_set_too_small_are_told(tmp_path):
     owl = read_image(OWL / "00.png")
     small = save(owl.resize((64, 64)), tmp_path / "small.jpg", quality=70)
-    report = check([OWL / "00.png", small], "sprite")
+    report = check([OWL / "00.png", small], 128, sprite=True)
     assert report.photos[1].notes[0] == "small: scaled up 2.0 times to 128 pixels"
     assert any("almost the same picture as 00.png" in note for note in report.photos[1].notes)
     assert report.photos[0].notes == [] and "fewer than 3" in report.notes[0]
@@ -47,7 +47,7 @@ def test_small_photos_duplicates_and_a_set_too_small_are_told(tmp_path):
 def test_a_burst_gives_each_photo_one_line(tmp_path):
     owl = read_image(OWL / "00.png")
     burst = [save(owl.resize((160 + i, 160 + i)), tmp_path / f"{i}.png") for i in range(4)]
-    notes = [photo.notes for photo in check(burst, "sprite").photos]
+    notes = [photo.notes for photo in check(burst, 128, sprite=True).photos]
     told = ["0.png", "0.png and 1 other", "0.png and 2 others"]
     assert notes == [[], *([f"almost the same picture as {names}: it teaches nothing new"] for names in told)]
 
@@ -59,7 +59,7 @@ def test_a_name_in_a_note_is_no_markdown(tmp_path):
     name = "a*b*_c_ [x](http:y).png"
     shutil.copy(OWL / "00.png", tmp_path / name)
     shutil.copy(OWL / "00.png", tmp_path / "b.png")
-    line = _findings(check([tmp_path / name, tmp_path / "b.png"], "sprite")).splitlines()[-1]
+    line = _findings(check([tmp_path / name, tmp_path / "b.png"], 128, sprite=True)).splitlines()[-1]
     assert line == rf"- **b.png:** almost the same picture as {no_markdown(name)}: it teaches nothing new"
     assert r"a\*b\*" in line and r"\[x\]" in line
 
@@ -68,7 +68,7 @@ def test_a_phones_photo_is_shown_and_copied(tmp_path):
     path = tmp_path / "IMG_1.HEIC"
     shown = Image.open(OWL / "00.png").convert("RGB")
     pillow_heif.from_pillow(shown).save(path, format="HEIF", quality=95)
-    report = check([path], "sprite")
+    report = check([path], 128, sprite=True)
     assert not report.refused and [p.name for p in report.photos] == ["IMG_1.HEIC"]
     assert np.abs(np.asarray(report.photos[0].crop).astype(int) - np.asarray(shown.resize((128, 128)))).mean() < 4
 
@@ -80,7 +80,7 @@ def test_what_is_no_image_is_left_out_with_its_reason_and_the_rest_is_kept(tmp_p
     cut.write_bytes((OWL / "01.png").read_bytes()[:2000])
     huge = save(Image.new("1", (10_000, 10_000)), tmp_path / "huge.png")
     tiny = save(Image.new("RGB", (8, 8)), tmp_path / "tiny.png")
-    report = check([text, OWL / "00.png", cut, huge, tiny], "sprite")
+    report = check([text, OWL / "00.png", cut, huge, tiny], 128, sprite=True)
     assert [photo.name for photo in report.photos] == ["00.png"]
     told = dict(zip(("letter.png", "cut.png", "huge.png", "tiny.png"), report.refused, strict=True))
     for name, words in {
@@ -97,7 +97,7 @@ def test_of_too_many_photos_the_first_are_trained_on_and_the_page_says_so(tmp_pa
 
     owl = read_image(OWL / "00.png")
     files = [save(owl.resize((128 + i, 128)), tmp_path / f"{i:02d}.png") for i in range(MOST + 2)]
-    report = check(files, "sprite")
+    report = check(files, 128, sprite=True)
     assert not report.refused and "30 photos; the other 2 are left out" in report.notes[0]
     context = Context.at(tmp_path / "runs")
     name = train_request.start(context, Runs(context.runs), photos=files, class_noun="bird")
@@ -111,8 +111,8 @@ def test_photographs_are_told_to_sprite_alone(tmp_path):
         save(Image.fromarray(random.integers(0, 256, (200, 200, 3), dtype=np.uint8)), tmp_path / f"{i}.png")
         for i in range(3)
     ]
-    assert "emoji of your subject" in check(noisy, "sprite").photographs
-    assert check(noisy, "sd15").photographs is None
+    assert "emoji of your subject" in check(noisy, 128, sprite=True).photographs
+    assert check(noisy, 512, sprite=False).photographs is None
 
 
 @pytest.mark.parametrize("subject", ["owl", "racing_car", "fox", "teapot"])
@@ -162,7 +162,7 @@ def test_a_photo_that_is_shown_is_trained_on_whatever_its_name_ends_in(tmp_path,
     pillow_heif.register_heif_opener()
     save(owl, photo, format=kind, **(more if kind == "MPO" else {}))
     folder.mkdir()
-    copy_photos([photo.path for photo in check([photo], "sd15").photos], ["a {subject} on red"], folder)
+    copy_photos([photo.path for photo in check([photo], 512, sprite=False).photos], ["a {subject} on red"], folder)
     [found] = find_images(folder)
     assert read_image(found).size == owl.size and found.with_suffix(".txt").read_text() == "a {subject} on red\n"
 

@@ -12,6 +12,7 @@ from helpers.runs import make_photos
 from safetensors import safe_open
 
 from symdream_apps.errors import UNEXPECTED
+from symdream_apps.photo_check import MOST
 from symdream_apps.train_request import plain_name
 
 TINY = {"steps": 200, "batch_size": 1, "rank": 4, "checkpoint_every": 0, "sample_every": 0, "tensorboard": False}
@@ -107,6 +108,12 @@ def test_a_renamed_text_file_is_refused_by_its_content(client, tmp_path):
     letter.write_text("Dear friend")
     message = refused(client, "/train_start", class_noun="bird", photos=[handle_file(str(letter))])
     assert "letter.png is not an image" in message
+
+
+def test_more_photos_than_are_trained_on_are_refused(client, server, uploads):
+    message = refused(client, "/train_start", class_noun="toy", photos=uploads[:1] * (MOST + 1), captions=["a"])
+    assert f"photos    are 31: give at most {MOST}" in message and "captions  are 1 for 31 photos" in message
+    assert not (server.runs / "toy-singlora").exists()
 
 
 @pytest.mark.parametrize("name", ["../owl", "/etc", "no such run", ".app", ""])
