@@ -184,7 +184,7 @@ def copy_photos(photos: Sequence[Path], captions: Sequence[str], folder: Path) -
 
 
 def _ending(path: Path) -> str:
-    """The name's own ending where training goes by it, else (.jfif, none at all) the one of what the file holds."""
+    """The name's own ending where training goes by it, else (.jpg_large, none) the one of what the file holds."""
     if (suffix := path.suffix.lower()) in SUFFIXES:
         return suffix
     heif_is_readable()
