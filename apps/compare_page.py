@@ -119,11 +119,11 @@ class ComparePage:
             self.across, [self.weights, self.base_too], queue=False, **PRIVATE,
         )  # fmt: skip
         self.base.input(
-            lambda base: sizes_of(self.context, base)[:2], self.base, [self.steps, self.guidance], **PRIVATE
+            tell(lambda base: sizes_of(self.context, base)[:2]), self.base, [self.steps, self.guidance], **PRIVATE
         )
         shared.handed.change(
             tell(self.take), [shared.handed, self.rows.chosen, self.base],
-            [self.rows.chosen, self.base, self.steps, self.guidance], **PRIVATE,
+            [*self.rows.shown, self.base, self.steps, self.guidance], **PRIVATE,
         )  # fmt: skip
 
     def answer_compare(
@@ -203,8 +203,8 @@ class ComparePage:
     def take(self, handed: dict[str, Any] | None, chosen: list[str], base: str) -> tuple:
         """Adapters that another page sends and, if they are the only ones, their base."""
         if not handed or handed["page"] != "compare":
-            return (gr.skip(),) * 4
-        return taken(self.context, handed["paths"], chosen, base)[:4]
+            return (gr.skip(),) * 5
+        return taken(self.context, handed["paths"], chosen, base)[:5]
 
 
 def for_views(result: Comparison, saved: list[Path]) -> dict[str, Any]:
