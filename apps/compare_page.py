@@ -211,10 +211,12 @@ def for_views(result: Comparison, saved: list[Path]) -> dict[str, Any]:
     """The comparison as slider and blind test need it: files and numbers, so that no session holds pictures."""
     columns = len(result.variants)
     return {
-        "variants": comparison.column_labels(result.variants, result.rows),
+        "variants": [variant.label for variant in result.variants],
+        "columns": comparison.column_labels(result.variants, result.rows),
         "rows": [
             {"prompt": prompt, "seed": row.seed} for prompt, row in zip(result.prompts, result.rows, strict=True)
         ],
+        "prompts": [[cell.made.settings["prompt"] for cell in row] for row in result.cells],
         "files": [saved[i : i + columns] for i in range(0, len(saved), columns)],
         "dino": [[cell.dino for cell in row] for row in result.cells],
         "captions": [[cell.caption for cell in row] for row in result.cells],

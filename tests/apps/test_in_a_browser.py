@@ -304,7 +304,7 @@ def test_compare_slider_and_blind_test(page, tmp_path):
         page.click("#votes")
     waited.value.save_as(tmp_path / "votes.csv")
     lines = (tmp_path / "votes.csv").read_text().splitlines()
-    assert len(lines) == 3 and lines[0].startswith("prompt,seed,shown_as_a,shown_as_b,choice,dino_a,dino_b")
+    assert len(lines) == 3 and lines[0].startswith("prompt_a,prompt_b,seed,shown_as_a,shown_as_b,choice,dino_a,dino_b")
     assert all(",A," in line for line in lines[1:])
 
 

@@ -178,7 +178,7 @@ def test_adapters_of_different_subjects_are_each_compared_with_their_own_photos(
 
 
 def vote(choice, dino_a=0.5, dino_b=0.2):
-    return Vote("p, q", 0, "base", "owl", choice, dino_a, dino_b)
+    return Vote("p, q", "p", 0, "base", "owl", choice, dino_a, dino_b)
 
 
 def test_votes_are_counted_and_set_against_dino():
@@ -189,8 +189,12 @@ def test_votes_are_counted_and_set_against_dino():
     assert blind.tally(votes) == {"base": (4, 6), "owl": (2, 6)}
     assert blind.agreement([vote(NEITHER)]) is None
     lines = blind.as_csv(votes).splitlines()
-    assert len(lines) == 8 and lines[1] == '"p, q",0,base,owl,A,0.5,0.2,yes' and lines[4].endswith(",neither,0.5,0.2,")
+    assert len(lines) == 8 and lines[1] == '"p, q",p,0,base,owl,A,0.5,0.2,yes'
+    assert lines[4].endswith(",neither,0.5,0.2,")
     assert "3 of 4" in blind.conclusion(votes)
+    named = Vote("", "", 0, "<img src=x>", "a|b\nc", A, None, None)
+    lines = blind.conclusion([named]).splitlines()
+    assert r"| \<img src=x\> | 1 | 1 |" in lines and r"| a\|b c | 0 | 1 |" in lines
 
 
 @given(st.integers(1, 4), st.integers(2, 4), st.integers(0, 1000))
