@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +25,22 @@ MAX_WEIGHT = 2.0
 
 @dataclass
 class AdapterRows:
-    """`chosen`: a Dropdown of paths. `strengths`: a State {path: {"weight", "on"}}. `redraw`: set it to anything new
-    after changing strengths, so that the sliders show it."""
+    """`chosen`: a Dropdown of paths. `listed`: a State of what it lists, [(label, path)], set whenever that is (`shown`
+    has both). `strengths`: a State {path: {"weight", "on"}}. `redraw`: set it to anything new after changing strengths,
+    so that the sliders show it."""
 
     chosen: gr.Dropdown
+    listed: gr.State
     strengths: gr.State
     redraw: gr.State
 
     @property
     def inputs(self) -> list[Any]:
         return [self.chosen, self.strengths]
+
+    @property
+    def shown(self) -> list[Any]:
+        return [self.chosen, self.listed]
 
 
 def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool = True, label: str = "Adapters"):
@@ -50,8 +57,8 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
         label="or drop .safetensors files", file_count="multiple", file_types=[".safetensors"], height=128,
         elem_classes="drop-adapters",
     )  # fmt: skip
-    strengths, redraw = gr.State({}), gr.State(0)
-    rows = AdapterRows(chosen, strengths, redraw)
+    listed, strengths, redraw = gr.State([]), gr.State({}), gr.State(0)
+    rows = AdapterRows(chosen, listed, strengths, redraw)
 
     @gr.render(inputs=[chosen, strengths], triggers=[chosen.change, redraw.change], show_progress="hidden")
     def show(paths: list[str], known: dict[str, dict[str, Any]]) -> None:
@@ -63,18 +70,19 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
                 continue
             _row(context, card, known, strengths, prompt, weights)
 
-    files.upload(tell(lambda sent, have: accept(context, sent, have)), [files, chosen], [files, chosen], **PRIVATE)
+    files.upload(
+        tell(lambda sent, have: (None, *accept(context, sent, have))), [files, chosen], [files, *rows.shown], **PRIVATE
+    )
     return rows
 
 
 def keep_up(context: Context, rows: AdapterRows, tab: gr.Tab) -> None:
     """Let the list be as new as the page, and as the last time that `tab` was selected or the list opened."""
-    listed = gr.State([])  # what it shows
-    both = {"inputs": [rows.chosen, listed], "outputs": [rows.chosen, listed], "queue": False, **PRIVATE}
+    at_once = {"outputs": rows.shown, "queue": False, **PRIVATE}
     # Without triggers: as the page is loaded. What it was built with would be as old as the app.
-    gr.on(None, lambda: anew(context, []), outputs=both["outputs"], queue=False, **PRIVATE)
-    tab.select(lambda chosen, _: anew(context, chosen), **both)
-    rows.chosen.focus(lambda chosen, before: longer(context, chosen, before), **both)
+    gr.on(None, lambda: anew(context, []), **at_once)
+    tab.select(lambda chosen: anew(context, chosen), rows.chosen, **at_once)
+    rows.chosen.focus(lambda chosen, before: longer(context, chosen, before), rows.shown, **at_once)
 
 
 def _row(
@@ -139,6 +147,12 @@ def anew(context: Context, chosen: list[str] | None) -> tuple[Any, list[tuple[st
     return gr.Dropdown(choices=now), now
 
 
+def choose(context: Context, paths: list[str]) -> tuple[Any, list[tuple[str, str]]]:
+    """`anew` with these adapters chosen."""
+    now = offered(context, paths)
+    return gr.Dropdown(choices=now, value=paths, multiselect=True), now
+
+
 def longer(context: Context, chosen: list[str] | None, before: list[tuple[str, str]]) -> tuple[Any, Any]:
     """`anew` for a list that is open, where somebody may be about to click: what is new comes at its end, and what was
     there keeps its place, though it may be gone."""
@@ -147,16 +161,15 @@ def longer(context: Context, chosen: list[str] | None, before: list[tuple[str, s
     return (gr.Dropdown(choices=[*before, *new]), [*before, *new]) if new else (gr.skip(), gr.skip())
 
 
-def accept(context: Context, sent: list[str] | None, have: list[str]) -> tuple[None, Any]:
-    """Dropped files, checked, among the chosen ones; what is no adapter is told and left out."""
+def accept(context: Context, sent: list[str] | None, have: list[str]) -> tuple[Any, list[tuple[str, str]]]:
+    """`choose` dropped files, checked, beside those that are chosen; what is no adapter is told and left out."""
     paths = []
     for file in sent or []:
         try:
             paths.append(str(read_card(context, check_safetensors(Path(file))).path))
         except RequestError as error:
             warn(context, error)
-    value = list(dict.fromkeys([*have, *paths]))
-    return None, gr.Dropdown(choices=offered(context, value), value=value, multiselect=True)
+    return choose(context, list(dict.fromkeys([*have, *paths])))
 
 
 def worn(context: Context, chosen: list[str], strengths: dict[str, dict[str, Any]]) -> list[Worn]:
@@ -170,16 +183,18 @@ def worn(context: Context, chosen: list[str], strengths: dict[str, dict[str, Any
     return on
 
 
-def restored(context: Context, adapters: list[dict[str, Any]]) -> tuple[Any, dict[str, dict[str, Any]], list[str]]:
-    """(the Dropdown, strengths, names that were not found) for what a picture's settings say of its adapters."""
-    paths, strengths, missing = [], {}, []
+def remembered(context: Context, adapters: list[dict[str, Any]]) -> dict[str, float]:
+    """{path: weight} of the adapters that a picture's settings name; those that are gone are told and left out."""
+    found, missing = {}, []
     for entry in adapters:
+        name = str(entry["name"])
         try:
-            path = str(named(context, str(entry["name"])))
+            path = str(named(context, name))
             read_card(context, path)
         except RequestError:
-            missing.append(str(entry["name"]))
+            missing.append(name)
             continue
-        paths.append(path)
-        strengths[path] = {"weight": float(entry.get("weight", 1)), "on": True}
-    return gr.Dropdown(choices=offered(context, paths), value=paths, multiselect=True), strengths, missing
+        found[path] = float(entry.get("weight", 1))
+    if missing:
+        gr.Warning(f"Not in the runs folder any more: {html.escape(', '.join(missing))}.")
+    return found

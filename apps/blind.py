@@ -11,6 +11,8 @@ from itertools import combinations
 from math import comb
 from typing import Any
 
+from symdream_apps.text import no_markdown
+
 MAX_PAIRS = 30
 A, B, NEITHER = "A", "B", "neither"
 
@@ -28,7 +30,8 @@ class Pair:
 class Vote:
     """One answer, with what was hidden while it was given."""
 
-    prompt: str
+    prompt_a: str
+    prompt_b: str
     seed: int
     shown_as_a: str
     shown_as_b: str
@@ -96,7 +99,8 @@ def conclusion(votes: Sequence[Vote]) -> str:
     """The result in Markdown."""
     lines = ["| variant | chosen | of |", "|:--|--:|--:|"]
     for name, (won, shown) in sorted(tally(votes).items(), key=lambda item: -item[1][0]):
-        lines.append(f"| {name.replace('|', '/')} | {won} | {shown} |")
+        in_one_line = " ".join(name.split())
+        lines.append(f"| {no_markdown(in_one_line)} | {won} | {shown} |")
     found = agreement(votes)
     if found is None:
         lines += ["", "DINO cannot be set against these votes: there are no scores, or no choice was made."]

@@ -11,7 +11,7 @@ import gradio as gr
 from symdream.errors import RequestError
 from symdream_apps.blind import NEITHER, A, B, Pair, Vote, as_csv, conclusion, draw_pairs
 from symdream_apps.context import Context
-from symdream_apps.errors import told, warn
+from symdream_apps.errors import escape, told, warn
 from symdream_apps.history import served
 from symdream_apps.shared import PRIVATE
 
@@ -86,7 +86,7 @@ class BlindTest:
         of_subject = [(served(self.context, file), file.name) for file in map(Path, result["references"])]
         photos = gr.Gallery(value=of_subject, visible=bool(of_subject))
         return (
-            state, f"**{at + 1} of {len(pairs)}** · Which one is more your subject?  \n{row['prompt']}",
+            state, f"**{at + 1} of {len(pairs)}** · Which one is more your subject?  \n{escape(row['prompt'])}",
             gr.Button("Start again"), photos, gr.Row(visible=True), a, b, gr.Row(visible=True),
             gr.DownloadButton(visible=False),
         )  # fmt: skip
@@ -95,8 +95,9 @@ class BlindTest:
         if not result or not state or state["at"] >= len(state["pairs"]):
             raise RequestError("This test is over.", fix="start again")
         pair: Pair = state["pairs"][state["at"]]
-        row, dino, names = result["rows"][pair.row], result["dino"][pair.row], result["variants"]
-        vote = Vote(row["prompt"], row["seed"], names[pair.a], names[pair.b], choice, dino[pair.a], dino[pair.b])
+        hidden = (result["prompts"][pair.row], result["variants"], result["dino"][pair.row])
+        prompts, names, dino = ((of[pair.a], of[pair.b]) for of in hidden)
+        vote = Vote(*prompts, result["rows"][pair.row]["seed"], *names, choice, *dino)
         state = {**state, "at": state["at"] + 1, "votes": [*state["votes"], vote]}
         try:
             return self.show(result, state)

@@ -119,11 +119,11 @@ class ComparePage:
             self.across, [self.weights, self.base_too], queue=False, **PRIVATE,
         )  # fmt: skip
         self.base.input(
-            lambda base: sizes_of(self.context, base)[:2], self.base, [self.steps, self.guidance], **PRIVATE
+            tell(lambda base: sizes_of(self.context, base)[:2]), self.base, [self.steps, self.guidance], **PRIVATE
         )
         shared.handed.change(
             tell(self.take), [shared.handed, self.rows.chosen, self.base],
-            [self.rows.chosen, self.base, self.steps, self.guidance], **PRIVATE,
+            [*self.rows.shown, self.base, self.steps, self.guidance], **PRIVATE,
         )  # fmt: skip
 
     def answer_compare(
@@ -203,18 +203,20 @@ class ComparePage:
     def take(self, handed: dict[str, Any] | None, chosen: list[str], base: str) -> tuple:
         """Adapters that another page sends and, if they are the only ones, their base."""
         if not handed or handed["page"] != "compare":
-            return (gr.skip(),) * 4
-        return taken(self.context, handed["paths"], chosen, base)[:4]
+            return (gr.skip(),) * 5
+        return taken(self.context, handed["paths"], chosen, base)[:5]
 
 
 def for_views(result: Comparison, saved: list[Path]) -> dict[str, Any]:
     """The comparison as slider and blind test need it: files and numbers, so that no session holds pictures."""
     columns = len(result.variants)
     return {
-        "variants": comparison.column_labels(result.variants, result.rows),
+        "variants": [variant.label for variant in result.variants],
+        "columns": comparison.column_labels(result.variants, result.rows),
         "rows": [
             {"prompt": prompt, "seed": row.seed} for prompt, row in zip(result.prompts, result.rows, strict=True)
         ],
+        "prompts": [[cell.made.settings["prompt"] for cell in row] for row in result.cells],
         "files": [saved[i : i + columns] for i in range(0, len(saved), columns)],
         "dino": [[cell.dino for cell in row] for row in result.cells],
         "captions": [[cell.caption for cell in row] for row in result.cells],

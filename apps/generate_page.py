@@ -94,8 +94,7 @@ class GeneratePage:
         examples.build(self.context, self.prompt, self.rows.chosen)
 
     def _show(self) -> None:
-        # Called as the page is loaded: what it was built with would be as old as the app.
-        self.status = gr.HTML(lambda: status(self.shared.studio.state), elem_id="status", container=True, padding=True)
+        self.status = gr.HTML(self.now(), elem_id="status", container=True, padding=True)
         self.gallery = gr.Gallery(
             label="Pictures", columns=1, height="auto", object_fit="contain", interactive=False, elem_id="gallery",
             buttons=["download", "download_all", "fullscreen"], format="png",
@@ -115,6 +114,10 @@ class GeneratePage:
             )  # fmt: skip
             self.clear = gr.Button("Move all to the trash", size="sm")
 
+    def now(self) -> str:
+        """What the status says where nothing is being made."""
+        return status(self.shared.studio.state)
+
     @property
     def settings(self) -> list[Any]:
         return [
@@ -124,6 +127,9 @@ class GeneratePage:
 
     def connect(self) -> None:
         tell, shared = told(self.context), self.shared
+        # Without triggers: as the page is loaded. What it was built with would be as old as the app. A callable as the
+        # value of the status would do the same, and be an endpoint of the API.
+        gr.on(None, self.now, outputs=self.status, queue=False, **PRIVATE)
         outputs = [self.status, self.gallery, self.made, self.seed, self.picked, self.details, self.actions, self.stop]
         asked = gr.on(
             [self.go.click, self.prompt.submit], tell(self.answer_generate),
@@ -140,18 +146,18 @@ class GeneratePage:
         self.gallery.select(tell(self.pick), self.made, chosen, **PRIVATE)
         self.history.select(tell(self.pick), self.past, chosen, **PRIVATE)
         self.clear.click(tell(self.forget), shared.browser, [*remembered, self.gallery, self.made, *chosen], **PRIVATE)
-        restored = [*self.settings, self.surprise, self.rows.redraw]
+        restored = [*self.settings, self.surprise, self.rows.redraw, self.rows.listed]
         self.use.click(tell(self.restore), self.picked, restored, **PRIVATE)
         self.dropped.upload(tell(self.take_dropped), self.dropped, [*restored, self.dropped], **PRIVATE)
         self.compare.click(tell(self.to_compare), self.picked, shared.receivers, **PRIVATE)
         # A choice of the user's, not a restored picture, which brings sizes of its own.
         self.base.input(
-            lambda base: sizes_of(self.context, base), self.base,
+            tell(lambda base: sizes_of(self.context, base)), self.base,
             [self.steps, self.guidance, self.width, self.height], **PRIVATE,
         )  # fmt: skip
         shared.handed.change(
             tell(self.take), [shared.handed, self.rows.chosen, self.base],
-            [self.rows.chosen, self.base, self.steps, self.guidance, self.width, self.height], **PRIVATE,
+            [*self.rows.shown, self.base, self.steps, self.guidance, self.width, self.height], **PRIVATE,
         )  # fmt: skip
 
     def answer_generate(
@@ -249,9 +255,9 @@ class GeneratePage:
         if file is None:
             raise RequestError("No picture is chosen.", fix="click one first")
         settings = settings_in(Path(file))
-        dropdown, strengths, missing = adapter_rows.restored(self.context, settings["adapters"])
-        if missing:
-            gr.Warning(f"Not in the runs folder any more: {', '.join(missing)}.")
+        weights = adapter_rows.remembered(self.context, settings["adapters"])
+        dropdown, listed = adapter_rows.choose(self.context, list(weights))
+        strengths = {path: {"weight": weight, "on": True} for path, weight in weights.items()}
         sampler = settings["sampler"]
         if sampler not in SAMPLERS:
             gr.Warning(f"There is no sampler {html.escape(str(sampler))} here: {SAMPLER_LABELS['base']} is chosen.")
@@ -264,7 +270,7 @@ class GeneratePage:
             *(side_slider(side_of(self.context, base), int(settings[name])) for name in ("width", "height")),
             int(settings["seed"]), 1,
         ]  # fmt: skip
-        return (*values, False, random.random())
+        return (*values, False, random.random(), listed)
 
     def take_dropped(self, file: str) -> tuple:
         """`restore`, and the place to drop is free again whatever was dropped."""
@@ -272,26 +278,25 @@ class GeneratePage:
             return (*self.restore(file), None)
         except SymdreamError as error:
             warn(self.context, error)
-            return (*(gr.skip() for _ in range(len(self.settings) + 2)), None)
+            return (*(gr.skip() for _ in range(len(self.settings) + 3)), None)
 
     def to_compare(self, file: str | None) -> tuple:
-        names = [adapter["name"] for adapter in settings_in(Path(file))["adapters"]] if file else []
-        dropdown, _, _ = adapter_rows.restored(self.context, [{"name": name} for name in names])
-        return self.shared.hand_over("compare", *dropdown.value)
+        worn = settings_in(Path(file))["adapters"] if file else []
+        return self.shared.hand_over("compare", *adapter_rows.remembered(self.context, worn))
 
     def take(self, handed: dict[str, Any] | None, chosen: list[str], base: str) -> tuple:
         """An adapter that another page sends and, if it is the only one, its base."""
         if not handed or handed["page"] != "generate":
-            return (gr.skip(),) * 6
+            return (gr.skip(),) * 7
         return taken(self.context, handed["paths"], chosen, base)
 
 
 def taken(context: Context, paths: list[str], chosen: list[str], base: str) -> tuple:
-    """The adapters at `paths` beside those that are chosen, and the base with its steps, guidance, width and height
-    where nothing but they says which."""
-    rows = adapter_rows.accept(context, None, list(dict.fromkeys([*chosen, *paths])))[1]
+    """The adapters at `paths` beside those that are chosen (`AdapterRows.shown`), and the base with its steps,
+    guidance, width and height where nothing but they says which."""
+    shown = adapter_rows.choose(context, list(dict.fromkeys([*chosen, *paths])))
     own = None if chosen else base_for(context, paths)
-    return (rows, own, *sizes_of(context, own)) if own and own != base else (rows, *(gr.skip(),) * 5)
+    return (*shown, own, *sizes_of(context, own)) if own and own != base else (*shown, *(gr.skip(),) * 5)
 
 
 def sizes_of(context: Context, base: str) -> tuple:

@@ -35,7 +35,7 @@ class Slider:
     def offer(self, result: dict[str, Any] | None) -> tuple:
         if not result:
             return tuple(gr.Dropdown(choices=[], value=None) for _ in range(3))
-        variants = list(zip(result["variants"], range(len(result["variants"])), strict=True))
+        variants = [(column, i) for i, column in enumerate(result["columns"])]
         rows = [(f"{row['prompt']} · seed {row['seed']}", i) for i, row in enumerate(result["rows"])]
         return (
             gr.Dropdown(choices=variants, value=0), gr.Dropdown(choices=variants, value=len(variants) - 1),

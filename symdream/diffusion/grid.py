@@ -93,6 +93,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Lines of at most `width` pixels, broken between words, and inside of a word that is longer than a line."""
     lines: list[str] = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -100,4 +101,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
             lines.append(word)
         else:
             lines[-1] = longer
+        while len(rest := lines[-1]) > 1 and font.getlength(rest) > width:
+            fits = next(end for end in range(2, len(rest) + 1) if font.getlength(rest[:end]) > width) - 1
+            lines[-1:] = [rest[:fits], rest[fits:]]
     return lines

@@ -229,10 +229,9 @@ def test_an_uploaded_adapter_is_used_like_one_in_the_runs_folder(server, client)
 
 def test_the_endpoints_have_their_stable_names(client):
     told = client.view_api(return_format="dict")["named_endpoints"]
-    assert {"/generate", "/compare"} <= told.keys()
     training = {f"/train_{verb}" for verb in ("start", "status", "stop", "resume")}
     ours = {"/generate", "/compare", "/export", "/inspect"} | training
-    assert told.keys() <= ours, "an event of a page became part of the API"
+    assert told.keys() == ours
     names = [p["parameter_name"] for p in told["/generate"]["parameters"]]
     assert names[:3] == ["prompt", "adapters", "base"]
 

@@ -59,18 +59,39 @@ def test_rows_and_columns_tell_the_prompt_that_each_picture_was_made_with(contex
     fox = str(write_run(context.runs / "fox", photos=photos / "fox", noun="dog"))
     owl = str(write_run(context.runs / "owl", photos=photos / "owl"))
     kept = compared(page, [fox, owl], "a red {subject}\na red toy")
-    columns = [label.partition(": ") for label in kept["variants"]]
+    columns = [label.partition(": ") for label in kept["columns"]]
+    assert [label for label, _ in page.slider.offer(kept)[0].choices] == kept["columns"]
     assert [label for label, _, _ in columns] == ["base alone", "fox", "owl"]
     for row, files in zip(kept["rows"], kept["files"], strict=True):
         for (_, _, words), file in zip(columns, files, strict=True):
             assert read_settings(Path(file))["prompt"] == row["prompt"].replace("{subject}", words)
     assert "{subject}" in kept["rows"][0]["prompt"]
+    # Votes go by the adapters' plain names, and each tells what both of its pictures were made with.
+    state = page.blind.begin(kept)[0]
+    pairs = state["pairs"]
+    for _ in pairs:
+        state, text = page.blind.vote(kept, state, "A")[:2]
+    for pair, vote in zip(pairs, state["votes"], strict=True):
+        for place, name, prompt in (
+            (pair.a, vote.shown_as_a, vote.prompt_a), (pair.b, vote.shown_as_b, vote.prompt_b)
+        ):  # fmt: skip
+            assert name == ("base alone", "fox", "owl")[place]
+            assert prompt == read_settings(Path(kept["files"][pair.row][place]))["prompt"]
+    assert "| fox |" in text and "sks" not in text
 
 
 def test_a_prompt_that_all_variants_share_is_told_as_it_was(context, page):
     owl = str(write_run(context.runs / "owl", photos=sample_data().resolve() / "owl"))
     kept = compared(page, [owl], "a red {subject}")
-    assert kept["variants"] == ["base alone", "owl"] and kept["rows"][0]["prompt"] == "a red sks bird"
+    assert kept["variants"] == kept["columns"] == ["base alone", "owl"]
+    assert kept["rows"][0]["prompt"] == "a red sks bird"
+
+
+def test_a_prompt_of_a_blind_test_is_shown_as_it_was_written(context, page):
+    run = write_run(context.runs / "owl", photos=sample_data().resolve() / "owl", trigger="<img src=x>")
+    kept = compared(page, [str(run)], "a *red* {subject}")
+    assert kept["rows"][0]["prompt"] == "a *red* <img src=x> bird"
+    assert r"a \*red\* \<img src=x\> bird" in page.blind.begin(kept)[1]
 
 
 @contextmanager

@@ -110,12 +110,12 @@ def test_an_adapter_that_is_handed_over_brings_its_base(context, page, identity,
     def taken(path, chosen, base):
         return page.take({"page": on, "paths": [path]}, chosen, base)
 
-    rows, shown, its_steps, *_ = taken(dog, [], "sprite")
-    assert (rows.value, shown, its_steps) == ([dog], base, steps)
+    rows, listed, shown, its_steps, *_ = taken(dog, [], "sprite")
+    assert (rows.value, shown, its_steps) == ([dog], base, steps) and rows.choices == listed
     assert len(_) == (3 if on == "generate" else 1)
     # What the page says already stays as it is, and so does what another adapter may need.
-    assert is_skip(taken(dog, [], base)[1]) and is_skip(taken(dog, [owl], "sprite")[1])
-    assert is_skip(taken(owl, [], "sprite")[1]) and taken(owl, [], "sd15")[1:4] == ("sprite", 25, 4.0)
+    assert is_skip(taken(dog, [], base)[2]) and is_skip(taken(dog, [owl], "sprite")[2])
+    assert is_skip(taken(owl, [], "sprite")[2]) and taken(owl, [], "sd15")[2:5] == ("sprite", 25, 4.0)
 
 
 def test_a_base_of_another_size_brings_sizes_that_it_can_draw(context, page):
@@ -144,12 +144,12 @@ def test_an_adapter_whose_base_is_not_here_or_not_told_changes_no_base(context, 
     odd += [f"folder:{name}" for name in ("..", "/etc", ".app", "a" * 300)]
     for place, identity in enumerate(("folder:elsewhere", "file:x.safetensors", None, "folder:run0", *odd)):
         path = write_adapter(context.runs / f"run{place}", base=identity)
-        assert is_skip(page.take({"page": "generate", "paths": [str(path)]}, [], "sprite")[1])
+        assert is_skip(page.take({"page": "generate", "paths": [str(path)]}, [], "sprite")[2])
 
 
 def test_an_adapter_that_is_chosen_already_keeps_the_base_and_its_settings(context, page):
     path = str(write_adapter(context.runs / "dog", base="stabilityai/stable-diffusion-xl-base-1.0"))
-    assert is_skip(page.take({"page": "generate", "paths": [path]}, [path], "sd15")[1])
+    assert is_skip(page.take({"page": "generate", "paths": [path]}, [path], "sd15")[2])
 
 
 def test_a_pictures_base_comes_back_by_the_name_that_the_page_has(context, page):
@@ -163,7 +163,7 @@ def test_a_pictures_base_comes_back_by_the_name_that_the_page_has(context, page)
         values = page.restore(str(keep(page, "a" * 24, base=identity)))
         assert values[1] == name
         if name == "sdxl":
-            assert values[-6].maximum == values[-5].maximum == 2048
+            assert values[-7].maximum == values[-6].maximum == 2048
 
 
 def test_use_these_settings_means_the_picture_whose_settings_are_shown(page):

@@ -136,11 +136,18 @@ def test_a_picture_of_another_base_brings_its_own_sizes_back(page, tmp_path):
     assert page.input_value("#steps input[type=number]") == "25"
 
 
-def test_what_is_pointed_at_in_the_list_of_adapters_is_what_is_chosen(page, server):
-    """Over a slow link an adapter that came after the page was loaded moves nothing in the list that is open."""
-    page.wait_for_timeout(1000)  # what is sent as the page is loaded is there
-    write_run(server.runs / "just made", photos=server.runs)
+@pytest.mark.parametrize("uploaded", [False, True])
+def test_what_is_pointed_at_in_the_list_of_adapters_is_what_is_chosen(page, server, tmp_path, uploaded):
+    """Over a slow link an adapter that came after the page was loaded, or after a file was dropped, moves nothing in
+    the list that is open."""
+    page.set_viewport_size({"width": 1440, "height": 1600})  # so that the list opens downwards
     try:
+        if uploaded:
+            write_run(server.runs / "made before", photos=server.runs)
+            file = server.runs / "owl" / "adapter" / "unet" / "adapter_model.safetensors"
+            page.set_input_files(".drop-adapters input[type=file]", shutil.copy(file, tmp_path / "mine.safetensors"))
+            page.locator(".adapter-row", has_text="mine").wait_for()
+        write_run(server.runs / "just made", photos=server.runs)
         page.evaluate(
             """() => {
                 const fetch = window.fetch
@@ -157,7 +164,17 @@ def test_what_is_pointed_at_in_the_list_of_adapters_is_what_is_chosen(page, serv
         page.wait_for_selector("#generate")
         choose_adapter(page, "just made")
     finally:
-        shutil.rmtree(server.runs / "just made")
+        for name in ("just made", "made before"):
+            shutil.rmtree(server.runs / name, ignore_errors=True)
+
+
+def test_the_adapters_of_a_picture_are_chosen_on_the_compare_page(page):
+    choose_adapter(page, "owl two")
+    page.wait_for_selector(".adapter-row")
+    generate(page, "a 3d render of a sks bird on a red background", steps=1)
+    page.click("#to-compare")
+    page.locator("#compare").wait_for()
+    page.locator("[role=tabpanel]:visible .adapter-row", has_text="owl two").wait_for()
 
 
 def test_the_weight_changes_the_picture_and_off_is_the_base_alone(page, tmp_path):
@@ -287,7 +304,7 @@ def test_compare_slider_and_blind_test(page, tmp_path):
         page.click("#votes")
     waited.value.save_as(tmp_path / "votes.csv")
     lines = (tmp_path / "votes.csv").read_text().splitlines()
-    assert len(lines) == 3 and lines[0].startswith("prompt,seed,shown_as_a,shown_as_b,choice,dino_a,dino_b")
+    assert len(lines) == 3 and lines[0].startswith("prompt_a,prompt_b,seed,shown_as_a,shown_as_b,choice,dino_a,dino_b")
     assert all(",A," in line for line in lines[1:])
 
 

@@ -107,9 +107,8 @@ def test_a_pictures_settings_come_back_with_adapters_that_are_gone_named(context
     }  # fmt: skip
     save_png(Image.new("RGB", (64, 64)), tmp_path / "a.png", settings)
     assert restore.settings_in(tmp_path / "a.png") == settings
-    dropdown, strengths, missing = adapter_rows.restored(context, settings["adapters"])
-    assert dropdown.value == [str(owl.path)] and missing == ["gone"]
-    assert strengths == {str(owl.path): {"weight": 0.3, "on": True}}
+    with pytest.warns(UserWarning, match="any more: gone"):
+        assert adapter_rows.remembered(context, settings["adapters"]) == {str(owl.path): 0.3}
     assert r"a \*b\*" in restore.describe(settings)
 
 
@@ -179,7 +178,7 @@ def test_adapters_of_different_subjects_are_each_compared_with_their_own_photos(
 
 
 def vote(choice, dino_a=0.5, dino_b=0.2):
-    return Vote("p, q", 0, "base", "owl", choice, dino_a, dino_b)
+    return Vote("p, q", "p", 0, "base", "owl", choice, dino_a, dino_b)
 
 
 def test_votes_are_counted_and_set_against_dino():
@@ -190,8 +189,12 @@ def test_votes_are_counted_and_set_against_dino():
     assert blind.tally(votes) == {"base": (4, 6), "owl": (2, 6)}
     assert blind.agreement([vote(NEITHER)]) is None
     lines = blind.as_csv(votes).splitlines()
-    assert len(lines) == 8 and lines[1] == '"p, q",0,base,owl,A,0.5,0.2,yes' and lines[4].endswith(",neither,0.5,0.2,")
+    assert len(lines) == 8 and lines[1] == '"p, q",p,0,base,owl,A,0.5,0.2,yes'
+    assert lines[4].endswith(",neither,0.5,0.2,")
     assert "3 of 4" in blind.conclusion(votes)
+    named = Vote("", "", 0, "<img src=x>", "a|b\nc", A, None, None)
+    lines = blind.conclusion([named]).splitlines()
+    assert r"| \<img src=x\> | 1 | 1 |" in lines and r"| a\|b c | 0 | 1 |" in lines
 
 
 @given(st.integers(1, 4), st.integers(2, 4), st.integers(0, 1000))
@@ -307,12 +310,12 @@ def test_an_uploaded_adapter_stays_on_the_list_when_the_list_is_read_anew(contex
     folder.mkdir()
     sent = folder / "mine.safetensors"
     sent.write_bytes((owl.path / "adapter/unet/adapter_model.safetensors").read_bytes())
-    _, dropdown = adapter_rows.accept(context, [str(sent)], [str(owl.path)])
-    assert dropdown.value == [str(owl.path), str(sent)]
-    for listed in (dropdown.choices, adapter_rows.offered(context, dropdown.value)):
-        assert {path for _, path in listed} == {str(owl.path), str(sent)}
+    dropdown, listed = adapter_rows.accept(context, [str(sent)], [str(owl.path)])
+    assert dropdown.value == [str(owl.path), str(sent)] and dropdown.choices == listed
+    for names in (listed, adapter_rows.offered(context, dropdown.value)):
+        assert {path for _, path in names} == {str(owl.path), str(sent)}
     (folder / "words.safetensors").write_text("only words")
-    assert adapter_rows.accept(context, [str(folder / "words.safetensors")], [])[1].value == []
+    assert adapter_rows.accept(context, [str(folder / "words.safetensors")], [])[0].value == []
 
 
 def test_a_list_that_is_open_only_grows_at_its_end(context, owl):

@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from symdream.diffusion.grid import MARGIN, make_grid
+from symdream.diffusion.grid import MARGIN, _font, _wrap, make_grid
 
 
 def test_captions_stand_under_their_pictures_and_move_no_label():
@@ -28,3 +28,16 @@ def test_captions_stand_under_their_pictures_and_move_no_label():
     second = head + 64 + foot + MARGIN
     assert captioned.getpixel((left, second)) == (255, 0, 0)
     assert not ink(captioned, second + 64, 0) and ink(captioned, second + 64, 1)
+
+
+def test_a_word_that_is_longer_than_its_column_stays_in_it_and_is_all_there():
+    long = "a/very_long-trigger" * 5
+    columns = [make_grid([[Image.new("RGB", (64, 64), "red")] * 2], column_labels=labels, cell=64)
+               for labels in ([f"an {long} owl", ""], ["", f"an {long} owl"])]  # fmt: skip
+    left, right = (image.crop((x, 0, x + 64, image.height)) for image, x in zip(columns, (10, 84), strict=True))
+    assert left.tobytes() == right.tobytes()
+    assert columns[0].crop((74, 0, 148, columns[0].height - 64 - MARGIN)).getextrema() == ((255, 255),) * 3
+    font = _font(15)
+    lines = _wrap(f"an {long} owl", font, 54)
+    assert "".join(lines).replace(" ", "") == f"an{long}owl" and all(font.getlength(line) <= 54 for line in lines)
+    assert _wrap("wide", font, 1) == list("wide")

@@ -29,15 +29,22 @@ def opened() -> Iterator:
 
 
 def open_page(browser, url: str, *, size: dict = DESKTOP, dark: bool = False):
-    """A page of the app, laid out; `page.complaints` gathers what the browser's console complains about."""
+    """A page of the app, laid out, with what it asks of the app as it is loaded; `page.complaints` gathers what the
+    browser's console complains about."""
     context = browser.new_context(viewport=size, reduced_motion="reduce", accept_downloads=True)
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     page.complaints = []
     page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    page.goto(url + ("?__theme=dark" if dark else "?__theme=light"))
-    page.wait_for_selector("#generate")
+    asked = []
+    page.on("request", note := lambda request: asked.append(request) if "/run/predict" in request.url else None)
+    with page.expect_request(lambda request: "/run/predict" in request.url):
+        page.goto(url + ("?__theme=dark" if dark else "?__theme=light"))
+        page.wait_for_selector("#generate")
+    for request in asked:
+        request.response().finished()
+    page.remove_listener("request", note)
     return page
 
 
