@@ -36,11 +36,14 @@ def test_a_file_system_that_takes_nothing():
     assert "cannot be written: /proc" in not_writable(Path("/proc/new")).message
 
 
+SHARD = str(Path(__file__).parent.parent / "docs" / "compare-sprite")
+
+
 @pytest.mark.parametrize(
     "request_",
     [
         ["compare", "--preset", "smoke", "-o"],
-        ["compare", "merge", "some", "-o"],
+        ["compare", "merge", SHARD, "-o"],
         ["generate", "--adapter", ".", "--prompt", "a toy", "-o"],
         ["evaluate", "--adapter", ".", "--reference", ".", "-o"],
         ["export", ".", "--to", "peft", "-o"],

@@ -186,9 +186,11 @@ def check(args: Run) -> tuple[Grid, Path, tuple[int, int], Given | None]:
         shard = read_shard(args.shard)
     problems += check_flags(args, grid)
     if folder := args.output or (Path("runs") / f"compare-{grid.name}" if grid else None):
-        with collected(problems, f"--output {folder}"):
-            known = read_results(folder)
-        problems += filter(None, [not_writable(folder)])
+        if wrong := not_writable(folder):
+            problems.append(wrong)
+        else:
+            with collected(problems, f"--output {folder}"):
+                known = read_results(folder)
     if args.settings:
         with collected(problems, f"--settings {args.settings}"):
             given = read_settings(args.settings)
