@@ -162,9 +162,7 @@ def test_a_run_killed_20_times_at_random_instants_ends_as_if_it_never_was(server
 def killed_after(server, flags, run, step, cwd=None):
     """Start a run and kill it once it has checkpoints of `step` and of the one before."""
     child = server.start(*flags, "-o", run.path, log=run.path.with_name("said"), cwd=cwd)
-    while not (run.checkpoints / f"step-{step}").exists():
-        assert child.poll() is None, child.said
-        time.sleep(0.01)
+    child.wait_until(lambda: (run.checkpoints / f"step-{step}").exists())
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
 
@@ -245,9 +243,7 @@ def test_a_run_begun_with_relative_paths_resumes_from_another_place(server, requ
 
 def test_a_second_process_is_refused_while_the_first_lives_and_free_once_it_is_killed(server, killed, tmp_path):
     first = server.start("train", "--resume", killed.path, log=tmp_path / "first")
-    while "resumed at" not in first.said:
-        assert first.poll() is None, first.said
-        time.sleep(0.01)
+    first.wait_until(lambda: "resumed at" in first.said)
     second = server.start("train", "--resume", killed.path, log=tmp_path / "second")
     assert second.wait() == 2
     assert f"being trained by another process (pid {first.pid})" in second.said
@@ -255,9 +251,7 @@ def test_a_second_process_is_refused_while_the_first_lives_and_free_once_it_is_k
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     third = server.start("train", "--resume", killed.path, log=tmp_path / "third")
-    while "resumed at" not in third.said:
-        assert third.poll() is None, third.said
-        time.sleep(0.01)
+    third.wait_until(lambda: "resumed at" in third.said)
     os.kill(third.pid, signal.SIGKILL)
     third.wait()
 
@@ -266,9 +260,7 @@ def test_sigterm_before_the_first_step_ends_a_resumed_run_as_stopped_and_a_new_o
     server, request_flags, unbroken, killed, tmp_path
 ):
     child = server.start("train", "--resume", killed.path, log=tmp_path / "said")
-    while killed.read_state().get("pid") != child.pid:
-        assert child.poll() is None, child.said
-        time.sleep(0.001)
+    child.wait_until(lambda: killed.read_state().get("pid") == child.pid)
     time.sleep(0.1)  # in the loading of the base
     os.kill(child.pid, signal.SIGTERM)
     assert child.wait() == 130, child.said
@@ -278,9 +270,7 @@ def test_sigterm_before_the_first_step_ends_a_resumed_run_as_stopped_and_a_new_o
 
     new = RunFolder(tmp_path / "new")
     child = server.start(*request_flags, "-o", new.path, log=tmp_path / "said")
-    while not new.state.exists():
-        assert child.poll() is None, child.said
-        time.sleep(0.001)
+    child.wait_until(lambda: new.state.exists())
     time.sleep(0.1)
     os.kill(child.pid, signal.SIGTERM)
     assert child.wait() == 130, child.said
@@ -314,9 +304,7 @@ def test_a_full_disk_ends_the_run_and_with_room_again_it_goes_on_exactly(
 ):
     run = RunFolder(small_disk / "run")
     child = server.start(*request_flags, "-o", run.path, log=tmp_path / "said")
-    while len(list_checkpoints(run.checkpoints)) < 2:
-        assert child.poll() is None, child.said
-        time.sleep(0.01)
+    child.wait_until(lambda: len(list_checkpoints(run.checkpoints)) >= 2)
     size = sum(path.stat().st_size for path in list_checkpoints(run.checkpoints)[0].iterdir())
     ballast = fill(small_disk, int(room * size))
     assert child.wait() == 1, child.said

@@ -6,7 +6,7 @@ from symdream.config import Data, TrainConfig
 from symdream.data.captions import caption_of
 from symdream.data.images import find_images, read_image
 from symdream.data.masks import masks_in, read_mask
-from symdream.errors import Problem, RequestError
+from symdream.errors import Problem, RequestError, collected
 
 
 def check_class_images(config: TrainConfig) -> list[Problem]:
@@ -19,10 +19,8 @@ def check_class_images(config: TrainConfig) -> list[Problem]:
         return [Problem("prior.class_images", error.what)]
     problems = []
     for path in images:
-        try:
+        with collected(problems, "prior.class_images"):
             read_image(path)
-        except RequestError as error:
-            problems.append(Problem("prior.class_images", error.what + (f" ({error.fix})" if error.fix else "")))
     return problems
 
 

@@ -95,8 +95,9 @@ class Base:
         """
         from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-        scheduler = type(self.scheduler).from_config(self.scheduler.config)
-        shared = {"unet": self.unet, "vae": self.vae, "scheduler": scheduler}
+        from symdream.diffusion.sampling import make_scheduler
+
+        shared = {"unet": self.unet, "vae": self.vae, "scheduler": make_scheduler(self, "base")}
         if self.family == "sdxl":
             pipe = StableDiffusionXLPipeline(
                 text_encoder=self.text_encoders[0],

@@ -32,7 +32,7 @@ from symdream.diffusion.detach import detach
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.diffusion.parking import park
 from symdream.diffusion.sampling_engine import forget
-from symdream.errors import Problem, Problems, RequestError
+from symdream.errors import Problem, Problems, collected
 from symdream.train import leave
 from symdream.training import checkpoint, outputs
 from symdream.training.absolute_paths import with_absolute_paths
@@ -218,10 +218,8 @@ def read_all_photos(configs: Sequence[TrainConfig]) -> list[Photos]:
     """
     photos, problems = [], []
     for config in configs:
-        try:
+        with collected(problems, "subject.images"):
             photos.append(read_photos(config))
-        except RequestError as error:
-            problems.append(Problem("subject.images", error.what + (f" ({error.fix})" if error.fix else "")))
     if problems:
         raise Problems("runs that are to be trained together", list(dict.fromkeys(problems)))
     return photos

@@ -1,4 +1,4 @@
-"""One server for the tests of a module, with two adapters in its runs folder."""
+"""One server for the tests of a module, with two adapters in its runs folder, and servers of a test's own."""
 
 import pytest
 from helpers import app_server
@@ -14,5 +14,14 @@ def server(tmp_path_factory):
     app_server.write_run(runs / "owl", photos=owl, seed=1)
     app_server.write_run(runs / "owl two", photos=owl, seed=2)
     started = app_server.start(runs)
+    yield started
+    app_server.stop(started)
+
+
+@pytest.fixture
+def own_server(tmp_path):
+    """One that a test may end, with nothing in its runs folder."""
+    pytest.importorskip("gradio")
+    started = app_server.start(tmp_path / "runs")
     yield started
     app_server.stop(started)

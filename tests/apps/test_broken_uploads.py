@@ -18,13 +18,6 @@ from symdream_apps.broken_uploads import IDLE, sweep  # noqa: E402
 LONG_AGO = 2 * IDLE
 
 
-@pytest.fixture
-def server(tmp_path):
-    started = app_server.start(tmp_path / "runs")
-    yield started
-    app_server.stop(started)
-
-
 def part(name):
     head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'
     return head.encode()
@@ -57,30 +50,30 @@ def age(file):
     os.utime(file, (time.time() - LONG_AGO,) * 2)
 
 
-def test_an_upload_that_broke_off_is_one_line_and_is_gone_when_the_app_starts_again(server):
-    uploads = server.runs / ".app" / "uploads"
-    with upload(server.url, 9_000_000) as connection:
+def test_an_upload_that_broke_off_is_one_line_and_is_gone_when_the_app_starts_again(own_server):
+    uploads = own_server.runs / ".app" / "uploads"
+    with upload(own_server.url, 9_000_000) as connection:
         connection.sendall(part("a.png") + bytes(100_000))
         assert waited_for(lambda: sent(uploads))
-    assert waited_for(lambda: "broken off by the browser: /gradio_api/upload" in server.log.read_text())
-    assert "Traceback" not in server.log.read_text()
+    assert waited_for(lambda: "broken off by the browser: /gradio_api/upload" in own_server.log.read_text())
+    assert "Traceback" not in own_server.log.read_text()
     [left] = sent(uploads)
     age(left)
-    assert app_server.stop(server) == 0
-    again = app_server.start(server.runs)
+    assert app_server.stop(own_server) == 0
+    again = app_server.start(own_server.runs)
     try:
         assert not left.exists()
     finally:
         app_server.stop(again)
 
 
-def test_the_first_file_of_a_form_waits_for_the_last(server):
+def test_the_first_file_of_a_form_waits_for_the_last(own_server):
     """Also when another app on the same folder starts meanwhile: what that does is to sweep."""
-    uploads = server.runs / ".app" / "uploads"
+    uploads = own_server.runs / ".app" / "uploads"
     first, second = b"A" * 200_000, b"B" * 300_000
     body = part("a.png") + first + b"\r\n" + part("b.png") + second
     end = b"\r\n--x--\r\n"
-    with upload(server.url, len(body) + len(end)) as connection:
+    with upload(own_server.url, len(body) + len(end)) as connection:
         connection.sendall(body[:-100_000])
         assert waited_for(lambda: len(sent(uploads)) == 2 and sent(uploads)[1].stat().st_size == len(first))
         age(sent(uploads)[1])

@@ -30,13 +30,6 @@ print(job.exception(), flush=True)
 """
 
 
-@pytest.fixture
-def server(tmp_path):
-    started = app_server.start(tmp_path / "runs")
-    yield started
-    app_server.stop(started)
-
-
 def at_work(server):
     """A client in a process of its own, for whom the app works by now."""
     client = subprocess.Popen([sys.executable, "-c", ASKS, server.url], stdout=subprocess.PIPE, text=True)
@@ -49,20 +42,20 @@ def at_work(server):
 
 
 @pytest.mark.slow
-def test_a_client_that_is_gone_keeps_nobody_waiting_and_ctrl_c_ends_an_app_at_work(server):
-    gone = at_work(server)
+def test_a_client_that_is_gone_keeps_nobody_waiting_and_ctrl_c_ends_an_app_at_work(own_server):
+    gone = at_work(own_server)
     gone.kill()
     gone.wait()
-    made = Client(server.url, verbose=False).submit(prompt="y", steps=1, guidance=1, api_name="/generate")
+    made = Client(own_server.url, verbose=False).submit(prompt="y", steps=1, guidance=1, api_name="/generate")
     assert made.result(timeout=60)["images"]
 
-    stays = at_work(server)
+    stays = at_work(own_server)
     began = time.monotonic()
-    assert app_server.stop(server) == 0
+    assert app_server.stop(own_server) == 0
     assert time.monotonic() - began < 30
     stays.wait(60)
     stays.stdout.close()
-    assert "Traceback" not in server.log.read_text()
+    assert "Traceback" not in own_server.log.read_text()
 
 
 def test_a_desk_that_closes_ends_all_work_and_begins_no_more(tmp_path):

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -173,9 +172,7 @@ def test_a_killed_grid_started_again_ends_as_if_it_never_was(tiny_command, tmp_p
         unbroken = server.start(*tiny_command[:-1], tmp_path / "unbroken", log=tmp_path / "log")
         assert unbroken.wait() == 0
         child = server.start(*tiny_command, log=tmp_path / "log")
-        while not list(out.glob("cells/*/cell.json")):
-            assert child.poll() is None, child.said
-            time.sleep(0.01)
+        child.wait_until(lambda: list(out.glob("cells/*/cell.json")))
         os.kill(child.pid, signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
         first = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/cell.json")}
@@ -198,17 +195,13 @@ def test_workers_end_with_a_parent_that_is_killed_and_the_next_start_goes_on(tin
     command = [*tiny_command, "--processes", "2", "--together", "1"]
     with ForkServer() as server:
         child = server.start(*command, log=tmp_path / "log")
-        while not any('"running"' in path.read_text() for path in out.glob("cells/*/state.json")):
-            assert child.poll() is None, child.said
-            time.sleep(0.01)
+        child.wait_until(lambda: any('"running"' in path.read_text() for path in out.glob("cells/*/state.json")))
         worker = next(read_json(path)["pid"] for path in out.glob("cells/*/state.json"))
         os.kill(worker, signal.SIGSTOP)  # so that the next start finds it at work, however fast it would end
         os.kill(child.pid, signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
         child = server.start(*command, log=tmp_path / "log")
-        while "was killed; waiting for its last process" not in child.said:
-            assert child.poll() is None, child.said
-            time.sleep(0.05)
+        child.wait_until(lambda: "was killed; waiting for its last process" in child.said)
         os.kill(worker, signal.SIGCONT)
         assert child.wait() == 0, child.said
         assert "FAILED" not in child.said

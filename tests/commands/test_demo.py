@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import signal
-import time
 
 import pytest
 import torch
@@ -78,14 +77,14 @@ def test_a_demo_that_is_stopped_goes_on_to_its_end_by_the_command_that_it_tells(
     command = ["demo", "--rank", "4", "--steps", "6", "-o", str(path)]
     with ForkServer() as server:
         child = server.start(*command, log=tmp_path / "log")
-        wait_for(lambda: run.read_state().get("status") == "running", child)
+        child.wait_until(lambda: run.read_state().get("status") == "running")
         run.stop_file.touch()
         assert child.wait() == 130, child.said
         again = child.said.partition("go on with: symdream ")[2].splitlines()[0]
         assert shlex.split(again) == command
 
         child = server.start(*command, log=tmp_path / "log")
-        wait_for(lambda: list(path.glob(".evaluation.drawing/*/00003.png")), child)
+        child.wait_until(lambda: list(path.glob(".evaluation.drawing/*/00003.png")))
         os.kill(child.pid, signal.SIGTERM)
         assert child.wait() == 130 and f"go on with: symdream {again}" in child.said
         assert "resumed at step" in child.said and not list(path.glob("*-lora.safetensors"))
@@ -95,12 +94,6 @@ def test_a_demo_that_is_stopped_goes_on_to_its_end_by_the_command_that_it_tells(
         assert "is trained; its pictures and files follow" in child.said and "are there already" in child.said
     assert (path / "grid.png").is_file() and list(path.glob("*-lora.safetensors"))
     assert run.read_summary()["scores"].keys() == {"before", "after", "ceiling"}
-
-
-def wait_for(found, child):
-    while not found():
-        assert child.poll() is None, child.said
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("aside", [False, True])

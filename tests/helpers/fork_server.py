@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,12 @@ class Child:
             assert time.monotonic() < deadline, f"still running after {timeout} s:\n{self.said}"
             time.sleep(0.02)
         return code
+
+    def wait_until(self, found: Callable[[], object]) -> None:
+        """Until `found()` is true, while it runs."""
+        while not found():
+            assert self.poll() is None, self.said
+            time.sleep(0.01)
 
     @property
     def said(self) -> str:
