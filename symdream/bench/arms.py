@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from symdream.bench.comparisons import EQUAL_PARAMETERS, EQUAL_RANK
 from symdream.bench.grid import Grid
 from symdream.diffusion.adapters import rank_problem
 from symdream.diffusion.base import Base
@@ -15,7 +16,6 @@ from symdream.errors import Problems
 from symdream.tuners import METHODS, count_parameters, target_modules
 
 HALVED = ("singlora", "symlora")  # the methods with one matrix a layer where LoRA has two
-EQUAL_RANK, EQUAL_PARAMETERS = "equal rank", "equal parameters"
 
 
 @dataclass(frozen=True)

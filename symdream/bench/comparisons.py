@@ -16,6 +16,7 @@ from typing import Any
 
 from symdream.bench.endpoint import Point, hypervolume, matched_difference
 
+EQUAL_RANK, EQUAL_PARAMETERS = "equal rank", "equal parameters"  # the roles of arms
 PRIMARY, EXPLORATORY = "primary", "exploratory"
 MATCHED = "dino at matched clip_t"
 MATCHED_ALONE = "dino at matched clip_t, without the base's point"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from symdream import __version__
-from symdream.training.outputs import PACKAGES, device_name
+from symdream.diffusion.machine import device_name, package_versions
 
 if TYPE_CHECKING:
     from symdream.diffusion.base import Base
@@ -22,7 +21,7 @@ def environment(base: Base) -> dict[str, Any]:
         "dtype": str(base.dtype).removeprefix("torch."),
         "cpu_cores": os.cpu_count(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": package_versions(),
         "symdream": __version__,
     }
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from symdream.bench.arms import EQUAL_PARAMETERS
-from symdream.bench.comparisons import MATCHED, PRIMARY
+from symdream.bench.comparisons import EQUAL_PARAMETERS, MATCHED, PRIMARY
 from symdream.bench.endpoint import front
 from symdream.bench.svg import BAND, FAINT, INK, PAPER, legend_below, new_figure, styled
 

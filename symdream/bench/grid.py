@@ -28,6 +28,7 @@ FIXED_BY_GRID = (
     *("select_every", "validate_every", "patience", "dino", "clip"),
 )
 TRIGGER = "sks"
+GRID_FILE = "grid.toml"  # in the folder of a comparison
 
 
 class Grid(Section):

@@ -9,7 +9,7 @@ from typing import Any
 
 from symdream.bench.cells import read_done
 from symdream.bench.environments import distinct, environments_of
-from symdream.bench.grid import Grid, to_toml
+from symdream.bench.grid import GRID_FILE, Grid, to_toml
 from symdream.bench.lock import locked
 from symdream.bench.results import (
     read_comparison,
@@ -19,12 +19,12 @@ from symdream.bench.results import (
     write_results,
     write_rows,
 )
-from symdream.bench.runner import GRID_FILE
 from symdream.bench.same_grid import other_pictures, other_work
 from symdream.bench.wording import count, listing
-from symdream.errors import RequestError
+from symdream.errors import Problems, RequestError, collected
 from symdream.training.run_folder import fsync_tree, is_run, write_text
 from symdream.ui import say
+from symdream.writable import not_writable
 
 STANDING = {"finished": 2, "failed": 1, "missing": 0}
 
@@ -34,9 +34,14 @@ def merge_folders(folders: Sequence[Path], output: Path) -> dict[str, Any]:
 
     Of a cell that several hold, a finished one wins over a failed one, the first folder's over the later.
     Raises: RequestError if a folder has no results, they are of another format, or of different grids or settings, or
-    if finished cells of `output` would be lost.
+    if finished cells of `output` would be lost. Problems, all at once, for folders that cannot be read or written.
     """
-    parts = list(zip(folders, read_comparisons(folders), strict=True))
+    problems = [wrong] if (wrong := not_writable(output)) else []
+    with collected(problems, "merge"):
+        contents = read_comparisons(folders)
+    if problems:
+        raise Problems("the request", problems)
+    parts = list(zip(folders, contents, strict=True))
     _refuse_different(parts)
     whole = dict(parts[0][1])
     best: dict[str, tuple[dict[str, Any], Path]] = {}

@@ -15,7 +15,7 @@ from symdream.bench import tuning
 from symdream.bench.arms import Arm, make_arms
 from symdream.bench.cells import Cell, Settings, failed_entry, grid_cells, of_shard, protocol_of, read_done
 from symdream.bench.environments import distinct, environment, environments_of
-from symdream.bench.grid import Grid
+from symdream.bench.grid import GRID_FILE, Grid
 from symdream.bench.instrument import test_instrument
 from symdream.bench.lock import locked
 from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
@@ -30,8 +30,6 @@ from symdream.errors import RequestError, Stopped, SymdreamError, WorkError, typ
 from symdream.signals import signals_like_ctrl_c
 from symdream.training.run_folder import write_text
 from symdream.ui import say
-
-GRID_FILE = "grid.toml"
 
 
 class Comparison:

@@ -227,23 +227,13 @@ def run_grid(args: Run) -> int:
 
 
 def merge(args: Merge) -> int:
-    from symdream.bench.results import read_comparisons
-
-    problems = [wrong] if (wrong := not_writable(args.output)) else []
-    with collected(problems, "merge"):
-        read_comparisons(args.folders)
-    if problems:
-        raise Problems("the request", problems)
-    from symdream.bench.merge import merge_folders  # not above: what it needs takes seconds to load
+    from symdream.bench.merge import merge_folders
 
     merge_folders(args.folders, args.output)
     return write(args.output)
 
 
 def report(args: Report) -> int:
-    from symdream.bench.results import read_comparison
-
-    read_comparison(args.folder)  # before the seconds that loading takes
     return write(args.folder)
 
 

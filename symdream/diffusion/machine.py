@@ -6,8 +6,13 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "safetensors")
+if TYPE_CHECKING:
+    import torch
+
+# What can change a result: written beside every run.
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "pillow")
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,26 @@ def look_at_machine() -> Machine:
         memory=memory,
         memory_kind="GPU memory" if device == "cuda" else "RAM",
         cores=cores,
-        versions={"symdream": __version__, "python": platform.python_version(), **{n: version(n) for n in LIBRARIES}},
+        versions={
+            "symdream": __version__,
+            "python": platform.python_version(),
+            **package_versions(),
+            "torchvision": version("torchvision"),
+        },
         note=note,
     )
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of the packages that a result may depend on."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def device_name(device: torch.device) -> str:
+    """"NVIDIA H100 80GB HBM3", or "cpu (x86_64)"."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
 
 
 def available_ram() -> int | None:

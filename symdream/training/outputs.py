@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from symdream.data.left_out import unread_folders, unread_pictures
 from symdream.diffusion.adapters import Disabled, adapter_layers, save_adapters
 from symdream.diffusion.base import Base
 from symdream.diffusion.grid import make_grid
+from symdream.diffusion.machine import device_name, package_versions
 from symdream.diffusion.prompts import cut_off
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError
@@ -44,7 +44,6 @@ from symdream.training.run_folder import (
 from symdream.tuners import count_parameters
 from symdream.ui import say
 
-PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "pillow")
 FORMAT_VERSION = 1
 TRIGGERS = "triggers-drawn-by-the-base"  # of the cache; "triggers" holds pictures through an untrained adapter
 
@@ -88,7 +87,7 @@ def describe(
         {
             "symdream": __version__,
             "python": platform.python_version(),
-            "packages": {name: version(name) for name in PACKAGES},
+            "packages": package_versions(),
             "device": device_name(accelerator.device),
             "processes": accelerator.num_processes,
             "dtype": str(base.dtype).removeprefix("torch."),
@@ -198,10 +197,6 @@ def show_trigger(run: RunFolder, config: TrainConfig, base: Base) -> None:
 def save_png(path: Path, image: Image.Image) -> None:
     """`image` as `path`, whole or not at all. Raises: WorkError on a full disk."""
     write_atomically(path, lambda temporary: image.save(temporary, format="PNG"))
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
 
 
 def sample_prompts(config: TrainConfig) -> list[str]:

@@ -5,8 +5,9 @@ from helpers.grids import make_subjects, tiny_grid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symdream.bench.arms import EQUAL_PARAMETERS, make_arms, matched_rank
+from symdream.bench.arms import make_arms, matched_rank
 from symdream.bench.cells import grid_cells, of_shard
+from symdream.bench.comparisons import EQUAL_PARAMETERS
 from symdream.bench.grid import Grid, build, compared_subjects, subjects_of, to_toml
 from symdream.bench.tuning import defaults
 from symdream.diffusion.base import load_base

@@ -5,6 +5,8 @@ import os
 import re
 import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,15 @@ def test_a_report_of_a_grid_at_work_leaves_its_results_alone(folder, capsys):
     assert "being worked on" in capsys.readouterr().err
     assert (folder / "results.json").read_bytes() == before
     assert "inferior to LoRA r8" in (folder / "table.md").read_text()
+
+
+@pytest.mark.parametrize("argv", [["report", "{folder}"], ["merge", "{folder}", "-o", "whole"]])
+def test_what_trains_nothing_loads_no_torch(folder, tmp_path, argv):
+    argv = ["compare", *(word.format(folder=folder) for word in argv)]
+    code = f"import sys; from symdream.cli import main; assert main({argv!r}) == 0; assert 'torch' not in sys.modules"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip().endswith("report.html")
 
 
 def test_merge_analyses_the_whole(folder, tmp_path, capsys):
