@@ -265,17 +265,25 @@ def test_accelerate_launch_trains_from_the_file(tmp_path, tiny_sd1, photos):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path, tiny_sd1, photos):
+@pytest.mark.parametrize(
+    ("launcher", "device"),
+    [
+        (["accelerate.commands.launch", "--num_processes", "2", "--cpu"], ["--device", "cpu"]),
+        # Nobody says that there is no GPU here: they train together all the same.
+        (["accelerate.commands.launch", "--num_processes", "2"], []),
+        (["torch.distributed.run", "--standalone", "--nproc-per-node", "2"], []),
+    ],
+)
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path, tiny_sd1, photos, launcher, device):
     common = ["--images", str(photos), "--class-noun", "toy", "--base", str(tiny_sd1), "--steps", "3", "--rank", "4",
-              "--lr", "1e-3", "--device", "cpu", "--components", "unet", "--resolution", "128"]  # fmt: skip
+              "--lr", "1e-3", "--components", "unet", "--resolution", "128", *device]  # fmt: skip
     script = str(Path(__file__).parent.parent / "symdream" / "train.py")
     two = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", script, *common,
-         "--batch-size", "2", "-o", str(tmp_path / "two")],
-        capture_output=True, text=True, timeout=600,
+        [sys.executable, "-m", *launcher, script, *common, "--batch-size", "2", "-o", str(tmp_path / "two")],
+        capture_output=True, text=True, timeout=600, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert two.returncode == 0, two.stderr
-    one = symdream("train", *common, "--batch-size", "4", "-o", tmp_path / "one")
+    one = symdream("train", *common, "--device", "cpu", "--batch-size", "4", "-o", tmp_path / "one")
     assert one.returncode == 0, one.stderr
     assert_same_up_to_rounding(RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two"))
     assert [line["step"] for line in lines(RunFolder(tmp_path / "two"))] == [1, 2, 3]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from accelerate import Accelerator
 
 from symdream.errors import RequestError
-from symdream.training.run_folder import is_leader
+from symdream.training.run_folder import WORLD_SIZES, is_leader
 from symdream.ui import say
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -15,19 +17,36 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def open_accelerator(device: str, dtype: str) -> tuple[Accelerator, torch.dtype]:
     """The accelerator of this process and the dtype of the frozen base.
 
-    Raises: RequestError if the device is not there, or the dtype cannot train on it.
+    Raises: RequestError if the device is not there, the dtype cannot train on it, or the processes that a launcher
+    started cannot meet on it.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device != "auto" and not available[device]:
         here = ", ".join(name for name, there in available.items() if there)
         raise RequestError(f"No {device} device on this machine.", fix=f"take --device auto; here is: {here}")
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
+    # Told nothing, accelerate takes the CPU where there is nothing else, but lets several processes meet only on a GPU.
+    on_cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
+    if problem := unconnected(accelerator):
+        raise RequestError(problem, fix="start one process, or take --device cpu, where several can train together")
     chosen = auto_dtype(accelerator.device.type) if dtype == "auto" else DTYPES[dtype]
     if problem := dtype_problem(accelerator.device.type, chosen):
         raise RequestError(problem, fix="leave --dtype at auto, or take fp32")
     if is_leader() and (label := untested(accelerator.device.type)):
         say(f"note: {label} is untested; please report what you find.")
     return accelerator, chosen
+
+
+def unconnected(accelerator: Accelerator) -> str | None:
+    """Why the processes that a launcher started would each train a run of their own, or None."""
+    for name in WORLD_SIZES:
+        started = int(os.environ.get(name, accelerator.num_processes))
+        if started != accelerator.num_processes:
+            return (
+                f"{started} processes were started ({name}), but they do not find each other on {accelerator.device}: "
+                "each would train a run of its own."
+            )
+    return None
 
 
 def dtype_problem(device_type: str, dtype: torch.dtype) -> str | None:

@@ -32,8 +32,9 @@ from safetensors import SafetensorError
 from symdream.errors import RequestError, WorkError, typed
 from symdream.ui import say
 
-# Where torchrun and the MPI launchers tell a process its number.
+# Where torchrun and the MPI launchers tell a process its number, and how many there are.
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 GONE = ".gone"  # ends the name of a replaced run that is being removed
 # What a run has in its folder before its first step.
 STARTED = {"config.toml", "state.json", "env.json", "lock", "log.txt", "checkpoints", "samples", "tensorboard", "wandb"}

@@ -39,6 +39,17 @@ def test_a_device_that_is_not_there_is_told_with_those_that_are():
     assert "cpu" in caught.value.fix
 
 
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"])
+def test_processes_that_do_not_find_each_other_are_refused(monkeypatch, name):
+    # As on a Mac's GPU, where accelerate connects none. Opened first: with the number set, it would wait for another.
+    devices.open_accelerator("cpu", "auto")
+    monkeypatch.setenv(name, "1")
+    devices.open_accelerator("cpu", "auto")
+    monkeypatch.setenv(name, "3")
+    with pytest.raises(RequestError, match=rf"3 processes were started \({name}\), but they do not find each other"):
+        devices.open_accelerator("cpu", "auto")
+
+
 def test_untested_platforms_are_labelled(monkeypatch):
     assert devices.untested("cpu") is None and "MPS" in devices.untested("mps")
     monkeypatch.setattr(torch.version, "hip", "6.0")
