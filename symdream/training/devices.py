@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from symdream.errors import RequestError
 from symdream.training.run_folder import WORLD_SIZES, is_leader
 from symdream.ui import say
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# How long processes wait for each other. They wait while the first one draws class images, scores, and pictures, which
+# may take hours: torch's own 10 (NCCL) and 30 (gloo) minutes would end a run that is well. One that died ends them
+# sooner: its launcher, or its closed connections, tell the others.
+PATIENCE = timedelta(days=1)
 
 
 def open_accelerator(device: str, dtype: str) -> tuple[Accelerator, torch.dtype]:
@@ -26,7 +32,9 @@ def open_accelerator(device: str, dtype: str) -> tuple[Accelerator, torch.dtype]
         raise RequestError(f"No {device} device on this machine.", fix=f"take --device auto; here is: {here}")
     # Told nothing, accelerate takes the CPU where there is nothing else, but lets several processes meet only on a GPU.
     on_cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
+    accelerator = Accelerator(
+        cpu=on_cpu, mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
+    )
     if problem := unconnected(accelerator):
         raise RequestError(problem, fix="start one process, or take --device cpu, where several can train together")
     chosen = auto_dtype(accelerator.device.type) if dtype == "auto" else DTYPES[dtype]

@@ -1,4 +1,7 @@
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -48,6 +51,20 @@ def test_processes_that_do_not_find_each_other_are_refused(monkeypatch, name):
     monkeypatch.setenv(name, "3")
     with pytest.raises(RequestError, match=rf"3 processes were started \({name}\), but they do not find each other"):
         devices.open_accelerator("cpu", "auto")
+
+
+def test_processes_wait_for_the_first_one_for_longer_than_class_images_take():
+    # A group of one is a group, too.
+    asked = (
+        "import torch; from symdream.training.devices import open_accelerator; open_accelerator('auto', 'fp32');"
+        "group = torch.distributed.group.WORLD;"
+        "print(group._get_backend(torch.device('cpu')).options._timeout.total_seconds() / 3600)"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python", sys.executable, "-c"]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run([*launcher, asked], capture_output=True, text=True, timeout=300, env=env)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) >= 12
 
 
 def test_untested_platforms_are_labelled(monkeypatch):
