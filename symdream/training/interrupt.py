@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -18,6 +19,8 @@ class StopRequest:
 
     A second Ctrl-C, a second or more after the first, ends the process at once (the last checkpoint remains);
     sooner it is the same one: the terminal sends it to all processes, and torchrun passes it on to its own.
+
+    Python lets only the main thread listen to signals: a run in another is stopped by the file alone.
     """
 
     def __init__(self, stop_file: Path):
@@ -27,6 +30,8 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in (signal.SIGINT, *others()):
             self._previous[number] = signal.signal(number, self._note)
         return self
