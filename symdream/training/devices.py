@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import is_initialized
 from accelerate.utils import InitProcessGroupKwargs
 
 from symdream.errors import RequestError
@@ -23,8 +24,8 @@ PATIENCE = timedelta(days=1)
 def open_accelerator(device: str, dtype: str) -> tuple[Accelerator, torch.dtype]:
     """The accelerator of this process and the dtype of the frozen base.
 
-    Raises: RequestError if the device is not there, the dtype cannot train on it, or the processes that a launcher
-    started cannot meet on it.
+    Raises: RequestError if the device is not there or not that of an Accelerator which the process has already, the
+    dtype cannot train on it, or the processes that a launcher started cannot meet on it.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device != "auto" and not available[device]:
@@ -32,9 +33,17 @@ def open_accelerator(device: str, dtype: str) -> tuple[Accelerator, torch.dtype]
         raise RequestError(f"No {device} device on this machine.", fix=f"take --device auto; here is: {here}")
     # Told nothing, accelerate takes the CPU where there is nothing else, but lets several processes meet only on a GPU.
     on_cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
+    theirs = is_initialized()  # the first Accelerator of a process settles these for all; its autocast is not used here
     accelerator = Accelerator(
-        cpu=on_cpu, mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
+        cpu=on_cpu and not theirs,
+        mixed_precision=None if theirs else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
+    if device not in ("auto", accelerator.device.type):
+        raise RequestError(
+            f"This process computes on {accelerator.device}, by an Accelerator made before; it cannot go to {device}.",
+            fix="take --device auto, or a process of its own for this run",
+        )
     if problem := unconnected(accelerator):
         raise RequestError(problem, fix="start one process, or take --device cpu, where several can train together")
     chosen = auto_dtype(accelerator.device.type) if dtype == "auto" else DTYPES[dtype]

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from helpers.runs import adapter_tensors, tiny_config
+from helpers.runs import adapter_tensors, tiny_config, train_tiny
 
 from symdream.diffusion.adapters import attach
 from symdream.diffusion.base import load_base
@@ -65,6 +65,27 @@ def test_processes_wait_for_the_first_one_for_longer_than_class_images_take():
     result = subprocess.run([*launcher, asked], capture_output=True, text=True, timeout=300, env=env)
     assert result.returncode == 0, result.stderr
     assert float(result.stdout) >= 12
+
+
+def test_an_accelerator_of_the_callers_own_is_no_obstacle(tmp_path, tiny_sd1, photos, few_denoising_steps):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    alone = adapter_tensors(train_tiny(tmp_path / "alone", tiny_sd1, photos, steps=1))
+    try:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        Accelerator(mixed_precision="bf16", cpu=True)
+        beside = adapter_tensors(train_tiny(tmp_path / "beside", tiny_sd1, photos, steps=1))
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert beside.keys() == alone.keys() and all(torch.equal(beside[name], alone[name]) for name in alone)
+
+
+def test_another_device_than_that_of_the_callers_accelerator_is_refused(monkeypatch):
+    devices.open_accelerator("cpu", "auto")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(RequestError, match="computes on cpu, by an Accelerator made before; it cannot go to mps"):
+        devices.open_accelerator("mps", "auto")
 
 
 def test_untested_platforms_are_labelled(monkeypatch):
