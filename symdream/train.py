@@ -258,8 +258,11 @@ def run_training(
 
     since: when it began, in seconds since the epoch (None: now): a command counts its imports too.
     """
+    from symdream.training.torch_state import as_torch_starts
+
     if not is_leader():
-        return train(run, config, resume=resume, base=base)
+        with as_torch_starts():
+            return train(run, config, resume=resume, base=base)
     run.acquire()  # before the imports, which take seconds: a second process is refused at once
     run.begin(since)
     run.stop_file.unlink(missing_ok=True)  # an old one; whoever sees the lock may ask to stop from here on
@@ -273,7 +276,7 @@ def run_training(
             write_text(run.config, to_toml(with_absolute_paths(config)))
         log_to(run.log)
         run.write_state("running", step=run.read_state().get("step", 0), steps=steps)
-        with signals_like_ctrl_c():
+        with signals_like_ctrl_c(), as_torch_starts():
             base = train(run, config, resume=resume, base=base)
         run.write_state("finished", step=run.read_state()["step"], steps=steps)
         return base

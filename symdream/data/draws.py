@@ -37,9 +37,9 @@ def timestep(seed: int, sample: int, count: int, stream: str = "timestep") -> in
 
 def normal(seed: int, sample: int, shape: tuple[int, ...], stream: str) -> torch.Tensor:
     """Standard normal numbers of `shape`, fp32 on the CPU; `stream` names what they are for."""
-    return torch.randn(shape, generator=generator(seed, stream, sample))
+    return torch.randn(shape, generator=generator(seed, stream, sample), dtype=torch.float32)
 
 
 def uniform(seed: int, sample: int, stream: str) -> float:
     """One number in [0, 1)."""
-    return float(torch.rand((), generator=generator(seed, stream, sample)))
+    return float(torch.rand((), generator=generator(seed, stream, sample), dtype=torch.float32))
