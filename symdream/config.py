@@ -116,7 +116,7 @@ class Adapter(Section):
     targets: Literal["qk", "qkvo"] = "qkvo"
     """Which attention projections: queries and keys, or values and outputs too."""
     init: Literal["kaiming", "small"] | None = None
-    """SingLoRA, SymLoRA: size of A at the start; small is a tenth of kaiming, the papers' (None: kaiming)."""
+    """SingLoRA, SymLoRA: size of A at the start, but for what start_from brings; small: a tenth of kaiming (None)."""
     start_from: Path | None = None
     """Go on from the adapter of a run, a folder or a LoRA file instead of a fresh one (None: fresh)."""
     components: Literal["unet", "text_encoder", "both"] = "both"
