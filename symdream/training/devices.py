@@ -19,24 +19,37 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # may take hours: torch's own 10 (NCCL) and 30 (gloo) minutes would end a run that is well. One that died ends them
 # sooner: its launcher, or its closed connections, tell the others.
 PATIENCE = timedelta(days=1)
+# What `accelerate config` asks about and a run here has no use for, by the variable in which its launcher tells it.
+UNUSED = {
+    "ACCELERATE_MIXED_PRECISION": "mixed precision",
+    "ACCELERATE_DYNAMO_BACKEND": "dynamo",
+    "ACCELERATE_USE_FSDP": "FSDP",
+}
 
 
 def open_accelerator(device: str, dtype: str) -> tuple[Accelerator, torch.dtype]:
     """The accelerator of this process and the dtype of the frozen base.
 
     Raises: RequestError if the device is not there or not that of an Accelerator which the process has already, the
-    dtype cannot train on it, or the processes that a launcher started cannot meet on it.
+    dtype cannot train on it, the processes that a launcher started cannot meet on it, or accelerate is set to
+    DeepSpeed.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device != "auto" and not available[device]:
         here = ", ".join(name for name, there in available.items() if there)
         raise RequestError(f"No {device} device on this machine.", fix=f"take --device auto; here is: {here}")
+    if is_set("ACCELERATE_USE_DEEPSPEED"):
+        raise RequestError(
+            "accelerate is set to DeepSpeed, which symdream does not use.",
+            fix="accelerate launch --multi_gpu …, or accelerate config, without DeepSpeed",
+        )
     # Told nothing, accelerate takes the CPU where there is nothing else, but lets several processes meet only on a GPU.
     on_cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
     theirs = is_initialized()  # the first Accelerator of a process settles these for all; its autocast is not used here
     accelerator = Accelerator(
         cpu=on_cpu and not theirs,
         mixed_precision=None if theirs else "no",
+        dynamo_backend="no",  # told otherwise, it would turn on TF32
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     if device not in ("auto", accelerator.device.type):
@@ -49,9 +62,19 @@ def open_accelerator(device: str, dtype: str) -> tuple[Accelerator, torch.dtype]
     chosen = auto_dtype(accelerator.device.type) if dtype == "auto" else DTYPES[dtype]
     if problem := dtype_problem(accelerator.device.type, chosen):
         raise RequestError(problem, fix="leave --dtype at auto, or take fp32")
+    if is_leader() and (labels := [label for name, label in UNUSED.items() if is_set(name)]):
+        say(
+            f"note: not used of accelerate's settings: {', '.join(labels)}. The number format is --dtype's, and each "
+            "process holds the whole base."
+        )
     if is_leader() and (label := untested(accelerator.device.type)):
         say(f"note: {label} is untested; please report what you find.")
     return accelerator, chosen
+
+
+def is_set(name: str) -> bool:
+    """Whether accelerate's launcher has turned on what this variable stands for."""
+    return os.environ.get(name, "").lower() not in ("", "no", "false", "0")
 
 
 def unconnected(accelerator: Accelerator) -> str | None:

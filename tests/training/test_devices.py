@@ -88,6 +88,24 @@ def test_another_device_than_that_of_the_callers_accelerator_is_refused(monkeypa
         devices.open_accelerator("mps", "auto")
 
 
+def test_settings_of_accelerate_that_are_not_used_are_told(monkeypatch, capfd):
+    def opened(precision, backend):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)  # the launcher sets both always, spelled so
+        monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", backend)
+        devices.open_accelerator("cpu", "auto")
+        return capfd.readouterr().err
+
+    usual = ("no", "NO")
+    assert "note:" not in opened(*usual)
+    told = opened("bf16", "INDUCTOR")
+    assert "note: not used of accelerate's settings: mixed precision, dynamo. The number format is --dtype's" in told
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert "accelerate's settings: FSDP." in opened(*usual)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(RequestError, match="accelerate is set to DeepSpeed, which symdream does not use"):
+        opened(*usual)
+
+
 def test_untested_platforms_are_labelled(monkeypatch):
     assert devices.untested("cpu") is None and "MPS" in devices.untested("mps")
     monkeypatch.setattr(torch.version, "hip", "6.0")
