@@ -80,8 +80,8 @@ def is_set(name: str) -> bool:
 def unconnected(accelerator: Accelerator) -> str | None:
     """Why the processes that a launcher started would each train a run of their own, or None."""
     for name in WORLD_SIZES:
-        started = int(os.environ.get(name, accelerator.num_processes))
-        if started != accelerator.num_processes:
+        started = os.environ.get(name, "")
+        if started.isdecimal() and int(started) != accelerator.num_processes:
             return (
                 f"{started} processes were started ({name}), but they do not find each other on {accelerator.device}: "
                 "each would train a run of its own."
