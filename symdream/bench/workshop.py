@@ -342,7 +342,7 @@ class Workshop:
 def _same(config: TrainConfig, place: Path) -> bool:
     """Whether the run in `place` was started with these settings."""
     try:
-        found = settings.build(settings.read_toml(place / "config.toml"), str(place))
+        found = RunFolder(place).read_config()
     except SymdreamError:
         return False
     return _plain(found) == _plain(config)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from symdream import config as settings
 from symdream.config import Subject
 from symdream.data.captions import fill
 from symdream.data.images import read_image
@@ -76,7 +75,7 @@ def evaluate_run(
     Raises: RequestError if the run has no adapter, its photos are gone, or the output exists and `overwrite` is off.
     """
     output = run.path / "evaluation" if output is None else Path(output)
-    config = settings.build(settings.read_toml(run.config), str(run.config))
+    config = run.read_config()
     check_output(output, overwrite)
     if not run.adapter.is_dir():
         raise RequestError(

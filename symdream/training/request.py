@@ -288,7 +288,7 @@ def settings_of(run: RunFolder) -> TrainConfig:
 
     Raises: RequestError, Problems if they are damaged, or the photos are gone.
     """
-    config = settings.build(settings.read_toml(run.config), str(run.config))
+    config = run.read_config()
     for subject in config.learned:
         try:
             found = read_folder(subject.images)
