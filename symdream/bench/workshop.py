@@ -19,7 +19,7 @@ from symdream.bench.spectrum import spectrum_of
 from symdream.bench.subjects import BenchSubject
 from symdream.config import TrainConfig
 from symdream.data.images import read_image
-from symdream.diffusion.adapters import attach
+from symdream.diffusion.adapters import attach_configured
 from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.detach import detach
 from symdream.diffusion.sampling import sample
@@ -261,12 +261,7 @@ class Workshop:
         return run, config, time.monotonic() - began
 
     def _attach_again(self, config: TrainConfig) -> None:
-        adapter = config.adapter
-        components = self.base.chosen(adapter.components)
-        attach(
-            self.base, adapter.method, adapter.rank, adapter.alpha, adapter.targets, components, adapter.dropout,
-            config.training.seed, init=adapter.init,
-        )  # fmt: skip
+        attach_configured(self.base, config)
         for module in self.base.components().values():
             module.eval()
 
