@@ -33,7 +33,7 @@ from symdream.training.defaults import resolve
 from symdream.training.devices import open_accelerator
 from symdream.training.outputs import save_png
 from symdream.training.run_folder import RunFolder, is_run, read_json, write_json
-from symdream.training.schedule import ramp
+from symdream.training.schedule import ramp_after
 from symdream.tuners import set_ramp
 from symdream.ui import only_in_the_log, say
 
@@ -282,7 +282,7 @@ class Workshop:
             checkpoint.load_adapters(saved, trainable)
             if config.adapter.ramp is not None:
                 for component in trainable:
-                    u = ramp(point - 1, config.training.steps, config.adapter.ramp)
+                    u = ramp_after(point, config.training.steps, config.adapter.ramp)
                     set_ramp(self.base.components()[component], u)
             pairs = [(prompt, seed) for prompt in cell.prompts for seed in cell.seeds_at(point)]
             images = self._drawn(run.path / "pictures" / f"step-{point}", judge, pairs)

@@ -45,7 +45,7 @@ from symdream.training.photos import Photos, add_class_images, read_photos
 from symdream.training.progress import Progress
 from symdream.training.recorder import Recorder
 from symdream.training.run_folder import RunFolder, write_text
-from symdream.training.schedule import lr_factor, ramp
+from symdream.training.schedule import lr_factor, ramp, ramp_after
 from symdream.tuners import METHODS, find_ramps
 from symdream.tuners.batched import FAMILIES, Adapter, AdapterStack, installed, place
 from symdream.ui import say
@@ -371,7 +371,7 @@ def finish(base: Base, stacks: dict[str, AdapterStack], row: int, trainee: Train
                 trainable[component][name].data.copy_(value)
             if METHODS[config.adapter.method].has_ramp:
                 for one in find_ramps(base.components()[component]):
-                    one.set(ramp(steps - 1, steps, config.adapter.ramp))
+                    one.set(ramp_after(steps, steps, config.adapter.ramp))
         outputs.save_adapter(run, config, base, list(stacks), step=steps)
         outputs.write_summary(run, config, base, trainable, trainee.recorder, steps=steps)
     run.update_summary(trained_together=stacks["unet"].count if "unet" in stacks else next(iter(stacks.values())).count)

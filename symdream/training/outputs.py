@@ -248,9 +248,9 @@ def save_adapter(
     weight: float | None = None,
 ) -> None:
     """Write adapter/ whole or not at all; `weight` is the one to use it at, where that was found out."""
-    from symdream.training.schedule import ramp
+    from symdream.training.schedule import ramp_after
 
-    u = None if config.adapter.ramp is None else ramp(step - 1, config.training.steps, config.adapter.ramp)
+    u = None if config.adapter.ramp is None else ramp_after(step, config.training.steps, config.adapter.ramp)
     metadata = adapter_metadata(config, base, step, u, weight)
     write_folder(run.adapter, lambda new: save_adapters(base, components, new, metadata))
 
