@@ -69,7 +69,7 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
             except RequestError as error:
                 gr.Markdown(f"**{no_markdown(Path(path).name)}**: {no_markdown(brief(error, context.runs))}")
                 continue
-            _row(context, card, known, strengths, prompt, weights)
+            _row(card, known, strengths, prompt, weights)
 
     files.upload(
         tell(lambda sent, have: (None, *accept(context, sent, have))), [files, chosen], [files, *rows.shown], **PRIVATE
@@ -87,7 +87,6 @@ def keep_up(context: Context, rows: AdapterRows, tab: gr.Tab) -> None:
 
 
 def _row(
-    context: Context,
     card: AdapterCard,
     known: dict[str, dict[str, Any]],
     strengths: gr.State,

@@ -200,7 +200,7 @@ def place(context: Context, runs: Runs, kind: str, key: str) -> Path:
     return runs.get(key).path if kind == RUN else context.check_path(key)
 
 
-def facts_table(context: Context, runs: Runs, kind: str, key: str, facts: dict[str, Any]) -> list[list[str]]:
+def facts_table(runs: Runs, kind: str, key: str, facts: dict[str, Any]) -> list[list[str]]:
     """[name, value] rows: what the adapter is, and what its run cost."""
     ranks = facts["ranks"]
     rows = [
