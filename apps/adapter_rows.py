@@ -14,9 +14,10 @@ from symdream.data.captions import PLACEHOLDER, says
 from symdream.errors import RequestError
 from symdream_apps.adapters import AdapterCard, choices, named, read_card
 from symdream_apps.context import Context
-from symdream_apps.errors import escape, told, warn
+from symdream_apps.errors import told, warn
 from symdream_apps.shared import PRIVATE
 from symdream_apps.studio import Worn
+from symdream_apps.text import no_markdown
 from symdream_apps.upload import check_safetensors
 from symdream_apps.wording import brief
 
@@ -66,9 +67,9 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
             try:
                 card = read_card(context, path)
             except RequestError as error:
-                gr.Markdown(f"**{escape(Path(path).name)}**: {escape(brief(error, context.runs))}")
+                gr.Markdown(f"**{no_markdown(Path(path).name)}**: {no_markdown(brief(error, context.runs))}")
                 continue
-            _row(context, card, known, strengths, prompt, weights)
+            _row(card, known, strengths, prompt, weights)
 
     files.upload(
         tell(lambda sent, have: (None, *accept(context, sent, have))), [files, chosen], [files, *rows.shown], **PRIVATE
@@ -86,7 +87,6 @@ def keep_up(context: Context, rows: AdapterRows, tab: gr.Tab) -> None:
 
 
 def _row(
-    context: Context,
     card: AdapterCard,
     known: dict[str, dict[str, Any]],
     strengths: gr.State,
@@ -97,7 +97,7 @@ def _row(
     key = str(card.path)
     now = known.setdefault(key, {"weight": card.weight, "on": True})
     with gr.Column(variant="panel", elem_classes="adapter-row"):
-        gr.Markdown(f"**{escape(card.name)}** · {escape(card.line())}")
+        gr.Markdown(f"**{no_markdown(card.name)}** · {no_markdown(card.line())}")
         if not weights:
             return
         with gr.Row(equal_height=True):

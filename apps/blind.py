@@ -99,8 +99,7 @@ def conclusion(votes: Sequence[Vote]) -> str:
     """The result in Markdown."""
     lines = ["| variant | chosen | of |", "|:--|--:|--:|"]
     for name, (won, shown) in sorted(tally(votes).items(), key=lambda item: -item[1][0]):
-        in_one_line = " ".join(name.split())
-        lines.append(f"| {no_markdown(in_one_line)} | {won} | {shown} |")
+        lines.append(f"| {no_markdown(name)} | {won} | {shown} |")
     found = agreement(votes)
     if found is None:
         lines += ["", "DINO cannot be set against these votes: there are no scores, or no choice was made."]

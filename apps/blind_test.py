@@ -11,9 +11,10 @@ import gradio as gr
 from symdream.errors import RequestError
 from symdream_apps.blind import NEITHER, A, B, Pair, Vote, as_csv, conclusion, draw_pairs
 from symdream_apps.context import Context
-from symdream_apps.errors import escape, told, warn
+from symdream_apps.errors import told, warn
 from symdream_apps.history import served
 from symdream_apps.shared import PRIVATE
+from symdream_apps.text import no_markdown
 
 INTRODUCTION = (
     "Which one is more your subject? You see two pictures of the same prompt and seed, and not which variant made "
@@ -86,7 +87,7 @@ class BlindTest:
         of_subject = [(served(self.context, file), file.name) for file in map(Path, result["references"])]
         photos = gr.Gallery(value=of_subject, visible=bool(of_subject))
         return (
-            state, f"**{at + 1} of {len(pairs)}** · Which one is more your subject?  \n{escape(row['prompt'])}",
+            state, f"**{at + 1} of {len(pairs)}** · Which one is more your subject?  \n{no_markdown(row['prompt'])}",
             gr.Button("Start again"), photos, gr.Row(visible=True), a, b, gr.Row(visible=True),
             gr.DownloadButton(visible=False),
         )  # fmt: skip

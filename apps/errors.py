@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import html
 import inspect
-import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -45,11 +44,6 @@ def warn(context: Context, error: Exception) -> None:
     """Show the message for `error` beside a page that goes on; logs it as `told` does."""
     shown = _turn(context, error)
     gr.Warning(shown.message, duration=None, title=shown.title)
-
-
-def escape(text: Any) -> str:
-    """`text` as one line that Markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", " ".join(str(text).split()))
 
 
 def _turn(context: Context, error: Exception) -> gr.Error:

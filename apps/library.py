@@ -20,6 +20,7 @@ from symdream.training.run_folder import RunFolder, is_run, new_run_path
 from symdream_apps import watching
 from symdream_apps.adapters import find_adapters, read_card
 from symdream_apps.context import Context
+from symdream_apps.references import photo_folders
 from symdream_apps.run_status import summary_of
 from symdream_apps.runs import Runs, checked_name
 from symdream_apps.upload import UNREADABLE
@@ -76,14 +77,12 @@ def _run_card(context: Context, runs: Runs, status: Any) -> Card:
 
 def _photo(context: Context, run: RunFolder) -> Path | None:
     """The first photo that the run learns from, if it lies in the app's folders."""
-    from symdream.config import read_toml
     from symdream.data.images import find_images
 
+    folders = photo_folders(run.path)
     try:
-        settings = read_toml(run.config)
-        folder = (settings.get("subjects") or [settings.get("subject") or {}])[0].get("images")
-        return find_images(context.check_path(folder))[0] if isinstance(folder, str) else None
-    except (RequestError, OSError, AttributeError, LookupError, TypeError):  # settings of another shape, too
+        return find_images(context.check_path(folders[0]))[0] if folders else None
+    except (RequestError, OSError):
         return None
 
 
@@ -201,7 +200,7 @@ def place(context: Context, runs: Runs, kind: str, key: str) -> Path:
     return runs.get(key).path if kind == RUN else context.check_path(key)
 
 
-def facts_table(context: Context, runs: Runs, kind: str, key: str, facts: dict[str, Any]) -> list[list[str]]:
+def facts_table(runs: Runs, kind: str, key: str, facts: dict[str, Any]) -> list[list[str]]:
     """[name, value] rows: what the adapter is, and what its run cost."""
     ranks = facts["ranks"]
     rows = [

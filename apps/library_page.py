@@ -194,7 +194,7 @@ class _Detail:
             **told_as,
             **{box: gr.update(visible=True) for box in boxes},
             self.warnings: gr.Markdown("\n".join(warned), visible=bool(warned)),
-            self.facts: library.facts_table(self.context, self.runs, kind, key, facts),
+            self.facts: library.facts_table(self.runs, kind, key, facts),
             self.opened: facts,
             self.layers: library.layer_rows(facts),
             self.metadata: library.metadata_rows(facts),

@@ -73,7 +73,7 @@ def check(paths: Sequence[Path], side: int, *, sprite: bool) -> Report:
         images.append(image)
     hashes = [perceptual_hash(image) for image in images]
     for i, photo in enumerate(photos):
-        same = [one.name for one, known in zip(photos[:i], hashes[:i], strict=True) if _near(known, hashes[i])]
+        same = [one.name for one, known in zip(photos[:i], hashes[:i], strict=True) if near(known, hashes[i])]
         if same:
             more = len(same) - 1
             others = f" and {more} other{'s' if more > 1 else ''}" if more else ""
@@ -134,12 +134,8 @@ def perceptual_hash(image: Image.Image) -> np.ndarray:
     return low > np.median(low)
 
 
-def alike(a: Image.Image, b: Image.Image) -> bool:
-    """Whether two files show the same picture, maybe scaled, saved again or cut by a little."""
-    return _near(perceptual_hash(a), perceptual_hash(b))
-
-
-def _near(one: np.ndarray, other: np.ndarray) -> bool:
+def near(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two hashes are of the same picture, maybe scaled, saved again or cut by a little."""
     return int(np.count_nonzero(one != other)) <= SAME_PICTURE
 
 

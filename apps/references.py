@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
+from symdream.config import read_toml
 from symdream.data.images import find_images, read_image
 from symdream.errors import RequestError
 from symdream.training.run_folder import is_run
@@ -60,14 +60,24 @@ def _run_of(adapter: Path) -> Path | None:
 
 
 def _of_run(context: Context, run: Path) -> tuple[list[Path], str]:
+    folders = photo_folders(run)
+    if not folders:
+        return [], f"No scores: {run.name} does not say where its photos are. Drop them here."
     try:
-        folder = Path(tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))["subject"]["images"])
-        return [context.check_path(file) for file in find_images(context.check_path(folder))], ""
-    except RequestError:
+        found = [file for folder in folders for file in find_images(context.check_path(folder))]
+        return [context.check_path(file) for file in found], ""
+    except (RequestError, OSError):
         # They are somebody's files outside of what this app may read, or gone.
         return [], f"No scores: the photos of {run.name} are not in this app's folders. Drop them here."
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, OSError, UnicodeDecodeError):
-        return [], f"No scores: {run.name} does not say where its photos are. Drop them here."
+
+
+def photo_folders(run: Path) -> list[Path]:
+    """The folder of photos of each subject that a run learns, by its config.toml; none where it does not say."""
+    try:
+        settings = read_toml(run / "config.toml")
+        return [Path(subject["images"]) for subject in settings.get("subjects") or [settings["subject"]]]
+    except (RequestError, OSError, LookupError, TypeError):  # settings of another shape, too
+        return []
 
 
 def read(files: Sequence[Path]) -> list:

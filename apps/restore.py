@@ -8,7 +8,7 @@ from typing import Any
 
 from symdream.diffusion.png import read_settings
 from symdream.errors import RequestError
-from symdream_apps.errors import escape
+from symdream_apps.text import no_markdown
 from symdream_apps.upload import check_image
 
 
@@ -38,7 +38,7 @@ def describe(settings: Mapping[str, Any]) -> str:
         f"sampler {settings.get('sampler')}", f"{settings.get('width')} × {settings.get('height')}",
         str(settings.get("base")), *(f"{x['name']} × {x['weight']:g}" for x in settings["adapters"]),
     ]  # fmt: skip
-    lines = [f"**{escape(settings['prompt'])}**"]
+    lines = [f"**{no_markdown(settings['prompt'])}**"]
     if settings.get("negative_prompt"):
-        lines.append(f"not: {escape(settings['negative_prompt'])}")
-    return "  \n".join([*lines, escape(" · ".join(facts))])
+        lines.append(f"not: {no_markdown(settings['negative_prompt'])}")
+    return "  \n".join([*lines, no_markdown(" · ".join(facts))])

@@ -175,9 +175,7 @@ class Runs:
     @staticmethod
     def _move_photos(run: RunFolder, before: Path) -> None:
         """config.toml names the photos and the run by their whole paths: write the new ones where they moved along."""
-        from symdream import config as settings
-
-        config = settings.build(settings.read_toml(run.config), str(run.config))
+        config = run.read_config()
         for subject in config.learned:
             if subject.images and subject.images.is_relative_to(before.resolve()):
                 subject.images = run.path.resolve() / subject.images.relative_to(before.resolve())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
 
-def no_markdown(text: str) -> str:
-    """`text` as Markdown shows it: no character of it has a meaning."""
-    return "".join("\\" + c if c in r"\`*_[]<>#|~$&" else c for c in text)
+
+def no_markdown(text: Any) -> str:
+    """`text` on one line, as Markdown shows it: no character of it has a meaning."""
+    return "".join("\\" + c if c in r"\`*_{}[]<>#|~$&" else c for c in " ".join(str(text).split()))

@@ -53,11 +53,10 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     if not argv or argv[0] not in COMMANDS:
-        from difflib import get_close_matches
+        from symdream.errors import did_you_mean
 
-        problem = f"No command {argv[0]}." if argv else "No command given."
-        close = get_close_matches(argv[0], COMMANDS, 1) if argv else []
-        print(problem + (f" Did you mean {close[0]}?" if close else "") + "\n\n" + usage(), file=sys.stderr)
+        problem = f"No command {argv[0]}{did_you_mean(argv[0], COMMANDS) or '.'}" if argv else "No command given."
+        print(f"{problem}\n\n{usage()}", file=sys.stderr)
         return 2
     return run_command(argv[0], argv[1:])
 

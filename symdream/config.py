@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from symdream.errors import Problem, Problems, RequestError
+from symdream.errors import Problem, Problems, RequestError, did_you_mean
 
 MethodName = Literal["lora", "lora+", "dora", "singlora", "symlora"]
 PresetName = Literal["quick", "quality", "paper"]
@@ -429,8 +429,7 @@ def _did_you_mean(location: list[str]) -> str:
     known = fields()
     name = location[-1]
     if location[0] == "subjects" and len(location) > 1:
-        close = difflib.get_close_matches(name, list(OneOfSubjects.model_fields), 1)
-        return f'; did you mean "{close[0]}"?' if close else f"; it knows {', '.join(OneOfSubjects.model_fields)}"
+        return did_you_mean(name, OneOfSubjects.model_fields) or f"; it knows {', '.join(OneOfSubjects.model_fields)}"
     if len(location) == 1 and name not in known:
         close = difflib.get_close_matches(name, list(TrainConfig.model_fields), 1)
         if close:

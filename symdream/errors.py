@@ -7,7 +7,7 @@ The exit code belongs to the error, so that every command ends alike:
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,20 @@ def problems_of(error: RequestError, key: str) -> list[Problem]:
     """What an error says, to be told with other problems: those it lists, or itself as that of the setting `key`."""
     if isinstance(error, Problems):
         return error.problems
-    return [Problem(key, error.what + (f" ({error.fix})" if error.fix else ""))]
+    return [Problem(key, on_one_line(error))]
+
+
+def on_one_line(error: SymdreamError) -> str:
+    """What went wrong and what to do, without where."""
+    return error.what + (f" ({error.fix})" if error.fix else "")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: '; did you mean "fox"?', or nothing where none is near."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(str(name), list(known), 1)
+    return f'; did you mean "{close[0]}"?' if close else ""
 
 
 @contextmanager

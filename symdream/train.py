@@ -46,7 +46,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     from symdream.data.draws import seed_of
     from symdream.data.store import Store
     from symdream.data.training_set import TrainingSet
-    from symdream.diffusion.adapters import attach, train_adapters
+    from symdream.diffusion.adapters import attach_configured, train_adapters
     from symdream.diffusion.base import load_base
     from symdream.diffusion.batch_loss import BatchLoss
     from symdream.diffusion.checkpointing import use_gradient_checkpointing
@@ -90,17 +90,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
 
     adapter, training = config.adapter, config.training
     components = base.chosen(adapter.components)
-    trainable = attach(
-        base,
-        adapter.method,
-        adapter.rank,
-        adapter.alpha,
-        adapter.targets,
-        components,
-        adapter.dropout,
-        training.seed,
-        init=adapter.init,
-    )
+    trainable = attach_configured(base, config)
     newest = checkpoint.newest_intact(run.checkpoints) if resume else None
     if adapter.start_from and newest is None:
         tell(warm_start(base, adapter.start_from), adapter.start_from)

@@ -27,6 +27,7 @@ def write_folder(folder: Path, write: Callable[[Path], Any]) -> None:
         _open_to_others(new)
         fsync_tree(new)
         if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         new.rename(folder)
         fsync_folder(folder.parent)

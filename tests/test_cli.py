@@ -67,7 +67,7 @@ def test_a_wrong_command_ends_with_2_and_the_list(args):
     result = run(*args)
     assert result.returncode == 2 and "COMMAND" in result.stderr and not result.stdout
     if args == ["trian"]:
-        assert "Did you mean train?" in result.stderr
+        assert 'did you mean "train"?' in result.stderr
 
 
 def test_an_unknown_flag_ends_with_2():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from symdream.diffusion.adapters import rank_problem
 from symdream.diffusion.base import Base
 from symdream.diffusion.conditioning import unused_layers
 from symdream.errors import Problems
-from symdream.tuners import METHODS, count_parameters, target_modules
+from symdream.tuners import METHODS, count_parameters, linear_shapes, target_modules
 
 HALVED = ("singlora", "symlora")  # the methods with one matrix a layer where LoRA has two
 
@@ -70,13 +69,8 @@ def adapted_shapes(grid: Grid, base: Base) -> list[tuple[int, int]]:
     """(in, out) of every layer that an adapter of this grid is put on."""
     shapes = []
     for component in base.chosen(grid.train.get("components", "both")):
-        ends = tuple(f".{name}" for name in target_modules(grid.train.get("targets", "qkvo"), component))
-        unused = re.compile(unused_layers(base, component) or r"(?!)")
-        shapes += [
-            (module.in_features, module.out_features)
-            for name, module in base.components()[component].named_modules()
-            if f".{name}".endswith(ends) and hasattr(module, "in_features") and not unused.fullmatch(name)
-        ]
+        targets = target_modules(grid.train.get("targets", "qkvo"), component)
+        shapes += linear_shapes(base.components()[component], targets, unused_layers(base, component))
     return shapes
 
 

@@ -17,7 +17,6 @@ PROMPTS_FILE = "prompts_and_classes.txt"
 LIVE = ("cat", "dog")  # the live subjects' classes; all others are objects
 CLASS_LINE = re.compile(r"^([\w-]+),([\w -]+)$", re.MULTILINE)
 PROMPT_LINE = re.compile(r"'([^']*\{0\} \{1\}[^']*)'\.format")
-PICTURES_EACH = 4  # of each prompt: 25 x 4 x 30 subjects = 3,000
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
 from symdream import config as settings
+from symdream.bench.dreambooth import PROMPTS_FILE
 from symdream.bench.presets import PRESETS
 from symdream.bench.subjects import BenchSubject, read_subjects, unknown_subjects
 from symdream.config import Fraction, MethodName, NonNegativeInt, PositiveFloat, PositiveInt, Section
-from symdream.errors import Problem, Problems, RequestError, problems_of
+from symdream.errors import Problem, Problems, RequestError, collected, did_you_mean, problems_of
 
 # What the grid decides itself, or what would make cells differ in more than their method.
 FIXED_BY_GRID = (
@@ -112,7 +112,8 @@ def build(flags: Mapping[str, Any], preset: str | None = None, file: Path | None
     Raises: Problems telling all that is wrong, with what was perhaps meant; RequestError if a file cannot be read.
     """
     if preset is not None and preset not in PRESETS:
-        raise RequestError(f"No preset {preset}.{did_you_mean(preset, PRESETS)}", fix=f"choose {', '.join(PRESETS)}")
+        what = f"No preset {preset}{did_you_mean(preset, PRESETS) or '.'}"
+        raise RequestError(what, fix=f"choose {', '.join(PRESETS)}")
     chosen = {"name": preset, **PRESETS[preset]} if preset else {}
     chosen |= settings.read_toml(file) if file else {}
     return check({**chosen, **flags}, str(file) if file else "the request")
@@ -134,6 +135,7 @@ def check(values: Mapping[str, Any], where: str) -> Grid:
     except RequestError as error:
         problems += problems_of(error, "data")
     else:
+        problems += _other_layout(grid)
         problems += unknown_subjects(grid.subjects, subjects, "subjects")
         if grid.tune:
             problems += unknown_subjects(grid.tuning_subjects, subjects, "tuning_subjects")
@@ -169,11 +171,18 @@ def _conflicts(grid: Grid) -> list[Problem]:
         problems.append(Problem("tuning_limit", f"is below tuning_trials, {grid.tuning_trials}"))
     if grid.layout == "dreambooth" and grid.data is None:
         problems.append(Problem("data", "is needed: the folder of the public data set, --data FOLDER"))
-    try:
+    with collected(problems, f"base = {grid.base}"):
         resolve_name(grid.base)
-    except RequestError as error:
-        problems.append(Problem(f"base = {grid.base}", error.what))
     return problems
+
+
+def _other_layout(grid: Grid) -> list[Problem]:
+    """Whether the folder of subjects, which tells its layout by what is in it, has another than the grid says."""
+    there = "dreambooth" if grid.data is not None and (grid.data / PROMPTS_FILE).is_file() else "samples"
+    if grid.data is None or there == grid.layout:
+        return []
+    has = "has a" if there == "dreambooth" else "has no"
+    return [Problem(f"layout = {grid.layout}", f"{grid.data} {has} {PROMPTS_FILE}: choose --layout {there}")]
 
 
 def subjects_of(grid: Grid) -> dict[str, BenchSubject]:
@@ -209,11 +218,6 @@ def to_toml(grid: Grid) -> str:
     if grid.train:
         lines += [tomli_w.dumps({"train": grid.train})]
     return "\n".join(lines)
-
-
-def did_you_mean(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    close = get_close_matches(str(name), list(known), 1)
-    return f'; did you mean "{close[0]}"?' if close else ""
 
 
 def _problem(error: Mapping[str, Any]) -> Problem:

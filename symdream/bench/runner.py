@@ -161,13 +161,13 @@ class Comparison:
         chosen = {}
         for arm, found in objectives.items():
             best = tuning.best_of(found)
-            chosen[arm] = best.settings(arms[arm], self.grid, embedded=self._embedded)
+            chosen[arm] = best.settings(arms[arm], embedded=self._embedded)
             for entry in self.tuning:
                 if entry["arm"] == arm:
                     entry["chosen"] = entry["lr"] == chosen[arm].lr and entry["alpha"] == chosen[arm].alpha
             edge = " (at the edge of the range: the limit of trials is reached)" if tuning.at_edge(found) else ""
             curve = ", ".join(
-                f"{t.settings(arms[arm], self.grid, embedded=self._embedded).lr:g}: {value:+.3f}"
+                f"{t.settings(arms[arm], embedded=self._embedded).lr:g}: {value:+.3f}"
                 for t, value in sorted(found.items(), key=lambda item: (item[0].alpha, item[0].place))
             )
             say(f"  {arms[arm].label}: lr {chosen[arm].lr:g}, alpha {chosen[arm].alpha:g}{edge}   [{curve}]")

@@ -9,12 +9,11 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 from symdream.bench.dreambooth import PROMPTS_FILE, read_protocol
 from symdream.data.images import read_folder
-from symdream.errors import Problem, RequestError
+from symdream.errors import Problem, RequestError, did_you_mean
 from symdream.metrics.prompts import PHOTO_SELECTION, PromptSet, read_prompts
 
 
@@ -100,7 +99,6 @@ def unknown_subjects(asked: Sequence[str], known: dict[str, BenchSubject], key: 
     problems = []
     for name in asked:
         if name not in known:
-            close = get_close_matches(name, known, 1)
-            hint = f'; did you mean "{close[0]}"?' if close else f"; there are {', '.join(known)}"
+            hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
             problems.append(Problem(f"{key} = {name}", "is no subject here" + hint))
     return problems

@@ -38,7 +38,7 @@ class Trial:
     place: int
     alpha: float
 
-    def settings(self, arm: Arm, grid: Grid, *, embedded: bool) -> Settings:
+    def settings(self, arm: Arm, *, embedded: bool) -> Settings:
         default = defaults(arm, embedded=embedded)
         factor = HALF_DECADE**self.place
         lr, text_lr = (float(f"{rate * factor:.3g}") for rate in (default.lr, default.text_encoder_lr))
@@ -114,7 +114,7 @@ def trial_cells(
     *, embedded: bool,
 ) -> list[Cell]:  # fmt: skip
     """The runs of a trial, one a tuning subject: scored at the last step, on the selection prompts."""
-    found = trial.settings(arm, grid, embedded=embedded)
+    found = trial.settings(arm, embedded=embedded)
     return [
         Cell(
             id=f"tune-{arm.id}-lr{found.lr:g}-alpha{found.alpha:g}-{name}",

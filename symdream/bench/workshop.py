@@ -19,7 +19,7 @@ from symdream.bench.spectrum import spectrum_of
 from symdream.bench.subjects import BenchSubject
 from symdream.config import TrainConfig
 from symdream.data.images import read_image
-from symdream.diffusion.adapters import attach
+from symdream.diffusion.adapters import attach_configured
 from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.detach import detach
 from symdream.diffusion.sampling import sample
@@ -33,7 +33,7 @@ from symdream.training.defaults import resolve
 from symdream.training.devices import open_accelerator
 from symdream.training.outputs import save_png
 from symdream.training.run_folder import RunFolder, is_run, read_json, write_json
-from symdream.training.schedule import ramp
+from symdream.training.schedule import ramp_after
 from symdream.tuners import set_ramp
 from symdream.ui import only_in_the_log, say
 
@@ -261,12 +261,7 @@ class Workshop:
         return run, config, time.monotonic() - began
 
     def _attach_again(self, config: TrainConfig) -> None:
-        adapter = config.adapter
-        components = self.base.chosen(adapter.components)
-        attach(
-            self.base, adapter.method, adapter.rank, adapter.alpha, adapter.targets, components, adapter.dropout,
-            config.training.seed, init=adapter.init,
-        )  # fmt: skip
+        attach_configured(self.base, config)
         for module in self.base.components().values():
             module.eval()
 
@@ -287,7 +282,7 @@ class Workshop:
             checkpoint.load_adapters(saved, trainable)
             if config.adapter.ramp is not None:
                 for component in trainable:
-                    u = ramp(point - 1, config.training.steps, config.adapter.ramp)
+                    u = ramp_after(point, config.training.steps, config.adapter.ramp)
                     set_ramp(self.base.components()[component], u)
             pairs = [(prompt, seed) for prompt in cell.prompts for seed in cell.seeds_at(point)]
             images = self._drawn(run.path / "pictures" / f"step-{point}", judge, pairs)
@@ -342,7 +337,7 @@ class Workshop:
 def _same(config: TrainConfig, place: Path) -> bool:
     """Whether the run in `place` was started with these settings."""
     try:
-        found = settings.build(settings.read_toml(place / "config.toml"), str(place))
+        found = RunFolder(place).read_config()
     except SymdreamError:
         return False
     return _plain(found) == _plain(config)

@@ -193,12 +193,11 @@ def draw_grid(path: Path, folder: RunFolder, prompts: list[str]) -> None:
     """Row 1 the photos, row 2 the base's answers, row 3 the adapter's, from the same seeds."""
     from PIL import Image
 
-    from symdream import config as settings
     from symdream.data.captions import fill
     from symdream.data.images import read_folder
     from symdream.diffusion.grid import save_grid
 
-    config = settings.build(settings.read_toml(folder.config), str(folder.config))
+    config = folder.read_config()
     photos = list(read_folder(config.subject.images).images.values())[:6]
     drawn = [
         [Image.open(p) for p in sorted((folder.path / "evaluation" / which).glob(f"*-{config.training.seed}.png"))]

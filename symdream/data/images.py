@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from PIL.ExifTags import Base as Exif
 
 from symdream.data.colours import is_converted, to_srgb
-from symdream.errors import RequestError, SymdreamError
+from symdream.errors import RequestError, SymdreamError, on_one_line
 
 HEIF = {".heic", ".heif", ".hif"}  # what phones and cameras store
 JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}  # .jfif: what Windows calls pictures of the web
@@ -183,5 +183,5 @@ def read_folder(folder: Path) -> Folder:
         try:
             found.images[path] = read_image(path)
         except RequestError as error:
-            found.problems.append(error.what + (f" ({error.fix})" if error.fix else ""))
+            found.problems.append(on_one_line(error))
     return found

@@ -143,9 +143,6 @@ class TrainingSet:
         self.token_ids = tuple(ids.to(self.device) for ids in tokenize(base, self.texts))
         self.text = embed_all(base, self.texts, store) if frozen else None
 
-    def __len__(self) -> int:
-        return len(self.photos.photos)
-
     def captions(self, batch_size: int) -> int:
         """How many different captions a batch of so many samples can have."""
         return min(batch_size * (2 if self.photos.class_images else 1), len(self.texts))

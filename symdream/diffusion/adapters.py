@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -19,6 +19,9 @@ from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.errors import Problem, Problems, RequestError
 from symdream.tensor_file import save_tensors
 from symdream.tuners import METHODS, SymmetricLinear, target_modules
+
+if TYPE_CHECKING:
+    from symdream.config import TrainConfig
 
 NAME = "default"  # PEFT's name for the adapter in training
 WEIGHTS = "adapter_model.safetensors"
@@ -66,6 +69,15 @@ def attach(
                     parameter.data = parameter.data.float()
                     trainable[component][name] = parameter
     return trainable
+
+
+def attach_configured(base: Base, config: TrainConfig) -> dict[str, dict[str, torch.nn.Parameter]]:
+    """`attach` with the method, rank, layers, parts and seed of these settings."""
+    adapter = config.adapter
+    return attach(
+        base, adapter.method, adapter.rank, adapter.alpha, adapter.targets, base.chosen(adapter.components),
+        adapter.dropout, config.training.seed, init=adapter.init,
+    )  # fmt: skip
 
 
 def rank_problem(module: torch.nn.Module, component: str, targets: str, rank: int) -> Problem | None:

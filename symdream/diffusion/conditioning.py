@@ -37,10 +37,6 @@ class Text:
         pooled = None if texts[0].pooled is None else torch.cat([text.pooled for text in texts])
         return Text(torch.cat([text.hidden for text in texts]), pooled)
 
-    def to(self, *args, **kwargs) -> Text:
-        pooled = None if self.pooled is None else self.pooled.to(*args, **kwargs)
-        return Text(self.hidden.to(*args, **kwargs), pooled)
-
 
 def tokenize(base: Base, texts: Sequence[str]) -> tuple[Tensor, ...]:
     """Token ids (C, 77) of the texts, padded and cut as CLIP does, one tensor for each tokenizer of the base."""

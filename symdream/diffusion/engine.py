@@ -1,6 +1,6 @@
 """One optimizer step, from batches to updated adapters: what both engines promise, and which one a run gets.
 
-    engine = choose_engine("auto", loss, optimizer, ...)
+    engine = choose_engine("auto", StepParts(loss, optimizer, ...), say)
     engine.set(lr_factor, u)
     loss, norm = engine.step(batches)
 

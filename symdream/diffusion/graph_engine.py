@@ -73,12 +73,6 @@ class GraphEngine(Engine):
         self.update()
         return self.mean.clone(), self.norm.clone()
 
-    @property
-    def seconds(self) -> float:
-        """What warming up and recording took so far."""
-        captured = [run for _, run in self.passes.values()] + ([self.update] if self.update else [])
-        return sum(run.seconds for run in captured)
-
     def _prepare(self, batch: Batch) -> None:
         """Record what this batch's step needs and is not there yet; parameters and optimizer do not notice.
 

@@ -75,14 +75,11 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
 
 
-def available_ram() -> int | None:
+def available_ram() -> int:
     """Bytes that a new process may take: the system's figure, or a container's own limit where that is lower."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as stream:
-            fields = dict(line.split(":") for line in stream)
-        available = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
+    import psutil
+
+    available = psutil.virtual_memory().available
     limit = _control_group("memory.max")
     used = _control_group("memory.current")
     return available if limit is None or used is None else min(available, limit - used)

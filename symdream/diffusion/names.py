@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-from symdream.errors import RequestError
+from symdream.errors import RequestError, did_you_mean
 
 EMBEDDED = "sprite"
 ALIASES = {
@@ -50,9 +49,8 @@ def resolve_name(name: str) -> Source:
         raise RequestError(f"There is no base at {name}.", fix="check the path; nothing was downloaded")
     if match := HUB_ID.fullmatch(name):
         return Source("hub", name, repo=match["repo"], revision=match["revision"])
-    close = get_close_matches(name, [EMBEDDED, *ALIASES], 1)
     raise RequestError(
-        f'No base is called "{name}".' + (f' Did you mean "{close[0]}"?' if close else ""),
+        f'No base is called "{name}"' + (did_you_mean(name, [EMBEDDED, *ALIASES]) or "."),
         fix=f"use {EMBEDDED}, {', '.join(ALIASES)}, a hub id (owner/name), a diffusers folder or a .safetensors file",
     )
 

@@ -115,10 +115,6 @@ class Adapter:
     def is_dora(self) -> bool:
         return any(isinstance(layer, PlainLayer) and layer.magnitude is not None for layer in self.layers.values())
 
-    @property
-    def is_symmetric(self) -> bool:
-        return any(isinstance(layer, SymmetricLayer) for layer in self.layers.values())
-
     def plain(self) -> Adapter:
         """Every layer as LoRA (or DoRA)."""
         layers = {p: x.plain() if isinstance(x, SymmetricLayer) else x for p, x in self.layers.items()}

@@ -35,8 +35,6 @@ from symdream.tensor_file import save_tensors
 from symdream.training.run_folder import write_atomically
 from symdream.whole_folder import write_folder
 
-LAYOUTS = ("diffusers", "kohya", "peft")
-
 
 @dataclass(frozen=True)
 class Report:

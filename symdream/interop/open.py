@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from symdream.config import read_toml
 from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.errors import RequestError
@@ -68,8 +68,8 @@ def base_of(path: Path, metadata: Mapping[str, Any]) -> str:
     config = path / "config.toml"
     if config.is_file():
         try:
-            return tomllib.loads(config.read_text(encoding="utf-8"))["model"]["base"]
-        except (tomllib.TOMLDecodeError, KeyError, TypeError, UnicodeDecodeError):
+            return read_toml(config)["model"]["base"]
+        except (RequestError, KeyError, TypeError):
             raise RequestError(f"{config} does not name the base.", fix="name it with --base") from None
     identity = trained_base(metadata).get("identity")
     if identity is None:

@@ -36,7 +36,6 @@ class EmbeddingCache:
     def __init__(self, folder: Path | None = None):
         self.folder = None if folder is None else Path(folder)
         self._known: dict[str, dict[str, torch.Tensor]] = {}
-        self.encoded = 0  # pictures that really went through an encoder
 
     def images(self, encoder: Encoder, images: Sequence[Image.Image]) -> torch.Tensor:
         """[N, D] float32, rows of length 1."""
@@ -45,7 +44,6 @@ class EmbeddingCache:
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
         if new:
             known.update(zip(new, encoder.images(list(new.values())), strict=True))
-            self.encoded += len(new)
             self._write(encoder)
         return torch.stack([known[key] for key in keys]) if keys else torch.empty(0, encoder.dim)
 

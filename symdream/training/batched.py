@@ -24,7 +24,7 @@ from symdream.config import TrainConfig, to_toml
 from symdream.data.cache_folder import cache_folder
 from symdream.data.store import Store
 from symdream.data.training_set import TrainingSet
-from symdream.diffusion.adapters import attach, train_adapters
+from symdream.diffusion.adapters import attach_configured, train_adapters
 from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.batched_engine import BatchedStep
 from symdream.diffusion.checkpointing import use_gradient_checkpointing
@@ -45,7 +45,7 @@ from symdream.training.photos import Photos, add_class_images, read_photos
 from symdream.training.progress import Progress
 from symdream.training.recorder import Recorder
 from symdream.training.run_folder import RunFolder, write_text
-from symdream.training.schedule import lr_factor, ramp
+from symdream.training.schedule import lr_factor, ramp, ramp_after
 from symdream.tuners import METHODS, find_ramps
 from symdream.tuners.batched import FAMILIES, Adapter, AdapterStack, installed, place
 from symdream.ui import say
@@ -235,7 +235,7 @@ def prepare(
     add_class_images(photos, config, base)
     outputs.describe(run, config, base, photos, accelerator, resume=False)
     outputs.show_trigger(run, config, base)
-    with fresh_adapter(base, config, components) as trainable:
+    with fresh_adapter(base, config) as trainable:
         groups = make_optimizer(config, trainable).param_groups
         rate_of = {id(p): group["base_lr"] for group in groups for p in group["params"]}
         name_of = {id(p): (c, name) for c, named in trainable.items() for name, p in named.items()}
@@ -259,24 +259,13 @@ def prepare(
 
 
 class fresh_adapter:
-    """`with fresh_adapter(base, config, components) as trainable:` a new adapter as a run alone starts with."""
+    """`with fresh_adapter(base, config) as trainable:` a new adapter as a run alone starts with."""
 
-    def __init__(self, base: Base, config: TrainConfig, components: list[str]):
-        self.base, self.config, self.components = base, config, components
+    def __init__(self, base: Base, config: TrainConfig):
+        self.base, self.config = base, config
 
     def __enter__(self) -> dict[str, dict[str, torch.nn.Parameter]]:
-        adapter = self.config.adapter
-        return attach(
-            self.base,
-            adapter.method,
-            adapter.rank,
-            adapter.alpha,
-            adapter.targets,
-            self.components,
-            adapter.dropout,
-            self.config.training.seed,
-            init=adapter.init,
-        )
+        return attach_configured(self.base, self.config)
 
     def __exit__(self, *_: object) -> None:
         detach(self.base)
@@ -376,13 +365,13 @@ def note(trainee: Trainee, step: int, loss: Tensor, norm: Tensor, board: SimpleN
 def finish(base: Base, stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> None:
     """Write a run's adapter and summary as alone."""
     config, run, steps = trainee.config, trainee.run, trainee.config.training.steps
-    with fresh_adapter(base, config, list(stacks)) as trainable:
+    with fresh_adapter(base, config) as trainable:
         for component, values in state_of(stacks, row, trainee).items():
             for name, value in values.items():
                 trainable[component][name].data.copy_(value)
             if METHODS[config.adapter.method].has_ramp:
                 for one in find_ramps(base.components()[component]):
-                    one.set(ramp(steps - 1, steps, config.adapter.ramp))
+                    one.set(ramp_after(steps, steps, config.adapter.ramp))
         outputs.save_adapter(run, config, base, list(stacks), step=steps)
         outputs.write_summary(run, config, base, trainable, trainee.recorder, steps=steps)
     run.update_summary(trained_together=stacks["unet"].count if "unet" in stacks else next(iter(stacks.values())).count)

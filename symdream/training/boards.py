@@ -94,7 +94,7 @@ class Wandb:
         except ImportError:
             raise RequestError(
                 "--wandb needs the package wandb, which is not installed.",
-                fix='pip install "symdream[wandb]", or leave --wandb out: TensorBoard files are always written',
+                fix='pip install "symdream[wandb]", or leave --wandb out',
             ) from None
         self.wandb = wandb
         note = run.path / "wandb" / "id"

@@ -49,14 +49,6 @@ class Photos:
     class_recipe: dict[str, Any] | None = None  # what class images that the base draws follow from, beside the base
 
     @property
-    def images(self) -> dict[Path, Image.Image]:
-        return {photo.path: photo.image for photo in self.photos}
-
-    @property
-    def captions(self) -> list[str]:
-        return [photo.caption for photo in self.photos]
-
-    @property
     def files(self) -> list[dict[str, str]]:
         """Of each subject the names of its photos, and the sha256 of each."""
         return [

@@ -16,7 +16,7 @@ from symdream.data.captions import caption_of, prompt_problem, template_problem
 from symdream.data.checks import check_class_images, effects
 from symdream.data.images import find_images, read_folder
 from symdream.data.masks import lonely_masks, masks_in, misnamed_masks, read_mask
-from symdream.errors import Problem, Problems, RequestError
+from symdream.errors import Problem, Problems, RequestError, collected, problems_of
 from symdream.training.rerun import derived_anew, without_permission
 from symdream.training.run_folder import RunFolder, is_leader, new_run_path
 from symdream.ui import say
@@ -139,7 +139,7 @@ def check_prompts(config: TrainConfig) -> list[Problem]:
             except Problems as error:
                 problems += [Problem(f"{file}: {problem.key}", problem.message) for problem in error.problems]
             except RequestError as error:
-                problems.append(Problem(str(file), error.what))
+                problems += problems_of(error, str(file))
     return problems
 
 
@@ -167,11 +167,10 @@ def check_base(config: TrainConfig) -> list[Problem]:
     """Whether the base's name means anything; its weights are looked at when it is loaded."""
     from symdream.diffusion.names import resolve_name
 
-    try:
+    problems: list[Problem] = []
+    with collected(problems, f"model.base = {config.model.base}"):
         resolve_name(config.model.base)
-    except RequestError as error:
-        return [Problem(f"model.base = {config.model.base}", error.what + (f" {error.fix}" if error.fix else ""))]
-    return []
+    return problems
 
 
 def check_cache(config: TrainConfig) -> list[Problem]:
@@ -229,16 +228,14 @@ def check_one(subject: Subject, key: str, config: TrainConfig) -> list[Problem]:
     try:
         found = read_folder(subject.images)
     except RequestError as error:
-        return [*problems, Problem(f"{key}.images", error.what + (f" {error.fix}" if error.fix else ""))]
+        return problems + problems_of(error, f"{key}.images")
     problems += [Problem(f"{key}.images", problem) for problem in found.problems]
     masks = masks_in(subject.images)
     for path in found.images:
-        try:
+        with collected(problems, f"{key}.images"):
             caption_of(path, "{subject}", trigger=subject.trigger, class_noun=subject.class_noun or "")
             if config.data.mask_strength:
                 read_mask(path, masks)
-        except RequestError as error:
-            problems.append(Problem(f"{key}.images", error.what))
     photos = find_images(subject.images)
     for mask in lonely_masks(masks, photos):
         problems.append(Problem(f"{key}.images", f"{mask} is a mask without a photo of its name"))
@@ -288,7 +285,7 @@ def settings_of(run: RunFolder) -> TrainConfig:
 
     Raises: RequestError, Problems if they are damaged, or the photos are gone.
     """
-    config = settings.build(settings.read_toml(run.config), str(run.config))
+    config = run.read_config()
     for subject in config.learned:
         try:
             found = read_folder(subject.images)

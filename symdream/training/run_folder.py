@@ -25,12 +25,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from symdream.errors import RequestError, WorkError, typed
 from symdream.ui import say
+
+if TYPE_CHECKING:
+    from symdream.config import TrainConfig
 
 # Where torchrun and the MPI launchers tell a process its number, and how many there are.
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
@@ -102,7 +105,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def disk_error(path: Path, error: Exception) -> WorkError:
@@ -335,6 +342,12 @@ class RunFolder:
         """Whether there is the fruit of a step here: its line in metrics.jsonl, a checkpoint, an adapter."""
         saved = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
         return saved or self.metrics.exists() or self.adapter.exists()
+
+    def read_config(self) -> TrainConfig:
+        """The settings in config.toml, checked. Raises: RequestError, Problems if they cannot be read or are wrong."""
+        from symdream import config as settings
+
+        return settings.build(settings.read_toml(self.config), str(self.config))
 
     def read_state(self) -> dict[str, Any]:
         """state.json, or an empty dict if it is not there or damaged: the checkpoints tell how far the run is."""

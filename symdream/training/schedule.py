@@ -35,3 +35,8 @@ def ramp(step: int, steps: int, fraction: float | None) -> float:
     """
     ramp_steps = round((fraction or 0) * steps)
     return 1.0 if ramp_steps == 0 else min((step + 1) / ramp_steps, 1.0)
+
+
+def ramp_after(done: int, steps: int, fraction: float | None) -> float:
+    """SingLoRA's u as it was in the last of `done` steps: what an adapter saved after them is used with."""
+    return ramp(done - 1, steps, fraction)

@@ -27,7 +27,7 @@ from symdream.training import checkpoint, criterion, processes
 from symdream.training.criterion import Scale, Scores
 from symdream.training.judge import Judge
 from symdream.training.run_folder import RunFolder, read_json, write_json
-from symdream.training.schedule import ramp
+from symdream.training.schedule import ramp_after
 from symdream.tuners import set_ramp
 from symdream.ui import say
 
@@ -142,7 +142,7 @@ class Selection:
     def _set_ramp(self, step: int) -> None:
         """SingLoRA's u as it was in the update that led to `step`."""
         for component in self.trainable:
-            set_ramp(self.base.components()[component], ramp(step - 1, self.steps, self.config.adapter.ramp))
+            set_ramp(self.base.components()[component], ramp_after(step, self.steps, self.config.adapter.ramp))
 
     def _steps(self) -> list[int]:
         return sorted(step for step, weight in self.found if weight == 1.0)

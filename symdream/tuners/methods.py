@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ LAMBDA = "symlora_lambda"
 class Method:
     """One way to adapt a model.
 
-    `config(rank, alpha, targets, dropout)` makes its PEFT config; where `has_init`, it also takes `init`.
+    `config(rank, alpha, targets, dropout)` makes its PEFT config; those of SingLoRA and SymLoRA also take `init`.
     `size(r, n_in, n_out)` counts what it trains in one linear layer. `special` names the parameters that learn at
     another rate, with that rate's ratio to `lr`. `lr` and `text_encoder_lr` are for the embedded base, `real_lr` and
     `real_text_encoder_lr` for SD 1.5 and its like.
@@ -39,7 +40,6 @@ class Method:
     real_text_encoder_lr: float
     special: dict[str, float] = field(default_factory=dict)
     has_ramp: bool = False
-    has_init: bool = False
 
 
 def _lora(rank: int, alpha: float, targets: Sequence[str] | str, dropout: float, use_dora: bool = False) -> LoraConfig:
@@ -115,7 +115,6 @@ METHODS: dict[str, Method] = {
             real_lr=1e-3,
             real_text_encoder_lr=1e-3,
             has_ramp=True,
-            has_init=True,
         ),
         Method(
             name="symlora",
@@ -127,7 +126,6 @@ METHODS: dict[str, Method] = {
             real_lr=1e-3,
             real_text_encoder_lr=1e-3,
             special={LAMBDA: 1.0},
-            has_init=True,
         ),
     )
 }
@@ -186,13 +184,16 @@ def param_groups(
     return [group for group in groups.values() if group["params"]]
 
 
-def linear_shapes(model: nn.Module, targets: Sequence[str]) -> list[tuple[int, int]]:
-    """(in, out) of the linear layers that these target names match, adapted or not, also on the meta device."""
-    wanted = tuple(f".{target}" for target in targets)
+def linear_shapes(model: nn.Module, targets: Sequence[str], exclude: str | None = None) -> list[tuple[int, int]]:
+    """(in, out) of the linear layers that these target names match, adapted or not, also on the meta device.
+
+    exclude: a regular expression of whole names that are left out.
+    """
+    wanted, unwanted = tuple(f".{target}" for target in targets), re.compile(exclude or r"(?!)")
     return [
         (module.in_features, module.out_features)
         for name, module in model.named_modules()
-        if f".{name}".endswith(wanted) and hasattr(module, "in_features")
+        if f".{name}".endswith(wanted) and hasattr(module, "in_features") and not unwanted.fullmatch(name)
     ]
 
 

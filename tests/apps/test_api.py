@@ -169,7 +169,7 @@ def test_a_long_prompt_says_what_is_cut(client):
         ({"prompt": "a", "count": 500}, "from 1 to 16"),
         ({"prompt": "a", "seed": -1}, "from 0"),
         ({"prompt": "a", "sampler": "magic"}, "one of base, ddim"),
-        ({"prompt": "a", "base": "sprte"}, "Did you mean"),
+        ({"prompt": "a", "base": "sprte"}, "did you mean"),
         ({"prompt": "a", "base": "/etc"}, "outside the folders"),
         ({"prompt": "a", "base": "model.ckpt"}, "pickle"),
         ({"prompt": "a", "adapters": [{"name": "../secret"}]}, "not a path inside"),

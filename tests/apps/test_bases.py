@@ -34,7 +34,7 @@ def test_what_is_no_base_or_lies_outside_is_refused(context, name):
 
 
 def test_a_misspelt_name_is_told_what_it_may_have_been(context):
-    with pytest.raises(RequestError, match='Did you mean "sd15"'):
+    with pytest.raises(RequestError, match='did you mean "sd15"'):
         checked_base(context, "sd-15")
 
 

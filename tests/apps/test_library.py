@@ -51,7 +51,7 @@ def test_the_size_of_a_file_is_told_in_the_unit_that_fits(size, words):
 
 def test_the_facts_tell_the_size_of_the_weights(context):
     facts = inspect_adapter(context.runs / "owl")
-    rows = dict(library.facts_table(context, Runs(context.runs), "run", "owl", facts))
+    rows = dict(library.facts_table(Runs(context.runs), "run", "owl", facts))
     assert rows["weights"].endswith(f"{facts['bytes'] / 1000:.1f} KB")
 
 

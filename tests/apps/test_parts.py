@@ -14,10 +14,21 @@ from PIL import Image
 from symdream.commands.demo import sample_data
 from symdream.diffusion.png import save_png
 from symdream.errors import Problems, RequestError, Stopped
+from symdream.training.run_folder import RunFolder
 
 gr = pytest.importorskip("gradio")
 
-from symdream_apps import adapter_rows, blind, comparison, examples, generation, history, references, restore  # noqa: E402
+from symdream_apps import (  # noqa: E402
+    adapter_rows,
+    blind,
+    comparison,
+    examples,
+    generation,
+    history,
+    library,
+    references,
+    restore,
+)
 from symdream_apps.adapters import find_adapters, named, read_card  # noqa: E402
 from symdream_apps.blind import NEITHER, A, B, Vote  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
@@ -162,6 +173,20 @@ def test_references_are_the_runs_the_samples_or_uploaded_ones(context, owl, tmp_
     write_run(context.runs / "mine", photos=tmp_path / "private")
     found, why = references.find(context, references.OF_THE_RUN, [[context.runs / "mine"]], None)
     assert found == [[]] and "not in this app's folders" in why and "private" not in why
+
+
+def test_a_run_over_several_subjects_is_compared_with_the_photos_of_all(context):
+    of_owl, of_fox = (sorted((sample_data().resolve() / name).glob("*.png")) for name in ("owl", "fox"))
+    run = write_run(context.runs / "two", photos=of_owl[0].parent)
+    two = "".join(f'[[subjects]]\nimages = "{photos[0].parent}"\n' for photos in (of_owl, of_fox))
+    (run / "config.toml").write_text(f'[model]\nbase = "sprite"\n{two}')
+    assert references.find(context, references.OF_THE_RUN, [[run]], None) == ([of_owl + of_fox], "")
+    assert library._photo(context, RunFolder(run)) == of_owl[0]
+    for broken in ("subjects = 3", "subject = 3", "[[subjects]]", "[subject]\nimages = 3", "x"):
+        (run / "config.toml").write_text(broken)
+        found, why = references.find(context, references.OF_THE_RUN, [[run]], None)
+        assert found == [[]] and "does not say where its photos are" in why
+        assert library._photo(context, RunFolder(run)) is None
 
 
 def test_adapters_of_different_subjects_are_each_compared_with_their_own_photos(context, owl):

@@ -1,6 +1,7 @@
 """What a browser may name and send, and what it is told when that was wrong."""
 
 import errno
+import html
 import os
 import struct
 import zlib
@@ -8,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from helpers.disk import file_size_limit
+from markdown_it import MarkdownIt
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -17,7 +19,8 @@ pytest.importorskip("gradio")
 
 from symdream_apps import upload  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
-from symdream_apps.errors import UNEXPECTED, escape, inline, plain, told  # noqa: E402
+from symdream_apps.errors import UNEXPECTED, inline, plain, told  # noqa: E402
+from symdream_apps.text import no_markdown  # noqa: E402
 
 
 @pytest.fixture
@@ -145,7 +148,13 @@ def test_our_errors_say_what_and_how_to_mend_it_and_others_say_nothing_of_the_in
     assert str(context.runs) not in inline(context, RequestError("No.", where=str(context.runs / "owl")))
     line = inline(context, Problems("the request", [Problem("prompt", "is <empty>")]))
     assert "&lt;empty&gt;" in line and "<empty>" not in line and "&amp;" not in line
-    assert escape("a_b*c[d]") == r"a\_b\*c\[d\]"
+    assert no_markdown("a_b*c[d]\n e") == r"a\_b\*c\[d\] e"
+
+
+def test_a_name_is_shown_as_it_is_and_no_character_of_it_means_anything():
+    for name in ("fox&copy;2", "a_b*c*d_", "[x](y)", "<b>~~`c`~~</b>", "{#a} $x$ | \\n", "# a"):
+        told = MarkdownIt().enable(["strikethrough", "table"]).renderInline(no_markdown(name))
+        assert html.unescape(told) == name and "<" not in told
 
 
 def test_what_to_do_is_said_in_the_words_of_the_page(context):

@@ -5,13 +5,16 @@ from helpers.grids import make_subjects, tiny_grid
 from hypothesis import given
 from hypothesis import strategies as st
 
+from symdream import config as settings
 from symdream.bench.arms import make_arms, matched_rank
 from symdream.bench.cells import grid_cells, of_shard
 from symdream.bench.comparisons import EQUAL_PARAMETERS
 from symdream.bench.grid import Grid, build, compared_subjects, subjects_of, to_toml
 from symdream.bench.tuning import defaults
+from symdream.commands.demo import sample_data
 from symdream.diffusion.base import load_base
 from symdream.errors import Problems, RequestError
+from symdream.training.request import check_base
 from symdream.tuners import count_parameters
 
 
@@ -31,6 +34,7 @@ def test_all_problems_are_told_at_once_with_what_was_meant():
         ({"subjects": ["owl"]}, "tuned on"),
         ({"ranks": [8, 8]}, "twice"),
         ({"layout": "dreambooth"}, "--data"),
+        ({"layout": "dreambooth", "data": sample_data()}, "has no prompts_and_classes.txt: choose --layout samples"),
         ({"data": "/nowhere"}, "No folder"),
         ({"base": "spirte"}, "base"),
     ],
@@ -39,6 +43,16 @@ def test_a_wrong_request_is_refused_in_a_sentence(flags, part):
     with pytest.raises(Problems, match="nothing was started") as caught:
         build(flags, "sprite")
     assert part in str(caught.value)
+
+
+def test_a_base_that_is_none_is_told_as_training_tells_it():
+    with pytest.raises(Problems) as compared:
+        build({"base": "sprit"}, "sprite")
+    with pytest.raises(Problems) as trained:
+        settings.build({"model": {"base": "sprit"}}, checks=[check_base])
+    (one,), (other,) = compared.value.problems, trained.value.problems
+    assert f"model.{one.key}" == other.key and one.message == other.message
+    assert 'No base is called "sprit"; did you mean "sprite"? (use sprite, ' in one.message
 
 
 def test_an_unknown_preset_names_the_nearest():

@@ -47,7 +47,7 @@ def test_an_optimum_inside_asks_for_no_more_trials():
 def test_rates_lie_half_a_decade_apart_around_the_default_and_alpha_is_an_axis_if_asked():
     arm = Arm("lora-r8", "lora", 8, "LoRA r8", "equal rank", 1)
     grid = Grid(tuning_trials=3, tuning_alphas=[1.0, 2.0])
-    settings = [trial.settings(arm, grid, embedded=True) for trial in first_trials("lora-r8", grid)]
+    settings = [trial.settings(arm, embedded=True) for trial in first_trials("lora-r8", grid)]
     rates = sorted({one.lr for one in settings})
     assert len(settings) == 6 and {one.alpha for one in settings} == {8.0, 16.0}
     assert [math.log10(high / low) for low, high in zip(rates, rates[1:], strict=False)] == pytest.approx(

@@ -110,7 +110,6 @@ def test_shapes_are_recorded_once_each_and_captions_do_not_count(tiny_sd1):
     engine = GraphEngine(one, print)
     take(engine, base, 6)
     assert len(engine.passes) == 2
-    assert engine.seconds == 0  # nothing is recorded on a CPU
     with pytest.raises(ValueError, match="3 captions, 2 were said"):
         many = make_batch(base, 0)
         many.token_ids = tokenize(base, CAPTIONS)

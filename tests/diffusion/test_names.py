@@ -40,5 +40,5 @@ def test_a_path_that_is_not_there_is_not_taken_for_a_hub_id(name):
 
 @pytest.mark.parametrize(("typo", "meant"), [("sprit", "sprite"), ("sd1.5", "sd15"), ("sdlx", "sdxl")])
 def test_a_typo_gets_a_suggestion(typo, meant):
-    with pytest.raises(RequestError, match=f'Did you mean "{meant}"'):
+    with pytest.raises(RequestError, match=f'did you mean "{meant}"'):
         resolve_name(typo)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symdream.training.schedule import lr_factor, ramp
+from symdream.training.schedule import lr_factor, ramp, ramp_after
 
 
 @given(steps=st.integers(1, 2000), warmup=st.floats(0, 1), schedule=st.sampled_from(["constant", "linear", "cosine"]))
@@ -23,6 +23,10 @@ def test_cosine_is_half_way_in_the_middle():
 
 def test_the_ramp_is_the_papers_with_t_counted_from_1():
     assert [ramp(s, 400, 0.01) for s in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_what_is_saved_after_a_step_was_last_trained_with_that_steps_u():
+    assert [ramp_after(done, 400, 0.01) for done in range(1, 6)] == [ramp(s, 400, 0.01) for s in range(5)]
 
 
 @pytest.mark.parametrize("fraction", [0.0, None, 0.001])
