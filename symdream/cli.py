@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import select
 import signal
 import sys
 
@@ -88,17 +89,24 @@ def run_command(name: str, argv: list[str]) -> int:
     except KeyboardInterrupt:
         say("\nStopped.")
         return 130
-    except BrokenPipeError:
-        # The reader of our output is gone (`symdream … | head`): nothing is wrong with us.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            # `symdream … | head`: nothing is wrong with us.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         # What the machine refuses, and nobody foresaw; any other is a mistake of ours, whose trace is wanted.
         if error.errno not in REFUSALS:
             raise
         place = f"\n  where: {error.filename}" if error.filename else ""
         say(f"\nCould not go on: {error.strerror}.{place}")
         return 1
+
+
+def reader_is_gone() -> bool:
+    """Whether nobody reads our output any more. Another pipe that broke is a mistake of ours."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def parse(module, name: str, argv: list[str]):
