@@ -56,7 +56,8 @@ def save_checkpoint(
         return final  # the step after it failed before it changed anything
     tensors, numbers = flatten_optimizer(optimizer) if optimizer is not None else ({}, None)
     try:
-        temporary.mkdir(parents=True)
+        folder.mkdir(exist_ok=True)  # and not the run folder above it, which somebody removed
+        temporary.mkdir()
         for component, parameters in adapters.items():
             save_tensors(
                 {k: v.detach().cpu().contiguous() for k, v in parameters.items()},
@@ -89,7 +90,7 @@ def save_checkpoint(
 def mark_best(folder: Path, step: int) -> None:
     """Note in checkpoints/best that step-N is the best so far. Raises: WorkError if it cannot be written."""
     if best_of(folder) != folder / f"step-{step}":
-        write_text(folder / BEST, f"step-{step}\n")
+        write_text(folder / BEST, f"step-{step}\n", make_folder=False)
 
 
 def best_of(folder: Path) -> Path | None:

@@ -65,14 +65,16 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any], *, make_folder: bool = True) -> None:
     """Let `write` fill a temporary file beside `path`, fsync it, then rename it to `path`.
 
-    Raises: WorkError if there is no space or no permission; `path` is then as it was before.
+    make_folder: make the folder that `path` lies in, if it is not there. Not that of a run, which somebody removed.
+    Raises: WorkError if there is no space, no permission or no folder; `path` is then as it was before.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -96,12 +98,12 @@ def fsync_tree(folder: Path) -> None:
     fsync_folder(folder)
 
 
-def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+def write_text(path: Path, text: str, *, make_folder: bool = True) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), make_folder=make_folder)
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any, *, make_folder: bool = True) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", make_folder=make_folder)
 
 
 def disk_error(path: Path, error: Exception) -> WorkError:
@@ -109,6 +111,11 @@ def disk_error(path: Path, error: Exception) -> WorkError:
     number = getattr(error, "errno", None)
     if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
         number = int(told[1])
+    if number == errno.ENOENT and (gone := [p for p in (path.parent, *path.parent.parents) if not p.exists()]):
+        return WorkError(
+            f"Could not write {path}: {gone[-1]} is gone, removed or moved meanwhile.",
+            fix="if it was moved, go on with it where it is now; else start again",
+        )
     free = shutil.disk_usage(path.parent if path.parent.exists() else Path("/")).free
     return WorkError(
         f"Could not write {path}: {getattr(error, 'strerror', None) or error}.",
@@ -154,16 +161,16 @@ class RunFolder:
         run = cls(path)
         run.put_back()
         if path.exists() and not (path.is_dir() and all(_is_debris(name) for name in os.listdir(path))):
+            if not is_run(path):
+                raise RequestError(
+                    f"{path} exists and is not a run folder{_why_not(path)}; --overwrite replaces only runs.",
+                    fix="choose another --output, or remove it yourself",
+                )
             if not overwrite:
                 raise RequestError(
                     f"{path} exists; a run never writes over another.",
                     fix=f"choose another --output, continue it (symdream train --resume {typed(path)}), "
                     "or replace it with --overwrite",
-                )
-            if not is_run(path):
-                raise RequestError(
-                    f"{path} is not a run folder; --overwrite replaces only runs.",
-                    fix="choose another --output, or remove it yourself",
                 )
             run.acquire()
             run.release()
@@ -342,7 +349,9 @@ class RunFolder:
     def write_state(self, status: str, *, step: int, steps: int, error: str | None = None) -> None:
         assert status in STATUSES
         write_json(
-            self.state, {"status": status, "pid": os.getpid(), "step": step, "steps": steps, "error": error}
+            self.state,
+            {"status": status, "pid": os.getpid(), "step": step, "steps": steps, "error": error},
+            make_folder=False,
         )
 
     def seconds(self) -> float:
@@ -382,11 +391,11 @@ class RunFolder:
                     kept.append(line)
             except (json.JSONDecodeError, KeyError, TypeError):
                 continue  # the last line of a killed process may be cut short
-        write_text(self.metrics, "".join(line + "\n" for line in kept))
+        write_text(self.metrics, "".join(line + "\n" for line in kept), make_folder=False)
 
     def update_summary(self, **values: Any) -> None:
         """Set keys of summary.json, keeping the others."""
-        write_json(self.summary, {**self.read_summary(), **values})
+        write_json(self.summary, {**self.read_summary(), **values}, make_folder=False)
 
     def read_summary(self) -> dict[str, Any]:
         return read_json(self.summary)
@@ -423,6 +432,16 @@ def _lock(descriptor: int) -> bool:
 def _is_debris(name: str) -> bool:
     """Names that a killed process can leave before config.toml is there, or half way through a write."""
     return name == "lock" or (name.startswith(".") and name.endswith((".tmp", ".old")))
+
+
+def _why_not(path: Path) -> str:
+    """What a file or folder that is no run is, as far as one can tell."""
+    if not path.is_dir():
+        return " (a file)"
+    left = RunFolder(path)
+    if left.trained or left.state.exists():
+        return " (what is left of one whose config.toml is gone)"
+    return " (no config.toml in it)"
 
 
 def is_run(path: Path) -> bool:
