@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationError
 
 from symdream import config as settings
+from symdream.bench.dreambooth import PROMPTS_FILE
 from symdream.bench.presets import PRESETS
 from symdream.bench.subjects import BenchSubject, read_subjects, unknown_subjects
 from symdream.config import Fraction, MethodName, NonNegativeInt, PositiveFloat, PositiveInt, Section
@@ -134,6 +135,7 @@ def check(values: Mapping[str, Any], where: str) -> Grid:
     except RequestError as error:
         problems += problems_of(error, "data")
     else:
+        problems += _other_layout(grid)
         problems += unknown_subjects(grid.subjects, subjects, "subjects")
         if grid.tune:
             problems += unknown_subjects(grid.tuning_subjects, subjects, "tuning_subjects")
@@ -174,6 +176,15 @@ def _conflicts(grid: Grid) -> list[Problem]:
     except RequestError as error:
         problems.append(Problem(f"base = {grid.base}", error.what))
     return problems
+
+
+def _other_layout(grid: Grid) -> list[Problem]:
+    """Whether the folder of subjects, which tells its layout by what is in it, has another than the grid says."""
+    there = "dreambooth" if grid.data is not None and (grid.data / PROMPTS_FILE).is_file() else "samples"
+    if grid.data is None or there == grid.layout:
+        return []
+    has = "has a" if there == "dreambooth" else "has no"
+    return [Problem(f"layout = {grid.layout}", f"{grid.data} {has} {PROMPTS_FILE}: choose --layout {there}")]
 
 
 def subjects_of(grid: Grid) -> dict[str, BenchSubject]:

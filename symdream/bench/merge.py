@@ -22,8 +22,9 @@ from symdream.bench.results import (
 from symdream.bench.same_grid import other_pictures, other_work
 from symdream.bench.wording import count, listing
 from symdream.errors import Problems, RequestError, collected
-from symdream.training.run_folder import fsync_tree, is_run, write_text
+from symdream.training.run_folder import is_run, write_text
 from symdream.ui import say
+from symdream.whole_folder import write_folder
 from symdream.writable import not_writable
 
 STANDING = {"finished": 2, "failed": 1, "missing": 0}
@@ -189,9 +190,4 @@ def _copy(source: Path, target: Path) -> None:
     """A folder, whole or not at all; one that is there stays."""
     if not source.is_dir() or target.exists():
         return
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(source, temporary)
-    fsync_tree(temporary)
-    temporary.rename(target)
+    write_folder(target, lambda new: shutil.copytree(source, new, dirs_exist_ok=True))

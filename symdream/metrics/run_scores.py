@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,8 +37,9 @@ from symdream.metrics.references import References, read_references, tell_copies
 from symdream.metrics.suitability import warn_if_unsuitable
 from symdream.training.devices import open_accelerator
 from symdream.training.processes import resume_command_of
-from symdream.training.run_folder import RunFolder, write_json
+from symdream.training.run_folder import RunFolder, json_text, write_json
 from symdream.ui import say
+from symdream.whole_folder import write_folder
 
 if TYPE_CHECKING:
     import torch
@@ -155,13 +154,13 @@ class Scored:
     seeds: list[int]
 
     def write(self, output: Path, adapter: str) -> None:
-        """The whole folder or nothing: it is made under a temporary name and renamed.
+        """The whole folder or nothing; `adapter` is what the pictures' settings call it.
 
-        adapter: what the pictures' settings call it.
+        Raises: WorkError if it cannot be written; what was there before is then intact.
         """
-        output = output.absolute()
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+        write_folder(output, lambda new: self._fill(new, adapter))
+
+    def _fill(self, temporary: Path, adapter: str) -> None:
         sets, count = {"before": self.before, "after": self.after}, len(self.result["seeds"])
         for name, images in sets.items():
             folder = temporary / name
@@ -176,10 +175,7 @@ class Scored:
             row_labels=["the base", "the adapter"],
             column_labels=self.prompts[::count],
         )
-        write_json(temporary / "scores.json", self.result)
-        if output.exists():
-            shutil.rmtree(output)
-        os.replace(temporary, output)
+        (temporary / "scores.json").write_text(json_text(self.result), encoding="utf-8")
 
 
 def score_subject(

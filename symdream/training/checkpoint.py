@@ -14,7 +14,6 @@ theirs, and cannot be resumed from them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -24,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from symdream.diffusion.hashes import file_sha256
 from symdream.errors import WorkError
 from symdream.tensor_file import save_tensors
-from symdream.training.run_folder import disk_error, fsync_folder, fsync_tree, write_text
+from symdream.training.run_folder import disk_error, write_text
 from symdream.ui import say
+from symdream.whole_folder import write_folder
 
 SUMS = "SHA256SUMS"
 BEST = "best"
@@ -51,46 +51,43 @@ def save_checkpoint(
     Raises: WorkError when the disk is full; older checkpoints are then untouched.
     """
     final = folder / f"step-{step}"
-    temporary = folder / f".step-{step}.{os.getpid()}.tmp"
     if final.exists() and damage(final) is None:
         return final  # the step after it failed before it changed anything
     tensors, numbers = flatten_optimizer(optimizer) if optimizer is not None else ({}, None)
+
+    def write(new: Path) -> None:
+        for component, parameters in adapters.items():
+            plain = {k: v.detach().cpu().contiguous() for k, v in parameters.items()}
+            save_tensors(plain, new / f"adapter-{component}.safetensors")
+        if optimizer is not None:
+            save_tensors(tensors, new / "optimizer.safetensors")
+        state = {"step": step, "optimizer": numbers, "components": list(adapters), **extra}
+        (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        sums = {p.name: file_sha256(p) for p in sorted(new.iterdir())}
+        (new / SUMS).write_text("".join(f"{v}  {k}\n" for k, v in sums.items()), encoding="utf-8")
+
     try:
         folder.mkdir(exist_ok=True)  # and not the run folder above it, which somebody removed
-        temporary.mkdir()
-        for component, parameters in adapters.items():
-            save_tensors(
-                {k: v.detach().cpu().contiguous() for k, v in parameters.items()},
-                temporary / f"adapter-{component}.safetensors",
-            )
-        if optimizer is not None:
-            save_tensors(tensors, temporary / "optimizer.safetensors")
-        state = {"step": step, "optimizer": numbers, "components": list(adapters), **extra}
-        (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        sums = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
-        (temporary / SUMS).write_text("".join(f"{v}  {k}\n" for k, v in sums.items()), encoding="utf-8")
-        fsync_tree(temporary)
-        if final.exists():  # damaged: the run was resumed from one before it
-            shutil.rmtree(final)
-        os.replace(temporary, final)
-        fsync_folder(folder)
-        # Damaged later ones stay until the run replaces them; counted here, they would push out intact ones.
-        for old in [c for c in list_checkpoints(folder) if step_of(c) <= step][:-keep]:
-            if old == best_of(folder):
-                continue
-            hidden = folder / f".{old.name}.{os.getpid()}.old"  # half removed, it must not look like a checkpoint
+    except OSError as error:
+        raise disk_error(final, error) from error
+    write_folder(final, write, parents=False)  # over a damaged one, where the run was resumed from one before it
+    # Damaged later ones stay until the run replaces them; counted here, they would push out intact ones.
+    for old in [c for c in list_checkpoints(folder) if step_of(c) <= step][:-keep]:
+        if old == best_of(folder):
+            continue
+        hidden = folder / f".{old.name}.{os.getpid()}.old"  # half removed, it must not look like a checkpoint
+        try:
             os.replace(old, hidden)
             shutil.rmtree(hidden)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise disk_error(final, error) from error
+        except OSError as error:
+            raise disk_error(old, error) from error
     return final
 
 
 def mark_best(folder: Path, step: int) -> None:
     """Note in checkpoints/best that step-N is the best so far. Raises: WorkError if it cannot be written."""
     if best_of(folder) != folder / f"step-{step}":
-        write_text(folder / BEST, f"step-{step}\n", make_folder=False)
+        write_text(folder / BEST, f"step-{step}\n", parents=False)
 
 
 def best_of(folder: Path) -> Path | None:
@@ -120,7 +117,7 @@ def damage(checkpoint: Path) -> str | None:
         for name, expected in sums.items():
             if not (checkpoint / name).is_file():
                 return f"{name} is missing"
-            if _sha256(checkpoint / name) != expected:
+            if file_sha256(checkpoint / name) != expected:
                 return f"{name} does not match its checksum"
     except (OSError, ValueError, UnicodeDecodeError) as error:
         return f"{SUMS} cannot be read ({error})"
@@ -226,8 +223,3 @@ def restore_optimizer(
             if isinstance(mine.get(key), tuple):
                 group[key] = tuple(value)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

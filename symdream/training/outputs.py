@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from safetensors import SafetensorError
 
 from symdream import __version__
 from symdream.config import TrainConfig, to_toml
@@ -31,18 +28,10 @@ from symdream.training.memory import peak_memory
 from symdream.training.photo_notes import photo_notes
 from symdream.training.photos import Photo, Photos
 from symdream.training.recorder import Recorder
-from symdream.training.run_folder import (
-    RunFolder,
-    disk_error,
-    fsync_folder,
-    fsync_tree,
-    read_json,
-    write_atomically,
-    write_json,
-    write_text,
-)
+from symdream.training.run_folder import RunFolder, disk_error, read_json, write_atomically, write_json, write_text
 from symdream.tuners import count_parameters
 from symdream.ui import say
+from symdream.whole_folder import write_folder
 
 FORMAT_VERSION = 1
 TRIGGERS = "triggers-drawn-by-the-base"  # of the cache; "triggers" holds pictures through an untrained adapter
@@ -272,18 +261,8 @@ def save_adapter(
     from symdream.training.schedule import ramp
 
     u = None if config.adapter.ramp is None else ramp(step - 1, config.training.steps, config.adapter.ramp)
-    temporary, old = run.path / f".adapter.{os.getpid()}.tmp", run.path / f".adapter.{os.getpid()}.old"
-    try:
-        save_adapters(base, components, temporary, adapter_metadata(config, base, step, u, weight))
-        fsync_tree(temporary)
-        if run.adapter.exists():
-            os.replace(run.adapter, old)
-        os.replace(temporary, run.adapter)
-        fsync_folder(run.path)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise disk_error(run.adapter, error) from error
-    shutil.rmtree(old, ignore_errors=True)
+    metadata = adapter_metadata(config, base, step, u, weight)
+    write_folder(run.adapter, lambda new: save_adapters(base, components, new, metadata), parents=False)
 
 
 def write_summary(

@@ -65,15 +65,15 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any], *, make_folder: bool = True) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any], *, parents: bool = True) -> None:
     """Let `write` fill a temporary file beside `path`, fsync it, then rename it to `path`.
 
-    make_folder: make the folder that `path` lies in, if it is not there. Not that of a run, which somebody removed.
+    parents: make the folders that `path` lies in. Not in a run, whose folder somebody removed if it is not there.
     Raises: WorkError if there is no space, no permission or no folder; `path` is then as it was before.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        if make_folder:
+        if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with temporary.open("rb+") as file:
@@ -98,12 +98,16 @@ def fsync_tree(folder: Path) -> None:
     fsync_folder(folder)
 
 
-def write_text(path: Path, text: str, *, make_folder: bool = True) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), make_folder=make_folder)
+def write_text(path: Path, text: str, *, parents: bool = True) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), parents=parents)
 
 
-def write_json(path: Path, value: Any, *, make_folder: bool = True) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", make_folder=make_folder)
+def write_json(path: Path, value: Any, *, parents: bool = True) -> None:
+    write_text(path, json_text(value), parents=parents)
+
+
+def json_text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def disk_error(path: Path, error: Exception) -> WorkError:
@@ -351,7 +355,7 @@ class RunFolder:
         write_json(
             self.state,
             {"status": status, "pid": os.getpid(), "step": step, "steps": steps, "error": error},
-            make_folder=False,
+            parents=False,
         )
 
     def seconds(self) -> float:
@@ -391,11 +395,11 @@ class RunFolder:
                     kept.append(line)
             except (json.JSONDecodeError, KeyError, TypeError):
                 continue  # the last line of a killed process may be cut short
-        write_text(self.metrics, "".join(line + "\n" for line in kept), make_folder=False)
+        write_text(self.metrics, "".join(line + "\n" for line in kept), parents=False)
 
     def update_summary(self, **values: Any) -> None:
         """Set keys of summary.json, keeping the others."""
-        write_json(self.summary, {**self.read_summary(), **values}, make_folder=False)
+        write_json(self.summary, {**self.read_summary(), **values}, parents=False)
 
     def read_summary(self) -> dict[str, Any]:
         return read_json(self.summary)

@@ -8,7 +8,7 @@ from PIL import Image
 from symdream.bench.dreambooth import read_protocol
 from symdream.bench.grid import build, compared_subjects, prompts_of, subjects_of
 from symdream.bench.runner import Comparison
-from symdream.errors import RequestError
+from symdream.errors import Problems, RequestError
 
 LIVE, OBJECTS = 9, 21
 
@@ -39,6 +39,11 @@ def test_thirty_subjects_of_twenty_five_prompts_and_four_images_are_three_thousa
     assert subjects["dog3"].prompts[4] == "a live {subject} in place 4"
     assert subjects["thing-20"].prompts[0] == "a object {subject} in place 0"
     assert subjects["thing-20"].class_noun == "stuffed animal"
+
+
+def test_the_data_set_is_refused_where_the_grid_says_that_it_is_samples(tmp_path):
+    with pytest.raises(Problems, match="has a prompts_and_classes.txt: choose --layout dreambooth"):
+        build({"data": layout(tmp_path), "tune": False})
 
 
 def test_subjects_without_photos_are_left_out(tmp_path):

@@ -1,6 +1,9 @@
-"""What a run says at its start about the photos it was given."""
+"""What a run writes for people: notes on the photos at its start, its adapter at its end."""
 
+import errno
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from helpers.runs import make_photos, tiny_config, train_tiny
@@ -13,7 +16,9 @@ from symdream.diffusion import sampling_engine
 from symdream.diffusion.adapters import attach
 from symdream.diffusion.base import load_base
 from symdream.diffusion.sampling import sample
+from symdream.errors import WorkError
 from symdream.train import run_training
+from symdream.training.outputs import save_adapter
 from symdream.training.run_folder import RunFolder
 
 OWL = sample_data() / "owl"
@@ -96,3 +101,22 @@ def test_captions_from_files_are_counted_and_files_that_only_look_like_captions_
     said = capsys.readouterr().err
     assert "captions: 2 of 4 from files" in said
     assert f"not used in {photos}: 02.caption, 02.png.txt, 3.txt; the caption of NAME.png" in said
+
+
+def test_an_adapter_that_cannot_take_its_place_leaves_the_one_before(tmp_path, tiny_sd1, photos, monkeypatch):
+    config = tiny_config(tiny_sd1, photos, steps=2, sample_prompts=["a {subject}"])
+    base, run, rename = load_base(str(tiny_sd1)), RunFolder.create(tmp_path / "run"), os.rename
+    attach(base, "singlora", 2, 2.0, "qkvo", ["unet"], 0.0, 0)
+    save_adapter(run, config, base, ["unet"], step=1)
+    before = {path.relative_to(run.path): path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+    def failing(source, target, **_):
+        if Path(target) == run.adapter and Path(source).name.endswith(".tmp"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(WorkError, match="Could not write .*/adapter: Input/output error"):
+        save_adapter(run, config, base, ["unet"], step=2)
+    assert {path.relative_to(run.path): path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
