@@ -28,7 +28,7 @@ COMMANDS = {
 
 REFUSALS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR,
-    errno.ENAMETOOLONG,
+    errno.ENAMETOOLONG, errno.ENOMEM,
 }  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def run_command(name: str, argv: list[str]) -> int:
         # Run folders are locked with flock and replaced while others read them: Windows has neither.
         print("symdream runs on Linux and macOS. On Windows, use it in WSL: wsl --install", file=sys.stderr)
         return 1
-    from symdream.errors import SymdreamError
+    from symdream.errors import SymdreamError, is_out_of_memory
     from symdream.signals import signals_like_ctrl_c
     from symdream.threads import choose_waiting
     from symdream.ui import say
@@ -99,6 +99,13 @@ def run_command(name: str, argv: list[str]) -> int:
             raise
         place = f"\n  where: {error.filename}" if error.filename else ""
         say(f"\nCould not go on: {error.strerror}.{place}")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).strip().splitlines()
+        place = f"\n  where: {said[0][:200]}" if said else ""
+        say(f"\nOut of memory.{place}\n  fix:   end other programs that use much of it, or ask for less at once")
         return 1
 
 
