@@ -19,7 +19,8 @@ def write_folder(folder: Path, write: Callable[[Path], Any], *, parents: bool = 
     parents: make the folders that it lies in, as write_atomically does.
     Raises: WorkError if there is no space or no permission; `folder` is then as it was before.
     """
-    folder = Path(os.path.abspath(folder))  # "." has no name to make others of
+    # Through a link: what it leads to is replaced, on its own disk. And "." has no name to make others of.
+    folder = Path(os.path.realpath(folder))
     new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
         shutil.rmtree(new, ignore_errors=True)  # a killed process may have had this number

@@ -66,20 +66,21 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], *, parents: bool = True) -> None:
-    """Let `write` fill a temporary file beside `path`, fsync it, then rename it to `path`.
+    """Let `write` fill a temporary file beside `path`, fsync it, then rename it to `path`, or to where that link leads.
 
     parents: make the folders that `path` lies in. Not in a run, whose folder somebody removed if it is not there.
     Raises: WorkError if there is no space, no permission or no folder; `path` is then as it was before.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    place = Path(os.path.realpath(path))
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         if parents:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        fsync_folder(path.parent)
+        os.replace(temporary, place)
+        fsync_folder(place.parent)
     except (OSError, SafetensorError) as error:
         raise disk_error(path, error) from error
     finally:
@@ -141,6 +142,7 @@ class RunFolder:
         self.replaced: Path | None = None  # where that lies from `acquire` on, until this one begins
 
     # Places
+    real = property(lambda self: Path(os.path.realpath(self.path)))  # where a link leads: that folder is replaced
     config = property(lambda self: self.path / "config.toml")
     env = property(lambda self: self.path / "env.json")
     state = property(lambda self: self.path / "state.json")
@@ -207,12 +209,12 @@ class RunFolder:
         """
         self._lock = self._taken_lock()
         if self.replaces:
-            aside = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.old-", dir=self.path.parent))
-            os.replace(self.path, aside / self.path.name)
-            old = RunFolder(aside / self.path.name)
+            aside = Path(tempfile.mkdtemp(prefix=f".{self.real.name}.old-", dir=self.real.parent))
+            os.replace(self.real, aside / self.real.name)
+            old = RunFolder(aside / self.real.name)
             old._lock, self._lock = self._lock, None  # held on, so that nobody puts it back meanwhile
             self.replaces, self.replaced = False, old.path
-            self.path.mkdir()
+            self.real.mkdir()
             self._lock = self._taken_lock()
             old.release()
         for folder in (self.path, self.checkpoints, self.samples):
@@ -280,13 +282,13 @@ class RunFolder:
         old = None if self.replaced is None else RunFolder(self.replaced)
         if old is not None:
             old._hold()  # nobody else shall put it back meanwhile
-        if self.path.is_symlink():  # made by somebody who wants it: only what is in it goes
+        if old is None and self.path.is_symlink():  # made by somebody who wants it: only what is in it goes
             for entry in self.path.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         else:
-            shutil.rmtree(self.path)
+            shutil.rmtree(self.real)
         if old is not None:
-            os.replace(old.path, self.path)
+            os.replace(old.path, self.real)
             self.replaced.parent.rmdir()
             self.replaced = None
             old.release()
@@ -302,16 +304,16 @@ class RunFolder:
         so. Where something else lies in its place, none is touched and the one aside is named. Nothing happens where a
         process is at work.
         """
-        for folder in sorted(self.path.parent.glob(f".{glob.escape(self.path.name)}.old-*")):
-            aside = RunFolder(folder / self.path.name)
+        for folder in sorted(self.real.parent.glob(f".{glob.escape(self.real.name)}.old-*")):
+            aside = RunFolder(folder / self.real.name)
             if folder.name.endswith(GONE):
                 shutil.rmtree(folder, ignore_errors=True)
             # A process that puts aside holds the old lock until it has the new one (`acquire`): in this order.
             elif is_run(aside.path) and aside._hold() and not self.is_locked():
                 if self._gives_way():
                     if self.path.exists():
-                        os.replace(self.path, folder / "begun")
-                    os.replace(aside.path, self.path)
+                        os.replace(self.real, folder / "begun")
+                    os.replace(aside.path, self.real)
                     _remove_aside(folder)
                     say(
                         f"note: the run that was at {self.path} is there again: the one that was to replace it was "
@@ -326,8 +328,8 @@ class RunFolder:
 
     def _gives_way(self) -> bool:
         """Whether nothing is at this place, or only what a run leaves that was killed before its first step."""
-        if self.path.is_symlink() or not self.path.is_dir():
-            return not os.path.lexists(self.path)
+        if not self.path.is_dir():
+            return not self.path.exists()
         names = [name for name in os.listdir(self.path) if not _is_debris(name)]
         killed = self.read_state().get("status") == "running" and not self.trained
         return not names or (killed and STARTED.issuperset(names))
