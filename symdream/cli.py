@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import select
 import signal
 import sys
 
@@ -27,7 +28,7 @@ COMMANDS = {
 
 REFUSALS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR,
-    errno.ENAMETOOLONG,
+    errno.ENAMETOOLONG, errno.ENOMEM,
 }  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def run_command(name: str, argv: list[str]) -> int:
         # Run folders are locked with flock and replaced while others read them: Windows has neither.
         print("symdream runs on Linux and macOS. On Windows, use it in WSL: wsl --install", file=sys.stderr)
         return 1
-    from symdream.errors import SymdreamError
+    from symdream.errors import SymdreamError, is_out_of_memory
     from symdream.signals import signals_like_ctrl_c
     from symdream.threads import choose_waiting
     from symdream.ui import say
@@ -87,17 +88,31 @@ def run_command(name: str, argv: list[str]) -> int:
     except KeyboardInterrupt:
         say("\nStopped.")
         return 130
-    except BrokenPipeError:
-        # The reader of our output is gone (`symdream … | head`): nothing is wrong with us.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            # `symdream … | head`: nothing is wrong with us.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         # What the machine refuses, and nobody foresaw; any other is a mistake of ours, whose trace is wanted.
         if error.errno not in REFUSALS:
             raise
         place = f"\n  where: {error.filename}" if error.filename else ""
         say(f"\nCould not go on: {error.strerror}.{place}")
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).strip().splitlines()
+        place = f"\n  where: {said[0][:200]}" if said else ""
+        say(f"\nOut of memory.{place}\n  fix:   end other programs that use much of it, or ask for less at once")
+        return 1
+
+
+def reader_is_gone() -> bool:
+    """Whether nobody reads our output any more. Another pipe that broke is a mistake of ours."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def parse(module, name: str, argv: list[str]):

@@ -6,6 +6,7 @@ The exit code belongs to the error, so that every command ends alike:
 
 from __future__ import annotations
 
+import errno
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,14 @@ class SymdreamError(Exception):
         if self.fix:
             lines.append(f"  fix:   {self.fix}")
         return "\n".join(lines)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for PyTorch's errors on GPU and CPU, for Python's own and the system's. Needs no torch."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    words = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 class RequestError(SymdreamError):

@@ -282,7 +282,7 @@ def leave(run: RunFolder, config: TrainConfig, error: BaseException, *, resume: 
     """Remove the folder of a run that `error` ended before it began; in another, write to state.json how it ended."""
     if not run.path.is_dir():
         return  # somebody removed it
-    if not resume and (not run.began or (isinstance(error, RequestError) and not run.trained)):
+    if not resume and not run.trained and (not run.began or isinstance(error, RequestError)):
         with contextlib.suppress(OSError):
             run.remove()  # the next try finds the place free
         return

@@ -13,16 +13,18 @@ from safetensors import SafetensorError
 from symdream.training.run_folder import disk_error, fsync_folder, fsync_tree
 
 
-def write_folder(folder: Path, write: Callable[[Path], Any]) -> None:
+def write_folder(folder: Path, write: Callable[[Path], Any], *, parents: bool = True) -> None:
     """Let `write` fill a temporary folder beside `folder`, fsync it, then put it in the place of `folder`.
 
+    parents: make the folders that it lies in, as write_atomically does.
     Raises: WorkError if there is no space or no permission; `folder` is then as it was before.
     """
-    folder = Path(os.path.abspath(folder))  # "." has no name to make others of
+    # Through a link: what it leads to is replaced, on its own disk. And "." has no name to make others of.
+    folder = Path(os.path.realpath(folder))
     new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
         shutil.rmtree(new, ignore_errors=True)  # a killed process may have had this number
-        new.mkdir(parents=True)
+        new.mkdir(parents=parents)
         write(new)
         _open_to_others(new)
         fsync_tree(new)

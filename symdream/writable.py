@@ -13,13 +13,16 @@ def not_writable(path: Path, option: str = "--output") -> Problem | None:
     """Why neither file nor folder `path` can be written, or None if it can.
 
     Tried and not guessed (permissions, read-only disks, files where folders should be): an empty folder is made, for
-    a moment, in `path` where that is a folder, else in the nearest one above it that exists.
+    a moment, in `path` where that is a folder, else in the nearest one above it that exists; there under a name as
+    long as the one that `path` is first written under. A link is followed, as it is when it is written through.
     """
-    place = path.absolute()
+    place = Path(os.path.realpath(path))
+    prefix = ".symdream-"
     if not os.path.isdir(place):  # and not Path.is_dir, which raises where a folder may not be entered
+        prefix = f".{place.name}."
         place = next(parent for parent in place.parents if os.path.lexists(parent))
     try:
-        os.rmdir(tempfile.mkdtemp(prefix=".symdream-", dir=place))
+        os.rmdir(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=place))
     except NotADirectoryError:
         return Problem(f"{option} {path}", f"cannot be made: {place} is a file")
     except OSError as error:

@@ -110,3 +110,47 @@ def test_windows_is_told_where_it_runs(monkeypatch, capsys):
     code = cli.main(["train", "--help"])
     monkeypatch.undo()
     assert code == 1 and "WSL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_only_a_gone_reader_of_our_output_ends_a_command_silently(ours, tmp_path):
+    """A pipe that broke elsewhere is a mistake of ours, with a trace, however well our output is read."""
+    code = (
+        "import os, sys; from symdream import cli; from symdream.commands import doctor\n"
+        "def breaks(_):\n"
+        f"    if {ours}: print('x' * 100_000, flush=True)\n"
+        "    r, w = os.pipe(); os.close(r); os.write(w, b'x')\n"
+        "doctor.parse = lambda argv: None; doctor.run = breaks\n"
+        "sys.exit(cli.run_command('doctor', []))"
+    )
+    reader, writer = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    if ours:
+        os.close(reader)
+    _, told = process.communicate(timeout=120)
+    if not ours:
+        os.close(reader)
+    assert process.returncode == (141 if ours else 1)
+    assert told == "" if ours else "BrokenPipeError" in told
+
+
+@pytest.mark.parametrize(
+    ("fails", "told"),
+    [
+        ("bytearray(1 << 62)", "Out of memory.\n  fix:"),
+        ("(_ for _ in ()).throw(RuntimeError('unable to mmap 9 bytes: Cannot allocate memory (12)'))", "where: unable"),
+        ("(_ for _ in ()).throw(RuntimeError('shapes do not match'))", "RuntimeError: shapes do not match"),
+    ],
+)
+def test_running_out_of_memory_is_told_in_a_sentence_without_loading_torch(fails, told):
+    lines = (
+        "import sys; from symdream import cli; from symdream.commands import doctor\n"
+        f"doctor.parse = lambda argv: None; doctor.run = lambda _: {fails}\n"
+        "code = cli.run_command('doctor', [])\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+        "sys.exit(code)"
+    )
+    result = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1 and told in result.stderr
+    assert ("Traceback" in result.stderr) is ("shapes" in fails)

@@ -90,5 +90,5 @@ def test_an_error_in_the_writing_process_ends_the_other_too(tmp_path, tiny_sd1, 
     taken.mkdir()
     (taken / "thesis.txt").write_text("years")
     code, said = end(launch(*flags_of(tiny_sd1, photos), "-o", taken))
-    assert code != 0 and f"{taken} exists; a run never writes over another" in said
+    assert code != 0 and f"{taken} exists and is not a run folder (no config.toml in it)" in said
     assert [p.name for p in taken.iterdir()] == ["thesis.txt"]

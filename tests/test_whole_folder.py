@@ -6,6 +6,7 @@ from helpers.disk import file_size_limit
 from safetensors.torch import save_file
 
 from symdream.errors import WorkError
+from symdream.metrics.drawing import Drawing
 from symdream.whole_folder import write_folder
 
 
@@ -46,3 +47,19 @@ def test_a_folder_is_as_readable_as_the_users_others(umask, file_mode, folder_mo
         os.umask(before)
     for path in [tmp_path / "base", *(tmp_path / "base").rglob("*")]:
         assert path.stat().st_mode & 0o777 == (folder_mode if path.is_dir() else file_mode)
+
+
+@pytest.mark.parametrize("there", ["full", "empty", "nothing"])
+def test_a_link_stays_and_what_it_leads_to_is_replaced(there, tmp_path):
+    """On the disk that it leads to, which is why there is a link; the pictures of an evaluation wait there too."""
+    disk, link = tmp_path / "big disk", tmp_path / "link"
+    disk.mkdir()
+    link.symlink_to(disk / "base")
+    if there != "nothing":
+        (disk / "base").mkdir()
+    if there == "full":
+        (disk / "base" / "old").touch()
+    write_folder(link, fill)
+    assert link.is_symlink() and [path.name for path in (disk / "base").iterdir()] == ["part"]
+    assert [path.name for path in disk.iterdir()] == ["base"] and sorted(tmp_path.iterdir()) == [disk, link]
+    assert Drawing(link, "", "").folder == disk / ".base.drawing"

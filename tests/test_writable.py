@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from symdream.cli import main
+from symdream.commands import evaluate
+from symdream.errors import Problems
 from symdream.writable import not_writable
 
 
@@ -22,6 +24,17 @@ def test_a_file_where_a_folder_should_be(tmp_path):
     assert wrong.key == f"--output {below}" and f"{tmp_path / 'file'} is a file" in wrong.message
 
 
+def test_a_name_that_its_temporary_would_be_too_long_for(tmp_path):
+    assert "File name too long" in not_writable(tmp_path / ("n" * 245)).message
+    assert not_writable(tmp_path / ("n" * 230)) is None and list(tmp_path.iterdir()) == []
+
+
+def test_a_link_is_asked_about_where_it_leads(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file" / "below")
+    assert f"{tmp_path / 'file'} is a file" in not_writable(tmp_path / "link").message
+
+
 @pytest.mark.parametrize("mode", [0o555, 0o000])
 def test_a_folder_without_permission(nobody, mode):
     folder = Path(tempfile.mkdtemp())  # not below tmp_path, which only its owner may enter
@@ -29,6 +42,16 @@ def test_a_folder_without_permission(nobody, mode):
     below = [not_writable(folder / name) for name in ("new", "a/b/c")]
     folder.rmdir()
     assert all("Permission denied" in wrong.message for wrong in below)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_run_that_cannot_be_locked_can_be_evaluated_as_an_adapter(nobody, elsewhere):
+    run = Path(tempfile.mkdtemp())
+    run.chmod(0o555)
+    with pytest.raises(Problems) as told:
+        evaluate.check(evaluate.Args(run=run, output=Path(tempfile.gettempdir()) / "scores" if elsewhere else None))
+    run.rmdir()
+    assert "Permission denied" in str(told.value) and f"--adapter {run} --reference PHOTOS" in str(told.value)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")

@@ -23,7 +23,7 @@ from symdream.bench.same_grid import other_pictures, other_work
 from symdream.bench.settings import Given
 from symdream.bench.together import grouped, how_many
 from symdream.bench.wording import count
-from symdream.bench.workers import Done, Task, Workers, in_this_process
+from symdream.bench.workers import Died, Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.photographs import FLAT_SHARE, flat_share
 from symdream.errors import RequestError, Stopped, SymdreamError, WorkError, typed
@@ -126,7 +126,8 @@ class Comparison:
         for number, result in self._timed(self.do(tasks)):
             name, tuning = wanted[number]
             if isinstance(result, Exception):
-                raise WorkError(f"The references of {name} failed: {result}.")
+                fix = "go on with the same command" if isinstance(result, Died) else None
+                raise WorkError(f"The references of {name} failed: {result}.", fix=fix)
             self.references[f"{name}-tuning" if tuning else name] = result
 
     def _settle(self, given: Given | None) -> None:

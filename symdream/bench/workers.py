@@ -70,21 +70,33 @@ class Workers:
         idle = list(self._staff)
         while waiting or busy:
             while waiting and (idle or len(self._staff) < self.count):
-                connection = idle.pop() if idle else self._hire()
-                number, task = waiting.pop()
-                connection.send(task)
+                rested = bool(idle)
+                connection = idle.pop() if rested else self._hire()
+                try:
+                    connection.send(waiting[-1][1])
+                except OSError:
+                    if rested:  # it was killed since: another gets the task
+                        self._dismiss(connection)
+                        continue
+                    # A new one that is gone already is told where its answer is awaited.
+                number, _ = waiting.pop()
                 busy[connection] = number
             for connection in wait(list(busy)):
                 number = busy.pop(connection)
                 try:
                     result, seconds = connection.recv()
                     idle.append(connection)
-                except EOFError:
-                    process = self._staff.pop(connection)
-                    process.join()
-                    seconds = 0.0
-                    result = Died(f"the process that worked on it ended with exit code {process.exitcode}")
+                except (EOFError, OSError):  # ECONNRESET: it ended before it had taken its task from the pipe
+                    code = self._dismiss(connection)
+                    result, seconds = Died(f"the process that worked on it ended with exit code {code}"), 0.0
                 yield number, result, seconds
+
+    def _dismiss(self, connection: Connection) -> int:
+        """Forget a worker that has ended; its exit code."""
+        process = self._staff.pop(connection)
+        connection.close()
+        process.join()
+        return process.exitcode
 
     def _hire(self) -> Connection:
         ours, theirs = self._context.Pipe()
@@ -126,7 +138,7 @@ def _work(connection: Connection, grid: Grid, folder: Path) -> None:
                 except Exception as error:  # noqa: BLE001 - told by the parent, as the task's failure
                     result = RuntimeError(f"{type(error).__name__}: {error}")
                 connection.send((result, time.monotonic() - began))
-        except (EOFError, BrokenPipeError):
+        except (EOFError, ConnectionError):
             return
         except (KeyboardInterrupt, Stopped):
             sys.exit(130)

@@ -9,13 +9,14 @@ wrote, from the files themselves. The rare token is left out of the texts for CL
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from symdream.errors import Problem, Problems
+from symdream.errors import Problem, Problems, typed
 from symdream.ui import say
 from symdream.writable import not_writable
 
@@ -107,10 +108,12 @@ def run(args: Args) -> int:
 
 def output_problem(args: Args) -> Problem | None:
     """Why the scores cannot be written where they would be."""
+    # A run is locked while it is evaluated, and its summary told the scores, wherever the rest goes.
+    if args.run is not None and os.path.isdir(args.run) and (wrong := not_writable(args.run, "--run")):
+        way = f"--adapter {typed(args.run)} --reference PHOTOS writes nothing there"
+        return Problem(wrong.key, f"{wrong.message}; {way}")
     if args.output is not None:
         return not_writable(args.output)
-    if args.run is not None:
-        return not_writable(args.run, "--run")
     return not_writable(adapter_output(args)) if args.adapter is not None else None
 
 

@@ -9,6 +9,7 @@ thus never taken, and goes with the rest.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -36,7 +37,7 @@ class Drawing:
     """
 
     def __init__(self, output: Path, adapter: str, again: str, cache: Path | None = None):
-        place = output.absolute()  # "." has no name
+        place = Path(os.path.realpath(output))  # where write_folder writes it
         self.folder = place.with_name(f".{place.name}.drawing")
         self.without = self.folder if cache is None else cache / "pictures"
         self.adapter, self.again = adapter, again

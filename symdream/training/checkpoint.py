@@ -66,7 +66,11 @@ def save_checkpoint(
         sums = {p.name: file_sha256(p) for p in sorted(new.iterdir())}
         (new / SUMS).write_text("".join(f"{v}  {k}\n" for k, v in sums.items()), encoding="utf-8")
 
-    write_folder(final, write)  # over a damaged one, where the run was resumed from one before it
+    try:
+        folder.mkdir(exist_ok=True)  # and not the run folder above it, which somebody removed
+    except OSError as error:
+        raise disk_error(final, error) from error
+    write_folder(final, write, parents=False)  # over a damaged one, where the run was resumed from one before it
     # Damaged later ones stay until the run replaces them; counted here, they would push out intact ones.
     for old in [c for c in list_checkpoints(folder) if step_of(c) <= step][:-keep]:
         if old == best_of(folder):
@@ -83,7 +87,7 @@ def save_checkpoint(
 def mark_best(folder: Path, step: int) -> None:
     """Note in checkpoints/best that step-N is the best so far. Raises: WorkError if it cannot be written."""
     if best_of(folder) != folder / f"step-{step}":
-        write_text(folder / BEST, f"step-{step}\n")
+        write_text(folder / BEST, f"step-{step}\n", parents=False)
 
 
 def best_of(folder: Path) -> Path | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from symdream.config import TrainConfig
 from symdream.diffusion.footprint import Footprint, measure
 from symdream.diffusion.sizes import KNOWN
-from symdream.errors import WorkError
+from symdream.errors import WorkError, is_out_of_memory
 
 if TYPE_CHECKING:
     from symdream.diffusion.base import Base
@@ -145,16 +145,6 @@ def lower_resolution(resolution: int) -> int | None:
     step = 64 if resolution >= 256 else 8
     lower = int(resolution * 0.75) // step * step
     return lower if lower >= 64 else None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for PyTorch's errors on GPU and CPU, and for Python's own."""
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    words = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from symdream.training.memory import peak_memory
 from symdream.training.photo_notes import photo_notes
 from symdream.training.photos import Photo, Photos
 from symdream.training.recorder import Recorder
-from symdream.training.run_folder import RunFolder, read_json, write_atomically, write_json, write_text
+from symdream.training.run_folder import RunFolder, disk_error, read_json, write_atomically, write_json, write_text
 from symdream.tuners import count_parameters
 from symdream.ui import say
 from symdream.whole_folder import write_folder
@@ -178,7 +178,7 @@ def show_trigger(run: RunFolder, config: TrainConfig, base: Base) -> None:
                 base, prompt, 1, base.resolution, cache, kind=TRIGGERS, first_seed=0, batch=1, quiet=True
             )
         ]
-    save_png(path, images[0] if len(images) == 1 else make_grid([images], column_labels=prompts))
+    save_sample(run, path.name, images[0] if len(images) == 1 else make_grid([images], column_labels=prompts))
     asked = " and ".join(f'"{prompt}"' for prompt in prompts)
     say(f"  what this base draws for {asked}: {path}. If it is something of its own, choose another --trigger.")
 
@@ -186,6 +186,17 @@ def show_trigger(run: RunFolder, config: TrainConfig, base: Base) -> None:
 def save_png(path: Path, image: Image.Image) -> None:
     """`image` as `path`, whole or not at all. Raises: WorkError on a full disk."""
     write_atomically(path, lambda temporary: image.save(temporary, format="PNG"))
+
+
+def save_sample(run: RunFolder, name: str, image: Image.Image) -> Path:
+    """`image` as samples/NAME, never in a run folder that somebody removed. Raises: WorkError."""
+    path = run.samples / name
+    try:
+        run.samples.mkdir(exist_ok=True)
+    except OSError as error:
+        raise disk_error(path, error) from error
+    save_png(path, image)
+    return path
 
 
 def sample_prompts(config: TrainConfig) -> list[str]:
@@ -200,9 +211,8 @@ def write_samples(run: RunFolder, config: TrainConfig, base: Base, step: int) ->
     """One picture of each sample prompt, always from the same seeds, as samples/step-N.png."""
     prompts = sample_prompts(config)
     images = sample(base, prompts, [config.training.seed + i for i in range(len(prompts))])
-    path = run.samples / f"step-{step:05d}.png"
-    save_png(path, make_grid([images], column_labels=prompts, row_labels=[f"step {step}"]))
-    return path
+    grid = make_grid([images], column_labels=prompts, row_labels=[f"step {step}"])
+    return save_sample(run, f"step-{step:05d}.png", grid)
 
 
 def words(config: TrainConfig) -> dict[str, Any]:
@@ -252,7 +262,7 @@ def save_adapter(
 
     u = None if config.adapter.ramp is None else ramp_after(step, config.training.steps, config.adapter.ramp)
     metadata = adapter_metadata(config, base, step, u, weight)
-    write_folder(run.adapter, lambda new: save_adapters(base, components, new, metadata))
+    write_folder(run.adapter, lambda new: save_adapters(base, components, new, metadata), parents=False)
 
 
 def write_summary(

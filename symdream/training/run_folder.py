@@ -69,19 +69,22 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, fsync it, then rename it to `path`.
+def write_atomically(path: Path, write: Callable[[Path], Any], *, parents: bool = True) -> None:
+    """Let `write` fill a temporary file beside `path`, fsync it, then rename it to `path`, or to where that link leads.
 
-    Raises: WorkError if there is no space or no permission; `path` is then as it was before.
+    parents: make the folders that `path` lies in. Not in a run, whose folder somebody removed if it is not there.
+    Raises: WorkError if there is no space, no permission or no folder; `path` is then as it was before.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    place = Path(os.path.realpath(path))
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if parents:
+            place.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        fsync_folder(path.parent)
+        os.replace(temporary, place)
+        fsync_folder(place.parent)
     except (OSError, SafetensorError) as error:
         raise disk_error(path, error) from error
     finally:
@@ -100,12 +103,12 @@ def fsync_tree(folder: Path) -> None:
     fsync_folder(folder)
 
 
-def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+def write_text(path: Path, text: str, *, parents: bool = True) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), parents=parents)
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json_text(value))
+def write_json(path: Path, value: Any, *, parents: bool = True) -> None:
+    write_text(path, json_text(value), parents=parents)
 
 
 def json_text(value: Any) -> str:
@@ -117,6 +120,11 @@ def disk_error(path: Path, error: Exception) -> WorkError:
     number = getattr(error, "errno", None)
     if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
         number = int(told[1])
+    if number == errno.ENOENT and (gone := [p for p in (path.parent, *path.parent.parents) if not p.exists()]):
+        return WorkError(
+            f"Could not write {path}: {gone[-1]} is gone, removed or moved meanwhile.",
+            fix="if it was moved, go on with it where it is now; else start again",
+        )
     free = shutil.disk_usage(path.parent if path.parent.exists() else Path("/")).free
     return WorkError(
         f"Could not write {path}: {getattr(error, 'strerror', None) or error}.",
@@ -138,6 +146,7 @@ class RunFolder:
         self.replaced: Path | None = None  # where that lies from `acquire` on, until this one begins
 
     # Places
+    real = property(lambda self: Path(os.path.realpath(self.path)))  # where a link leads: that folder is replaced
     config = property(lambda self: self.path / "config.toml")
     env = property(lambda self: self.path / "env.json")
     state = property(lambda self: self.path / "state.json")
@@ -162,16 +171,16 @@ class RunFolder:
         run = cls(path)
         run.put_back()
         if path.exists() and not (path.is_dir() and all(_is_debris(name) for name in os.listdir(path))):
+            if not is_run(path):
+                raise RequestError(
+                    f"{path} exists and is not a run folder{_why_not(path)}; --overwrite replaces only runs.",
+                    fix="choose another --output, or remove it yourself",
+                )
             if not overwrite:
                 raise RequestError(
                     f"{path} exists; a run never writes over another.",
                     fix=f"choose another --output, continue it (symdream train --resume {typed(path)}), "
                     "or replace it with --overwrite",
-                )
-            if not is_run(path):
-                raise RequestError(
-                    f"{path} is not a run folder; --overwrite replaces only runs.",
-                    fix="choose another --output, or remove it yourself",
                 )
             run.acquire()
             run.release()
@@ -204,12 +213,12 @@ class RunFolder:
         """
         self._lock = self._taken_lock()
         if self.replaces:
-            aside = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.old-", dir=self.path.parent))
-            os.replace(self.path, aside / self.path.name)
-            old = RunFolder(aside / self.path.name)
+            aside = Path(tempfile.mkdtemp(prefix=f".{self.real.name}.old-", dir=self.real.parent))
+            os.replace(self.real, aside / self.real.name)
+            old = RunFolder(aside / self.real.name)
             old._lock, self._lock = self._lock, None  # held on, so that nobody puts it back meanwhile
             self.replaces, self.replaced = False, old.path
-            self.path.mkdir()
+            self.real.mkdir()
             self._lock = self._taken_lock()
             old.release()
         for folder in (self.path, self.checkpoints, self.samples):
@@ -277,13 +286,13 @@ class RunFolder:
         old = None if self.replaced is None else RunFolder(self.replaced)
         if old is not None:
             old._hold()  # nobody else shall put it back meanwhile
-        if self.path.is_symlink():  # made by somebody who wants it: only what is in it goes
+        if old is None and self.path.is_symlink():  # made by somebody who wants it: only what is in it goes
             for entry in self.path.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         else:
-            shutil.rmtree(self.path)
+            shutil.rmtree(self.real)
         if old is not None:
-            os.replace(old.path, self.path)
+            os.replace(old.path, self.real)
             self.replaced.parent.rmdir()
             self.replaced = None
             old.release()
@@ -299,16 +308,16 @@ class RunFolder:
         so. Where something else lies in its place, none is touched and the one aside is named. Nothing happens where a
         process is at work.
         """
-        for folder in sorted(self.path.parent.glob(f".{glob.escape(self.path.name)}.old-*")):
-            aside = RunFolder(folder / self.path.name)
+        for folder in sorted(self.real.parent.glob(f".{glob.escape(self.real.name)}.old-*")):
+            aside = RunFolder(folder / self.real.name)
             if folder.name.endswith(GONE):
                 shutil.rmtree(folder, ignore_errors=True)
             # A process that puts aside holds the old lock until it has the new one (`acquire`): in this order.
             elif is_run(aside.path) and aside._hold() and not self.is_locked():
                 if self._gives_way():
                     if self.path.exists():
-                        os.replace(self.path, folder / "begun")
-                    os.replace(aside.path, self.path)
+                        os.replace(self.real, folder / "begun")
+                    os.replace(aside.path, self.real)
                     _remove_aside(folder)
                     say(
                         f"note: the run that was at {self.path} is there again: the one that was to replace it was "
@@ -323,8 +332,8 @@ class RunFolder:
 
     def _gives_way(self) -> bool:
         """Whether nothing is at this place, or only what a run leaves that was killed before its first step."""
-        if self.path.is_symlink() or not self.path.is_dir():
-            return not os.path.lexists(self.path)
+        if not self.path.is_dir():
+            return not self.path.exists()
         names = [name for name in os.listdir(self.path) if not _is_debris(name)]
         killed = self.read_state().get("status") == "running" and not self.trained
         return not names or (killed and STARTED.issuperset(names))
@@ -356,7 +365,9 @@ class RunFolder:
     def write_state(self, status: str, *, step: int, steps: int, error: str | None = None) -> None:
         assert status in STATUSES
         write_json(
-            self.state, {"status": status, "pid": os.getpid(), "step": step, "steps": steps, "error": error}
+            self.state,
+            {"status": status, "pid": os.getpid(), "step": step, "steps": steps, "error": error},
+            parents=False,
         )
 
     def seconds(self) -> float:
@@ -396,11 +407,11 @@ class RunFolder:
                     kept.append(line)
             except (json.JSONDecodeError, KeyError, TypeError):
                 continue  # the last line of a killed process may be cut short
-        write_text(self.metrics, "".join(line + "\n" for line in kept))
+        write_text(self.metrics, "".join(line + "\n" for line in kept), parents=False)
 
     def update_summary(self, **values: Any) -> None:
         """Set keys of summary.json, keeping the others."""
-        write_json(self.summary, {**self.read_summary(), **values})
+        write_json(self.summary, {**self.read_summary(), **values}, parents=False)
 
     def read_summary(self) -> dict[str, Any]:
         return read_json(self.summary)
@@ -437,6 +448,16 @@ def _lock(descriptor: int) -> bool:
 def _is_debris(name: str) -> bool:
     """Names that a killed process can leave before config.toml is there, or half way through a write."""
     return name == "lock" or (name.startswith(".") and name.endswith((".tmp", ".old")))
+
+
+def _why_not(path: Path) -> str:
+    """What a file or folder that is no run is, as far as one can tell."""
+    if not path.is_dir():
+        return " (a file)"
+    left = RunFolder(path)
+    if left.trained or left.state.exists():
+        return " (what is left of one whose config.toml is gone)"
+    return " (no config.toml in it)"
 
 
 def is_run(path: Path) -> bool:

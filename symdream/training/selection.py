@@ -136,7 +136,7 @@ class Selection:
                 self.found[step, weight] = self.judge.scores()
             finally:
                 set_weight(self.base, 1.0)
-            write_json(self.file, self.content())
+            write_json(self.file, self.content(), parents=False)
         return self.found[step, weight]
 
     def _set_ramp(self, step: int) -> None:

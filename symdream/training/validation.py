@@ -75,5 +75,5 @@ def validate(
     loss = validation_loss(base, loss_of, data, batch_size)
     rows = {s: known for s, known in read_validation(run).items() if s < step} | {step: loss}
     text = "".join(json.dumps({"step": s, "loss": value}) + "\n" for s, value in rows.items())
-    write_text(run.path / "validation.jsonl", text)
+    write_text(run.path / "validation.jsonl", text, parents=False)
     return {"validation loss": loss}

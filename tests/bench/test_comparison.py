@@ -404,6 +404,36 @@ def test_a_worker_that_is_killed_costs_its_own_task_alone(tiny_sd1, data, tmp_pa
     assert results[1][0]["cell"]["status"] == "finished"
 
 
+@pytest.mark.slow
+def test_a_worker_that_is_killed_while_it_waits_costs_nothing(tiny_sd1, data, tmp_path):
+    task = ("draw", ((), ()), {})
+    with locked(tmp_path) as lock, Workers(1, build(tiny_grid(tiny_sd1, data)), tmp_path, lock) as workers:
+        assert [result for _, result, _ in workers.do([task])] == [[]]
+        [first] = workers._staff.values()
+        os.kill(first.pid, signal.SIGKILL)
+        first.join()
+        assert [result for _, result, _ in workers.do([task])] == [[]]
+        assert first not in workers._staff.values()
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_while_it_loads_costs_its_own_task_alone(tiny_sd1, data, tmp_path):
+    with locked(tmp_path) as lock, Workers(1, build(tiny_grid(tiny_sd1, data)), tmp_path, lock) as workers:
+
+        def kill():
+            while not workers._busy:
+                time.sleep(0.005)
+            [process] = workers._staff.values()
+            os.kill(process.pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        results = {number: result for number, result, _ in workers.do([("draw", ((), ()), {})] * 2)}
+        killer.join()
+    assert isinstance(results[0], Died) and "exit code -9" in str(results[0])
+    assert results[1] == []
+
+
 def test_cells_trained_in_one_loop_score_as_those_trained_alone(whole, tiny_sd1, data, tmp_path):
     folder, content = whole
     found = Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path / "grid", together=8).run()

@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pillow_heif
@@ -191,3 +193,9 @@ def test_however_a_file_is_damaged_it_is_read_or_named(tmp_path, suffix):
                     read(path)
                 except RequestError as error:
                     assert f"a.{suffix}" in error.what
+
+
+def test_the_command_hears_no_warning_of_pillows_about_a_large_picture():
+    code = "import symdream.cli; from PIL import Image; Image.new('L', (9, 9)).crop((0, 0, 9500, 9500))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stderr) == (0, "")

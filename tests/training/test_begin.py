@@ -1,6 +1,7 @@
 """What ends a run before its first step, and what it leaves."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -150,3 +151,38 @@ def test_a_run_whose_folder_was_removed_meanwhile_ends_by_what_ended_it(tmp_path
     leave(run, tiny_config(tiny_sd1, photos), WorkError("its own reason"))
     assert not run.path.exists()
     run.release()
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "sample"])
+def test_a_run_whose_folder_is_removed_while_it_trains_says_so_and_does_not_rise_again(
+    tmp_path, tiny_sd1, photos, what
+):
+    run = RunFolder.create(tmp_path / "run")
+    record = run.record
+
+    def removed_at_2(**values):
+        record(**values)
+        if values["step"] == 2:
+            run.flush()
+            shutil.rmtree(run.path)
+
+    run.record = removed_at_2
+    flags = {"checkpoint_every": int(what == "checkpoint"), "sample_every": 2 * int(what == "sample")}
+    with pytest.raises(WorkError, match=rf"{run.path} is gone, removed or moved"):
+        run_training(run, tiny_config(tiny_sd1, photos, **flags))
+    assert not run.path.exists()
+
+
+def test_what_is_left_of_a_run_is_neither_continued_nor_replaced_and_says_why(tmp_path, photos):
+    """As of a folder that was removed while it was written to."""
+    left = RunFolder(tmp_path / "run")
+    (left.checkpoints / "step-2").mkdir(parents=True)
+    for overwrite in (False, True):
+        with pytest.raises(RequestError, match="what is left of one whose config.toml is gone") as told:
+            RunFolder.create(left.path, overwrite=overwrite)
+        assert "--resume" not in str(told.value) and "remove it yourself" in told.value.fix
+    config = tiny_config("sprite", photos)
+    left.acquire()
+    leave(left, config, RequestError("a reason of its own"))
+    assert (left.checkpoints / "step-2").exists()
+    left.release()

@@ -1,5 +1,6 @@
 """What to change when memory runs out: the estimate as a function, and a process that really runs out."""
 
+import errno
 import re
 import subprocess
 import sys
@@ -120,6 +121,9 @@ def test_the_message_holds_need_changes_and_savings():
         (torch.OutOfMemoryError("CUDA out of memory"), True),
         (MemoryError(), True),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("unable to mmap 15012592 bytes from file <x>: Cannot allocate memory (12)"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
         (RuntimeError("shapes do not match"), False),
         (ValueError("not enough memory"), False),
     ],
@@ -134,10 +138,11 @@ def test_other_failures_pass_unchanged(tiny_sd1):
         raise ValueError("something else")
 
 
-def test_the_footprint_counts_what_a_forward_on_the_cpu_keeps(tiny_sd1):
+@pytest.mark.parametrize("method", ["lora", "singlora"])
+def test_the_footprint_counts_what_a_forward_on_the_cpu_keeps(tiny_sd1, method):
     """Against saved tensors of real numbers; attention aside, of which CPU kernels keep a little more."""
     base = load_base(str(tiny_sd1))
-    attach(base, "lora", 4, 4.0, "qkvo", ["unet"], 0.0, 0)
+    attach(base, method, 4, 4.0, "qkvo", ["unet"], 0.0, 0)
     size = measure(base, 128)
     kept = {}
 

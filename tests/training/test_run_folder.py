@@ -64,6 +64,42 @@ def test_what_was_to_be_replaced_comes_back_if_the_new_run_never_begins(tmp_path
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_overwrite_through_a_link_replaces_the_run_that_it_leads_to(tmp_path):
+    disk, link = tmp_path / "big disk", tmp_path / "run"
+    link.symlink_to(disk / "real")
+    disk.mkdir()
+    (disk / "real").mkdir()
+    (make_run(link).path / "old").touch()
+    run = RunFolder.create(link, overwrite=True)
+    run.acquire()
+    run.config.write_text("new")
+    run.drop_replaced()
+    run.release()
+    assert link.is_symlink() and (disk / "real" / "config.toml").read_text() == "new"
+    assert sorted(path.name for path in link.iterdir()) == ["config.toml", "lock"]
+    assert [path.name for path in disk.iterdir()] == ["real"] and sorted(tmp_path.iterdir()) == [disk, link]
+
+
+def test_a_run_put_aside_through_a_link_comes_back_where_it_leads(tmp_path, capsys):
+    """As by a process that was killed right after it had put the run aside."""
+    link = tmp_path / "run"
+    link.symlink_to("real")
+    aside = tmp_path / ".real.old-x1" / "real"
+    aside.mkdir(parents=True)
+    make_run(aside)
+    assert RunFolder.open(link).config.exists() and "is there again" in capsys.readouterr().err
+    assert link.is_symlink() and sorted(path.name for path in tmp_path.iterdir()) == ["real", "run"]
+
+
+def test_a_file_that_is_a_link_is_written_through(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "disk" / "real.json")
+    for value in (1, 2):
+        write_json(tmp_path / "link.json", value)
+        assert (tmp_path / "link.json").is_symlink() and (tmp_path / "disk" / "real.json").read_text() == f"{value}\n"
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
 def test_a_linked_folder_stays_when_its_run_never_begins(tmp_path):
     (tmp_path / "big disk").mkdir()
     (tmp_path / "run").symlink_to("big disk")
