@@ -7,18 +7,22 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 
 from symdream.config import TrainConfig
+from symdream.diffusion.damage import refuse_damaged
 from symdream.errors import WorkError, typed
 from symdream.training.boards import Board, open_boards
 from symdream.training.checkpoint import list_checkpoints
 from symdream.training.memory import peak_memory
 from symdream.training.run_folder import RunFolder
 from symdream.tuners.methods import LAMBDA
+
+if TYPE_CHECKING:
+    from symdream.diffusion.base import Base
 
 READ_EVERY = 20  # steps between looks at the device's losses: each look waits for the GPU
 FLUSH_SECONDS = 2.0  # between blocks of metrics.jsonl: somebody may be watching
@@ -33,8 +37,16 @@ class Recorder:
     What the run does between steps is no step's time: `flush` before it, `show` or `show_picture` after.
     """
 
-    def __init__(self, run: RunFolder, config: TrainConfig, first: int, accelerator: Accelerator):
+    def __init__(
+        self,
+        run: RunFolder,
+        config: TrainConfig,
+        first: int,
+        accelerator: Accelerator,
+        base: Base | None = None,
+    ):
         self.run, self.config, self.steps = run, config, config.training.steps
+        self.base = base  # what a loss that is not finite may come from
         self.on_device = accelerator.device.type != "cpu"
         self.writing = accelerator.is_main_process
         self.waiting: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor]] = []
@@ -119,6 +131,8 @@ class Recorder:
 
     def _fail(self, step: int, loss: float, norm: float) -> None:
         self.run.flush()
+        if self.base is not None:
+            refuse_damaged(self.base)
         before = list_checkpoints(self.run.checkpoints)
         kept = "the last checkpoint is the last good state" if before else "no checkpoint was saved before it"
         if self.on_bad_loss is not None:
