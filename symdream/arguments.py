@@ -1,11 +1,13 @@
-"""How tyro shows and reads arguments that may be left out: `--rank INT`, not `--rank {None}|INT`."""
+"""How tyro shows and reads arguments that may be left out or given twice: `--rank INT`, not `--rank {None}|INT`."""
 
 from __future__ import annotations
 
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from symdream.errors import Problem, Problems
 
 KINDS: dict[type, tuple[str, str]] = {
     int: ("INT", "a whole number"),
@@ -54,3 +56,77 @@ def reader(kind: type) -> Callable[[list[str]], Any]:
             raise ValueError(f"{words[0]} is not {KINDS[kind][1]}.") from None
 
     return read
+
+
+def merge_repeated(kind: Any, argv: list[str]) -> list[str]:
+    """`argv` with each list flag once: `--prompt A --prompt B` becomes `--prompt A B`. Of a flag given twice, tyro
+    keeps the last alone.
+
+    kind: the dataclass that tyro fills, or a union of such.
+    Raises: Problems naming every other flag that is given more than one value.
+    """
+    kinds = flag_kinds(kind)
+    end = argv.index("--") if "--" in argv else len(argv)
+    groups: list[list[str]] = [[]]  # each flag with the words after it
+    for word in argv[:end]:
+        if is_flag(word):
+            groups.append([word])
+        else:
+            groups[-1].append(word)
+    places: dict[str, list[int]] = {}
+    for place, (word, *_) in enumerate(groups[1:], 1):
+        flag = split_flag(word)[0]
+        known = next((f for f in (flag, flag.replace("--no-", "--", 1)) if f in kinds), None)
+        if known:
+            places.setdefault(kinds[known][0], []).append(place)
+    problems = []
+    for name, at in places.items():
+        taken = kinds[name][1]
+        given = [split_flag(groups[place][0])[1] + groups[place][1:] for place in at]
+        if len(at) > 1 and taken is list:
+            words = [word for group in given for word in group]
+            # A first word that is tied to its flag may begin with a dash.
+            tied = [f"{name}={words[0]}", *words[1:]] if words and is_flag(words[0]) else [name, *words]
+            for place in at:
+                groups[place] = []
+            # At the last place, where what follows the flag's words may be a positional argument.
+            groups[at[-1]] = tied
+        elif len(at) > 1:
+            told = [groups[p][0] if taken is bool else " ".join([name, *g[:1]]) for p, g in zip(at, given, strict=True)]
+            if len(set(told)) > 1:
+                problems.append(Problem(" ".join(dict.fromkeys(told)), "are two values for one flag; give it once"))
+    if problems:
+        raise Problems("the request", problems)
+    return [word for group in groups for word in group] + argv[end:]
+
+
+def flag_kinds(kind: Any) -> dict[str, tuple[str, type]]:
+    """{"--seeds": ("--seeds", list), "-o": ("--output", str), …}: each flag's long name, and list, bool or str for
+    what it takes: several words, none, one."""
+    kinds = {}
+    for one in get_args(kind) or (kind,):
+        for field, hint in get_type_hints(one, include_extras=True).items():
+            aliases: list[str] = []
+            if get_origin(hint) is Annotated:
+                hint, *extras = get_args(hint)
+                aliases = [alias for extra in extras for alias in getattr(extra, "aliases", None) or ()]
+            parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+            taken = list if any(get_origin(part) is list for part in parts) else bool if hint is bool else str
+            name = "--" + field.replace("_", "-")
+            kinds |= dict.fromkeys([name, *aliases], (name, taken))
+    return kinds
+
+
+def is_flag(word: str) -> bool:
+    """Whether tyro takes this word for a flag: `-o`, `--seed`, `--seed=1`, but not `-1e-3` and `-inf`."""
+    if not word.startswith("-") or not word.lstrip("-")[:1].isalpha():
+        return False
+    return word.startswith("--") or word[1:].lower() not in ("inf", "infinity", "nan")
+
+
+def split_flag(word: str) -> tuple[str, list[str]]:
+    """("--batch-size", ["1"]) from "--batch_size=1", ("-o", ["runs"]) from "-oruns", ("-o", []) from "-o"."""
+    if not word.startswith("--"):
+        return word[:2], [word[2:].removeprefix("=")] if len(word) > 2 else []
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-"), [value] if equals else []

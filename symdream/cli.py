@@ -119,12 +119,12 @@ def parse(module, name: str, argv: list[str]):
     """The command's `Args`, parsed by tyro; its help begins with the module's docstring."""
     import tyro
 
-    from symdream.arguments import optional_arguments
+    from symdream.arguments import merge_repeated, optional_arguments
 
     with optional_arguments():
         return tyro.cli(
             module.Args,
-            args=argv,
+            args=merge_repeated(module.Args, argv),
             prog=f"symdream {name}",
             description=module.__doc__,
             config=(tyro.conf.HelptextFromCommentsOff, tyro.conf.FlagCreatePairsOff),

@@ -167,7 +167,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     with (
         out_of_memory_explained(config, base),
         StopRequest(run.stop_file) as stop,
-        Recorder(run, config, first, accelerator) as recorder,
+        Recorder(run, config, first, accelerator, base) as recorder,
         Progress("training", training.steps, start=first, quiet=not leader) as progress,
     ):
         for step in range(first, training.steps + 1):

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 import tyro
 
-from symdream.arguments import optional_arguments
+from symdream.arguments import merge_repeated, optional_arguments
+from symdream.cli import run_command
+from symdream.errors import Problems
 
 
 @dataclass
@@ -18,11 +20,15 @@ class Args:
     run: Path | None = None
     method: Literal["lora", "lora+", "dora"] | None = None
     seeds: list[int] | None = None
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    image_seeds: list[float] = field(default_factory=list)
+    overwrite: bool = False
+    paths: tyro.conf.Positional[list[str]] = field(default_factory=list)
 
 
 def parse(*argv: str) -> Args:
     with optional_arguments():
-        return tyro.cli(Args, args=list(argv), prog="x")
+        return tyro.cli(Args, args=merge_repeated(Args, list(argv)), prog="x")
 
 
 def test_what_is_not_given_keeps_its_default_and_what_is_given_has_its_type():
@@ -53,3 +59,59 @@ def test_what_cannot_be_read_ends_with_2_and_a_sentence(argv, message, capsys):
         parse(*argv)
     assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("repeated", "once"),
+    [
+        ("--seeds 1 --seeds 2 3", "--seeds 1 2 3"),
+        ("--seeds=1 --rank 8 --seeds=2", "--rank 8 --seeds 1 2"),
+        ("--image-seeds=-1 2 --image_seeds -inf", "--image-seeds -1 2 -inf"),
+        ("a --seeds 1 --overwrite --seeds 2 -o x", "a --overwrite --seeds 1 2 -o x"),
+        ("--seeds 1 --seeds 2 -- b --seeds", "--seeds 1 2 -- b --seeds"),
+        ("--rank 8 --rank=8 -ox --output x --overwrite --overwrite", "--rank 8 --output x --overwrite"),
+        ("--seeds 1 --seeds", "--seeds 1"),
+    ],
+)
+def test_a_list_flag_given_twice_appends_and_another_may_repeat_itself(repeated, once):
+    assert parse(*repeated.split()) == parse(*once.split())
+
+
+def test_a_first_word_that_is_tied_to_its_list_flag_may_begin_with_a_dash():
+    @dataclass
+    class Prompts:
+        prompt: list[str]
+
+    words = merge_repeated(Prompts, ["--prompt=--sks owl", "--prompt", "a b"])
+    assert tyro.cli(Prompts, args=words).prompt == ["--sks owl", "a b"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        ("--rank 1 --rank 2", ["--rank 1 --rank 2"]),
+        ("--rank=1 --lr -1 --rank=2 --lr=-2", ["--rank 1 --rank 2", "--lr -1 --lr -2"]),
+        ("-o a --output b", ["--output a --output b"]),
+        ("-oa -o=b", ["--output a --output b"]),
+        ("--overwrite --no-overwrite", ["--overwrite --no-overwrite"]),
+    ],
+)
+def test_one_flag_with_two_values_is_refused(argv, told):
+    with pytest.raises(Problems) as caught:
+        parse(*argv.split())
+    assert [problem.key for problem in caught.value.problems] == told
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "compare", "export", "demo", "evaluate", "app"])
+def test_every_command_refuses_two_values_for_one_flag(command, capsys):
+    flag = {"evaluate": "--run", "app": "--port"}.get(command, "--base")
+    assert run_command(command, [flag, "1", f"{flag}=2"]) == 2
+    assert f"{flag} 1 {flag} 2" in capsys.readouterr().err
+
+
+def test_lists_given_twice_reach_the_commands():
+    from symdream.commands import compare, train
+
+    assert compare.parse(["--methods", "lora", "--seeds", "0", "1", "--methods", "dora"]).methods == ["lora", "dora"]
+    words = ["--sample-prompts", "a b", "--images", "x", "--sample-prompts", "c"]
+    assert train.parse(words).given["sample_prompts"] == ["a b", "c"]

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.runs import adapter_tensors, make_photos, symdream, tiny_config, train_tiny
+from safetensors.torch import load_file, save_file
 
 from symdream.config import read_toml
 from symdream.errors import RequestError, Stopped, WorkError
@@ -185,6 +186,60 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(tmp_path, tiny
 
     saved = newest_intact(run.checkpoints)
     assert saved is not None and saved.name in str(caught.value)
+
+
+def base_with(base, folder, part, weight, value):
+    """A copy of `base` in which one weight of a part is filled with `value`."""
+    shutil.copytree(base, folder)
+    (file,) = (folder / part).glob("*.safetensors")
+    weights = load_file(file)
+    weights[weight].fill_(value)
+    save_file(weights, file, {"format": "pt"})
+    return folder
+
+
+def test_a_first_step_without_a_gradient_ends_the_run(tmp_path, tiny_sd1, photos):
+    base = base_with(tiny_sd1, tmp_path / "zero", "unet", "conv_out.weight", 0)
+    with pytest.raises(WorkError, match="Step 1 of 6: loss .* gradient norm 0") as caught:
+        train_tiny(tmp_path / "run", base, photos)
+    assert f"symdream base check {base}" in caught.value.fix
+    assert json.loads((tmp_path / "run" / "state.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.filterwarnings("error:invalid value:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("part", "weight", "trigger_is_drawn"),
+    [
+        ("unet", "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight", False),
+        ("unet", "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight", True),
+        ("vae", "encoder.conv_in.weight", True),
+    ],
+)
+def test_a_base_with_nan_in_a_weight_is_told_as_such(tmp_path, tiny_sd1, photos, part, weight, trigger_is_drawn):
+    base = base_with(tiny_sd1, tmp_path / "nan", part, weight, float("nan"))
+    run = RunFolder.create(tmp_path / "run")
+    if trigger_is_drawn:
+        run.samples.mkdir()
+        (run.samples / "trigger-before-training.png").touch()
+    with pytest.raises(WorkError, match="The base .*is damaged") as caught:
+        run_training(run, tiny_config(base, photos))
+    assert caught.value.where == f"{part}.{weight}"
+    assert "lower --lr" not in caught.value.fix and "symdream base check" in caught.value.fix
+    assert trigger_is_drawn or not list(run.samples.glob("*.png"))
+
+
+STARTS = [
+    *({"method": method} for method in METHODS),
+    *({"method": method, "components": "text_encoder", "text_encoder_lr": 1e-3, "lr": None} for method in METHODS),
+    {"method": "singlora", "ramp": 1.0, "init": "small", "warmup": 1.0},
+    {"method": "symlora", "targets": "qk", "components": "unet"},
+]
+
+
+@pytest.mark.parametrize("flags", STARTS, ids=lambda flags: "-".join(str(v) for v in flags.values()))
+def test_every_method_has_a_gradient_at_its_first_step(tmp_path, tiny_sd1, photos, flags):
+    run = train_tiny(tmp_path / "run", tiny_sd1, photos, steps=1, **flags)
+    assert lines(run)[0]["grad_norm"] > 0
 
 
 def test_resuming_with_other_photos_is_refused(tmp_path, tiny_sd1):

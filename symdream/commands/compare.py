@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from symdream.arguments import optional_arguments
+from symdream.arguments import merge_repeated, optional_arguments
 from symdream.errors import Problem, Problems, collected
 from symdream.writable import not_writable
 
@@ -116,7 +116,7 @@ def parse(argv: list[str]) -> Run | Merge | Report | Variants:
     with optional_arguments():
         return tyro.cli(
             ACTIONS[verb],
-            args=rest,
+            args=merge_repeated(ACTIONS[verb], rest),
             prog=prog,
             description=description,
             config=(tyro.conf.HelptextFromCommentsOff, tyro.conf.FlagCreatePairsOff),

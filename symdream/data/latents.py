@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from symdream.data.buckets import Cut
 from symdream.data.store import Store, content_key, tensors_hash
+from symdream.diffusion.damage import damaged, damaged_weight
 from symdream.diffusion.hashes import json_hash, settings_of
 from symdream.errors import WorkError
 
@@ -27,7 +28,7 @@ def encode(vae: nn.Module, image: Image.Image, name: str) -> dict[str, Tensor]:
     """mean and std (4, H/8, W/8) of the VAE's posterior for one RGB image, fp32, unscaled.
 
     The VAE runs in fp32 here: Stable Diffusion's overflows in fp16, and encoding happens once.
-    Raises: WorkError naming the image if its latents are not finite.
+    Raises: WorkError if its latents are not finite, naming the weight that is not, or the image.
     """
     device, dtype = next(vae.parameters()).device, next(vae.parameters()).dtype
     # nn.Module's own `to`: diffusers' override warns about a list of modules that is empty here.
@@ -37,6 +38,8 @@ def encode(vae: nn.Module, image: Image.Image, name: str) -> dict[str, Tensor]:
     finally:
         nn.Module.to(vae, dtype=dtype)
     if not (posterior.mean.isfinite().all() and posterior.std.isfinite().all()):
+        if weight := damaged_weight({"vae": vae}):
+            raise damaged(weight)
         raise WorkError(f"The VAE gives no finite latents for {name}.", fix="open and save the photo again")
     return {"mean": posterior.mean[0], "std": posterior.std[0]}
 

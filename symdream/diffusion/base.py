@@ -23,7 +23,7 @@ class Base:
     `family` is the architecture ("sd1", "sd2" or "sdxl"); `prediction_type` is what the UNet was trained to
     predict ("epsilon" or "v_prediction"); `resolution` is in pixels; `defaults` are the sampling `steps` and
     `guidance` that suit it. `force_zeros_for_empty_prompt` (SDXL alone has the choice): no negative prompt is zeros and
-    not the embedding of "".
+    not the embedding of "". `licence` is its model card's word, None where there is none.
     """
 
     name: str  # as the user asked for it
@@ -39,6 +39,7 @@ class Base:
     defaults: dict
     hasher: Callable[[], str] = field(repr=False)
     force_zeros_for_empty_prompt: bool = True
+    licence: str | None = None
 
     @cached_property
     def hash(self) -> str:

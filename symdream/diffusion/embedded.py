@@ -66,4 +66,5 @@ def load_sprite(folder: Path | None = None) -> Base:
         resolution=RESOLUTION,
         defaults=dict(DEFAULTS),
         hasher=lambda: weights_hash(folder, folder.glob("*/*.safetensors")),
+        licence="Apache-2.0",
     )

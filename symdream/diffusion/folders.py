@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +173,23 @@ def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> B
         defaults=dict(SAMPLING_DEFAULTS),
         hasher=lambda: weights_hash(folder, plan.weights),
         force_zeros_for_empty_prompt=plan.force_zeros_for_empty_prompt,
+        licence=licence_of(folder),
     )
+
+
+def licence_of(folder: Path) -> str | None:
+    """The one word after `license:` in the front matter of a model card (README.md), as the hub has it; None where
+    there is none, or one that names no licence."""
+    try:
+        lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if lines[:1] != ["---"] or "---" not in lines[1:]:
+        return None
+    for line in lines[1 : lines.index("---", 1)]:
+        if found := re.fullmatch(r"""license:\s*["']?([\w.+-]+)["']?\s*""", line):
+            return None if found[1].lower() in ("other", "unknown") else found[1]
+    return None
 
 
 def _refuse_missing(keys: Iterable[str], folder: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from symdream.diffusion.base import Base
 from symdream.diffusion.conditioning import Text, encode, size_ids, tokenize
+from symdream.diffusion.damage import refuse_damaged
 from symdream.diffusion.glimpse import Glimpse
 from symdream.diffusion.parking import all_present, cast
 from symdream.diffusion.sampling_engine import Told, denoising_step
@@ -82,7 +83,8 @@ def sample(
     many times in a step (symdream.diffusion.stopping). The pictures are those of diffusers' own pipeline; on CUDA,
     where UNet and guidance run as one recorded graph (symdream.diffusion.sampling_engine), up to rounding.
 
-    Raises: ValueError if prompts and seeds differ in number, or the sampler is unknown; Stopped if `stop` says so.
+    Raises: ValueError if prompts and seeds differ in number, or the sampler is unknown; WorkError if a weight of the
+    base is not finite; Stopped if `stop` says so.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
@@ -179,7 +181,7 @@ def denoise(
 
 
 def decode(base: Base, latents: Tensor) -> list[Image.Image]:
-    """The pictures of latents (B, 4, h, w)."""
+    """The pictures of latents (B, 4, h, w). Raises: WorkError if they are not finite since the base is not."""
     from diffusers.image_processor import VaeImageProcessor
 
     vae = base.vae
@@ -192,4 +194,6 @@ def decode(base: Base, latents: Tensor) -> list[Image.Image]:
     finally:
         if upcast:
             cast(vae, torch.float16)
+    if not pixels.isfinite().all():
+        refuse_damaged(base)
     return VaeImageProcessor().postprocess(pixels, output_type="pil")

@@ -107,8 +107,10 @@ def modelspec_texts(adapter, title: str, date: str, data_hash: str) -> dict[str,
         "modelspec.date": date,
         "modelspec.hash_sha256": "0x" + data_hash,
         "modelspec.prediction_type": "v" if prediction == "v_prediction" else "epsilon",
-        "modelspec.license": str(ours.get("licence", "unknown")),
     }
+    licence = ours.get("licence")
+    if licence and licence != "unknown":  # which our older files hold
+        texts["modelspec.license"] = str(licence)
     if size := ours.get("resolution"):
         texts["modelspec.resolution"] = f"{size}x{size}"
     if subject := subject_words(ours):

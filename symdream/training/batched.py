@@ -255,7 +255,7 @@ def prepare(
         step_samples=config.training.batch_size,
         frozen_text="text_encoder" not in components,
     )
-    return Trainee(run, config, data, adapters, rates, shown, Recorder(run, config, 0, accelerator))
+    return Trainee(run, config, data, adapters, rates, shown, Recorder(run, config, 0, accelerator, base))
 
 
 class fresh_adapter:

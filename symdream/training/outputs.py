@@ -224,7 +224,8 @@ def words(config: TrainConfig) -> dict[str, Any]:
 def adapter_metadata(
     config: TrainConfig, base: Base, step: int, u: float | None, weight: float | None = None
 ) -> dict[str, Any]:
-    """The JSON under the key `symdream` in every adapter file; `recommended_weight` where one was found."""
+    """The JSON under the key `symdream` in every adapter file; `recommended_weight` where one was found,
+    `licence` (the base's) where it is known."""
     recommended = {} if weight is None else {"recommended_weight": weight}
     return {
         "format": FORMAT_VERSION,
@@ -243,7 +244,7 @@ def adapter_metadata(
         "steps": config.training.steps,
         "step": step,
         "seed": config.training.seed,
-        "licence": "unknown",
+        **({"licence": base.licence} if base.licence else {}),
         **recommended,
     }
 

@@ -7,18 +7,22 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 
 from symdream.config import TrainConfig
-from symdream.errors import WorkError
+from symdream.diffusion.damage import refuse_damaged
+from symdream.errors import WorkError, typed
 from symdream.training.boards import Board, open_boards
 from symdream.training.checkpoint import list_checkpoints
 from symdream.training.memory import peak_memory
 from symdream.training.run_folder import RunFolder
 from symdream.tuners.methods import LAMBDA
+
+if TYPE_CHECKING:
+    from symdream.diffusion.base import Base
 
 READ_EVERY = 20  # steps between looks at the device's losses: each look waits for the GPU
 FLUSH_SECONDS = 2.0  # between blocks of metrics.jsonl: somebody may be watching
@@ -26,19 +30,29 @@ SPECTRUM_EVERY = 20  # steps between looks at SymLoRA's Λ, for the same reason
 
 
 class Recorder:
-    """Gathers each step's numbers on the device and writes them in blocks; stops the run on a loss that is not finite.
+    """Gathers each step's numbers on the device and writes them in blocks; stops the run on a loss that is not finite,
+    and on a first gradient that is zero.
 
     On a CPU nothing runs ahead, so every step is looked at; on a GPU the first one and then every READ_EVERY steps.
     What the run does between steps is no step's time: `flush` before it, `show` or `show_picture` after.
     """
 
-    def __init__(self, run: RunFolder, config: TrainConfig, first: int, accelerator: Accelerator):
-        self.run, self.steps = run, config.training.steps
+    def __init__(
+        self,
+        run: RunFolder,
+        config: TrainConfig,
+        first: int,
+        accelerator: Accelerator,
+        base: Base | None = None,
+    ):
+        self.run, self.config, self.steps = run, config, config.training.steps
+        self.base = base  # what a loss that is not finite may come from
         self.on_device = accelerator.device.type != "cpu"
         self.writing = accelerator.is_main_process
         self.waiting: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor]] = []
         self.on_bad_loss: Callable[[int], None] | None = None
         self.smooth_loss = math.nan
+        self.learns = False  # whether a gradient was seen
         self.seconds: list[float] = []
         self.boards: list[Board] = []
         self._first = first + 1
@@ -73,7 +87,8 @@ class Recorder:
 
         on_bad_loss: saves the state after the given step, if a step whose loss or gradient is not finite changes
         nothing (symdream.diffusion.engine: keeps_last_good); None where it does.
-        Raises: WorkError if the loss or the gradient is not finite (at the next look at the device).
+        Raises: WorkError if the loss or the gradient is not finite, or there is no gradient (at the next look at the
+        device).
         """
         numbers = {"step": step, "lr": {group["name"]: group["lr"] for group in optimizer.param_groups}, "u": u}
         if self.writing and step % SPECTRUM_EVERY == 0:
@@ -103,6 +118,9 @@ class Recorder:
             scaled = self.on_device and self.on_bad_loss is None
             if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
                 self._fail(step, loss, norm)
+            # A step without a loss (all its weights are 0), or with u = 0, tells nothing.
+            if not self.learns and loss != 0 and numbers["u"] > 0:
+                self._see_gradient(step, loss, norm)
             self.smooth_loss = loss if math.isnan(self.smooth_loss) else 0.95 * self.smooth_loss + 0.05 * loss
             if self.writing:
                 self.run.record(**numbers, loss=loss, grad_norm=norm, memory=memory)
@@ -113,6 +131,8 @@ class Recorder:
 
     def _fail(self, step: int, loss: float, norm: float) -> None:
         self.run.flush()
+        if self.base is not None:
+            refuse_damaged(self.base)
         before = list_checkpoints(self.run.checkpoints)
         kept = "the last checkpoint is the last good state" if before else "no checkpoint was saved before it"
         if self.on_bad_loss is not None:
@@ -123,6 +143,19 @@ class Recorder:
             where=str(self.run.path),
             fix="start again with a lower --lr (a third is a good try); on a GPU also try --dtype bf16 or fp32",
         )
+
+    def _see_gradient(self, step: int, loss: float, norm: float) -> None:
+        """Every method has a gradient at its start: LoRA's in B, SymLoRA's in Λ, SingLoRA's in A. Raises: WorkError."""
+        if norm == 0:
+            self.run.flush()
+            base = self.config.model.base
+            raise WorkError(
+                f"Step {step} of {self.steps}: loss {loss:.4g}, gradient norm 0: the adapter would learn nothing.",
+                where=f"{self.run.path}, on base {base}",
+                fix="the base answers the same whatever its adapter says, as one does whose weights are zero: get its "
+                f"files anew (symdream base check {typed(base)} compares those it has checksums of), or choose another",
+            )
+        self.learns = True
 
     def _show(self, numbers: dict[str, Any], loss: float, norm: float, memory: int) -> None:
         values = {

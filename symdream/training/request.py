@@ -68,13 +68,17 @@ def plain_type(annotation: Any) -> Any:
 
 
 def parse(argv: list[str], prog: str, description: str) -> Any:
-    """`argv` as TrainArgs, by tyro. Exits with 2 on an unknown flag or a value of the wrong type."""
+    """`argv` as TrainArgs, by tyro. Exits with 2 on an unknown flag or a value of the wrong type.
+
+    Raises: Problems if a flag is given two values.
+    """
     import tyro
 
-    from symdream.arguments import optional_arguments
+    from symdream.arguments import merge_repeated, optional_arguments
 
+    kind = arguments_class()
     with optional_arguments():
-        args = tyro.cli(arguments_class(), args=argv, prog=prog, description=description)
+        args = tyro.cli(kind, args=merge_repeated(kind, argv), prog=prog, description=description)
     args.given = given_flags(args, argv)
     return args
 

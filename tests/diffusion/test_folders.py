@@ -13,6 +13,7 @@ from symdream.diffusion.architecture import family_of_folder
 from symdream.diffusion.base import load_base
 from symdream.diffusion.checks import check_folder
 from symdream.diffusion.export_base import export_base
+from symdream.diffusion.folders import licence_of
 from symdream.diffusion.sampling import make_scheduler, sample
 from symdream.errors import RequestError, SymdreamError
 
@@ -29,6 +30,26 @@ def folders(tmp_path_factory):
 def folder(tmp_path):
     """A fresh SD 1.x folder to damage."""
     return write_tiny_sd(tmp_path / "tiny")
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\ntags:\n- toy\nlicense: creativeml-openrail-m\n---\n# Card\n", "creativeml-openrail-m"),
+        ("---\nlicense: 'mit'\n---\n", "mit"),
+        ("---\nlicense: other\n---\n", None),
+        ("---\nlicense:\n- mit\n---\n", None),
+        ("---\ntags: toy\n---\nlicense: mit\n", None),
+        ("---\nlicense: mit\n", None),
+        ("# Card\nlicense: mit\n", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_licence_is_the_one_that_the_model_card_names(tmp_path, card, licence):
+    if card is not None:
+        (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    assert licence_of(tmp_path) == licence
 
 
 @pytest.mark.parametrize("family", FAMILIES)

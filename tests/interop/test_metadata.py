@@ -61,6 +61,13 @@ def test_the_header_tells_trigger_base_rank_and_size_in_every_tools_words(export
     assert texts["modelspec.license"] == "CC BY 4.0"
 
 
+@pytest.mark.parametrize("metadata", [{}, {"licence": "unknown"}])
+def test_a_licence_that_is_not_known_is_left_out(tmp_path, metadata):
+    adapter = collect(adapted("sd1", "lora").components(), metadata={**metadata, "family": "sd1"})
+    write_lora(adapter, tmp_path / "x.safetensors", "kohya")
+    assert "modelspec.license" not in texts_of(tmp_path / "x.safetensors")
+
+
 @pytest.mark.parametrize(
     ("family", "prediction_type", "told", "architecture"),
     [

@@ -131,6 +131,20 @@ def test_a_run_that_diverges_fails_alone_and_the_base_is_left_as_it_was(tmp_path
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
+def test_runs_on_a_base_with_nan_in_a_weight_are_told_which(tmp_path, tiny_sd1, photos):
+    base = load_base(str(tiny_sd1))
+    with torch.no_grad():
+        base.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.weight[0, 0] = float("inf")
+    configs = [tiny_config(tiny_sd1, photos, steps=2, batch_size=1, rank=2, seed=seed) for seed in (0, 1)]
+    runs = [RunFolder.create(tmp_path / name) for name in ("one", "two")]
+    for run in runs:
+        run.samples.mkdir()
+        (run.samples / "trigger-before-training.png").touch()
+    assert train_together(runs, configs, base) == [False, False]
+    for run in runs:
+        assert "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight" in run.read_state()["error"]
+
+
 def three_runs(folder, base, photos, **flags):
     """The folders of three short runs, and their settings."""
     shared = {"steps": 1, "batch_size": 1, "rank": 2, "components": "unet", **flags}

@@ -23,6 +23,7 @@ from symdream.training.memory_advice import (
     out_of_memory,
     out_of_memory_explained,
 )
+from symdream.tuners import METHODS
 
 # About SD 1.5 with SingLoRA r8, in fp32.
 SIZE = Footprint(
@@ -132,13 +133,24 @@ def test_running_out_of_memory_is_told_from_other_failures(error, expected):
     assert is_out_of_memory(error) is expected
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_memory_that_runs_out_is_explained_for_every_method(tiny_sd1, method):
+    base = load_base(str(tiny_sd1))
+    attach(base, method, 4, 4.0, "qkvo", ["unet", "text_encoder"], 0.0, 0)
+    request = config(method=method, resolution=128, batch_size=64)
+    with pytest.raises(WorkError) as caught, out_of_memory_explained(request, base):
+        raise MemoryError
+    assert caught.value.what.startswith("Out of memory: batch 64 at 128 pixels needs about")
+    assert "--gradient-checkpointing: saves about" in str(caught.value)
+
+
 def test_other_failures_pass_unchanged(tiny_sd1):
     base = load_base(str(tiny_sd1))
     with pytest.raises(ValueError, match="^something else$"), out_of_memory_explained(config(), base):
         raise ValueError("something else")
 
 
-@pytest.mark.parametrize("method", ["lora", "singlora"])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_footprint_counts_what_a_forward_on_the_cpu_keeps(tiny_sd1, method):
     """Against saved tensors of real numbers; attention aside, of which CPU kernels keep a little more."""
     base = load_base(str(tiny_sd1))

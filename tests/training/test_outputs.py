@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.runs import make_photos, tiny_config, train_tiny
+from helpers.tiny_models import write_tiny_sd
 from PIL import Image
 
 from symdream.commands.demo import sample_data
@@ -18,7 +19,8 @@ from symdream.diffusion.base import load_base
 from symdream.diffusion.sampling import sample
 from symdream.errors import WorkError
 from symdream.train import run_training
-from symdream.training.outputs import save_adapter
+from symdream.training.defaults import resolve
+from symdream.training.outputs import adapter_metadata, save_adapter
 from symdream.training.run_folder import RunFolder
 
 OWL = sample_data() / "owl"
@@ -89,6 +91,17 @@ def test_graphs_that_drew_pictures_are_gone_before_training(tmp_path, tiny_sd1, 
     sampling_engine._KEPT_BY[base.unet] = sampling_engine.DenoisingSteps()  # as on a GPU
     run_training(RunFolder.create(tmp_path / "run"), tiny_config(tiny_sd1, photos, steps=1), base=base)
     assert base.unet not in sampling_engine._KEPT_BY
+
+
+def test_an_adapter_file_tells_its_bases_licence_where_it_is_known(tmp_path, photos):
+    def told(base):
+        loaded = load_base(str(base))
+        return adapter_metadata(resolve(tiny_config(base, photos), loaded), loaded, 1, None).get("licence")
+
+    folder = write_tiny_sd(tmp_path / "base")
+    assert told("sprite") == "Apache-2.0" and told(folder) is None
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    assert told(folder) == "mit"
 
 
 def test_captions_from_files_are_counted_and_files_that_only_look_like_captions_named(

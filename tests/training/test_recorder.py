@@ -103,3 +103,30 @@ def test_with_loss_scaling_an_infinite_gradient_is_no_failure_and_an_infinite_lo
             (run.checkpoints / "step-1").mkdir(parents=True)
         with pytest.raises(WorkError, match=f"Step 2 of 6: .*{kept}"):
             record(run, config, [1.0, NAN], [1.0, NAN], None, flush=True)
+
+
+@pytest.mark.parametrize(
+    ("losses", "norms", "us", "failing"),
+    [
+        ([1.0, 1.0], [0.0, 0.0], [1.0, 1.0], 1),
+        ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.5, 1.0], 2),  # u = 0 leaves SingLoRA without a gradient
+        ([0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0], 2),  # so does a batch whose weights are all 0
+        ([1.0, 1.0], [INF, 0.0], [1.0, 1.0], None),
+        ([0.0, 1.0, 1.0], [0.0, 1.0, 0.0], [1.0, 1.0, 1.0], None),
+    ],
+)
+def test_the_first_gradient_that_can_be_judged_must_not_be_zero(
+    tmp_path, tiny_sd1, photos, losses, norms, us, failing
+):
+    config = tiny_config(tiny_sd1, photos)
+
+    def record_all():
+        with Recorder(RunFolder.create(tmp_path / "run"), config, 0, OnAGpu()) as recorder:
+            for step, (loss, norm, u) in enumerate(zip(losses, norms, us, strict=True), 1):
+                recorder.add(step, torch.tensor(loss), torch.tensor(norm), OPTIMIZER, u, on_bad_loss=None)
+            recorder.flush()
+
+    if failing is None:
+        return record_all()
+    with pytest.raises(WorkError, match=f"Step {failing} of 6: .*gradient norm 0"):
+        record_all()

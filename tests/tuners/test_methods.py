@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.sd_configs import CLIP_L_TEXT, SD15_UNET, make_text_encoder, make_unet
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 
 from symdream.errors import RequestError
 from symdream.tuners import METHODS, count_parameters, get_method, linear_shapes, param_groups, target_modules
@@ -67,6 +67,18 @@ def test_the_count_from_shapes_is_what_a_real_adapter_trains(method):
         targets = target_modules("qkvo", component)
         assert count_parameters(method, linear_shapes(MODELS[component][0](), targets), 4) == trained
         assert count_parameters(method, linear_shapes(model, targets), 4) == trained  # adapted already
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_forward_and_backward_on_the_meta_device(method):
+    with torch.device("meta"):
+        model = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Linear(9, 6))
+        model = get_peft_model(model, METHODS[method].config(2, 2, ["0", "1"], 0.0))
+        y = model(torch.zeros(3, 6))
+        y.sum().backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert y.shape == (3, 6) and y.is_meta
+    assert trained and all(p.grad.shape == p.shape and p.grad.is_meta for p in trained)
 
 
 def test_singlora_trains_at_most_55_percent_of_loras_parameters(meta_models):
