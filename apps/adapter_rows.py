@@ -62,10 +62,9 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
         [], value=[], multiselect=True, label=label, elem_classes="adapters",
         info="runs and files in the runs folder; any number",
     )  # fmt: skip
-    files = gr.File(
-        label="or drop .safetensors files", file_count="multiple", file_types=[".safetensors"], height=128,
-        elem_classes="drop-adapters",
-    )  # fmt: skip
+    # No file_types, here and elsewhere: one wrong file among good ones would refuse them all, in gradio's words. What
+    # is no adapter, and no photo, is told by what looks at it.
+    files = gr.File(label="or drop .safetensors files", file_count="multiple", height=128, elem_classes="drop-adapters")
     listed, strengths, redraw = gr.State([]), gr.JSON({}, visible=False), gr.State(0)
     rows = AdapterRows(chosen, listed, strengths, redraw)
 

@@ -21,7 +21,6 @@ from symdream_apps.generation import Made, PictureRequest
 from symdream_apps.history import owner_of
 from symdream_apps.shared import ON_DEVICE, PRIVATE, Shared
 from symdream_apps.status import status
-from symdream_apps.upload import PHOTOS
 
 ACROSS = [("base and adapters", "adapters"), ("weights of one adapter", "weights")]
 EXAMPLE = "a 3d render of a {subject} on a checkered blue background\na flat icon of a {subject} on a yellow background"
@@ -69,9 +68,7 @@ class ComparePage:
             self.photos = gr.Dropdown(
                 references.choices(self.context), value=references.OF_THE_RUN, label="Photos", elem_id="photos"
             )
-            self.uploaded = gr.File(
-                label="or drop photos here", file_count="multiple", file_types=PHOTOS, height=140
-            )
+            self.uploaded = gr.File(label="or drop photos here", file_count="multiple", height=140)
         with gr.Accordion("More settings", open=False):
             self.base = gr.Dropdown(BASES, value="sprite", label="Base", allow_custom_value=True)
             self.guidance = gr.Slider(0, 20, value=4, step=0.5, label="Guidance")

@@ -104,9 +104,7 @@ class GeneratePage:
             self.use = gr.Button("Use these settings", size="sm", elem_id="use")
             self.compare = gr.Button("Compare these adapters", size="sm", elem_id="to-compare")
         with gr.Accordion("Restore the settings of a picture", open=False):
-            self.dropped = gr.File(
-                label="Drop a PNG that was made here", file_types=[".png"], height=110, elem_id="dropped"
-            )
+            self.dropped = gr.File(label="Drop a PNG that was made here", height=110, elem_id="dropped")
         with gr.Accordion("History", open=False, elem_id="history-box"):
             self.history = gr.Gallery(
                 label="What was made, newest first", columns=6, height="auto", object_fit="cover",

@@ -44,6 +44,9 @@ progress::-webkit-progress-value { background: var(--color-accent); }
 progress::-moz-progress-bar { background: var(--color-accent); }
 .status-text.wrong { font-weight: 600; color: var(--error-text-color); }
 #blind-a img, #blind-b img { width: 100%; height: 100%; object-fit: contain; }
+/* "Error", after an upload that broke off or was too large, lies over the place where the next one is dropped. */
+[data-testid=status-tracker]:has(> .error) { pointer-events: none; }
+[data-testid=status-tracker] > .clear-status { pointer-events: auto; }
 .drop-adapters .icon-wrap { display: none; }
 /* A choice that is too long ends before the arrow. */
 input[role=combobox] { padding-right: 1.75rem !important; text-overflow: ellipsis; }

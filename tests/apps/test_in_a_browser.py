@@ -293,6 +293,20 @@ def test_wrong_requests_are_told_in_the_page(page, tmp_path):
     generate(page, "a 3d render of a dog on a red background")
 
 
+@pytest.mark.parametrize("why", ["no adapter", "connection lost"])
+def test_after_a_wrong_file_the_place_to_drop_takes_the_next_one(page, tmp_path, why):
+    text = tmp_path / "note.txt"
+    text.write_text("only words")
+    if why == "connection lost":
+        page.route("**/upload*", lambda route: route.abort())
+    page.set_input_files(".drop-adapters input[type=file]", text)
+    page.get_by_test_id("toast-body").wait_for()
+    page.wait_for_timeout(500)
+    with page.expect_file_chooser(timeout=20_000):
+        place = page.locator("[role=tabpanel]:visible .drop-adapters").bounding_box()
+        page.mouse.click(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+
+
 def test_compare_slider_and_blind_test(page, tmp_path):
     select_tab(page, "Compare")
     page.wait_for_selector("#compare")
