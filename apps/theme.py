@@ -30,6 +30,13 @@ CSS = """
 /* The accent's 500 has 4.47 on white, and less on dark grey. */
 button[role=tab][aria-selected=true] { color: var(--primary-600) !important; }
 .dark button[role=tab][aria-selected=true] { color: var(--primary-400) !important; }
+/* gradio takes the browser's outline from these, and what it draws instead is not seen. */
+input:is([type=range], [type=checkbox], [type=radio]):focus-visible {
+  outline: 2px solid var(--color-accent) !important; outline-offset: 2px;
+}
+.dark input:is([type=range], [type=checkbox], [type=radio]):focus-visible {
+  outline-color: var(--primary-400) !important;
+}
 .toast-text { white-space: pre-line; }
 .gradio-container > .main { max-width: 1360px; margin: 0 auto; }
 #status, #compare-status { min-height: 3.2rem; }

@@ -410,6 +410,21 @@ def test_axe_finds_nothing_to_mend(browser, server, dark):
     assert not found
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_focus_of_the_keyboard_is_seen(browser, server, dark):
+    page = open_page(browser, server.url, dark=dark)
+    outlines = set()
+    for selector in ("#count [type=range]", "#surprise input", "#across input"):
+        if "across" in selector:
+            select_tab(page, "Compare")
+        page.locator(selector).first.focus()
+        page.keyboard.press("Shift+Tab")
+        page.keyboard.press("Tab")
+        outlines.add(page.evaluate("getComputedStyle(document.activeElement).outline"))
+    page.context.close()
+    assert outlines == {f"rgb({'129, 140, 248' if dark else '99, 102, 241'}) solid 2px"}
+
+
 @pytest.mark.parametrize("size", [browsers.DESKTOP, browsers.PHONE])
 @pytest.mark.parametrize("tab", ["Generate", "Compare"])
 def test_nothing_is_wider_than_the_window(browser, server, size, tab):
