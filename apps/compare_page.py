@@ -109,7 +109,7 @@ class ComparePage:
         )  # fmt: skip
         asked.then(time.time, None, shared.kept, **PRIVATE)
         self.slider.connect(self.result)
-        self.blind.connect(self.result, asked)
+        self.blind.connect(self.result)
         self.stop.click(self.end, None, None, queue=False, **PRIVATE)
         self.across.change(
             lambda across: (gr.CheckboxGroup(visible=across == "weights"), gr.Checkbox(visible=across == "adapters")),
@@ -158,7 +158,8 @@ class ComparePage:
                 prompt="", base=base or "", negative_prompt=negative or "", steps=int(steps), guidance=float(guidance)
             )
             running = gr.Button(interactive=True, variant="stop")
-            yield status("Starting …"), None, gr.Dataframe(visible=False), None, running
+            # The result stays until there is a new one: a blind test of it goes on, whatever becomes of this.
+            yield status("Starting …"), None, gr.Dataframe(visible=False), gr.skip(), running
             files: dict[int, Path] = {}
 
             def keep(place: int, made: Made) -> None:  # at once: who leaves the page finds them in its history
