@@ -178,11 +178,19 @@ def worn(context: Context, chosen: list[str], strengths: dict[str, dict[str, Any
     """The chosen adapters that are on, with their weights. Raises: RequestError if one is not there any more."""
     on = []
     for path in chosen or []:
-        card = read_card(context, path)
-        now = strengths.get(str(card.path), {"weight": card.weight, "on": True})
-        if now["on"]:
-            on.append(Worn(card.path, float(now["weight"])))
+        now = strengths.get(path)
+        if now is None or now["on"]:
+            card = card_of(context, path)
+            on.append(Worn(card.path, float(card.weight if now is None else now["weight"])))
     return on
+
+
+def card_of(context: Context, path: str) -> AdapterCard:
+    """`read_card` of an adapter that is chosen on a page. Raises: RequestError as it does, with what to do there."""
+    try:
+        return read_card(context, path)
+    except RequestError as error:  # deleted meanwhile, as a rule
+        raise RequestError(error.what, where=error.where, fix="take it out of the chosen adapters") from None
 
 
 def remembered(context: Context, adapters: list[dict[str, Any]]) -> dict[str, float]:

@@ -12,7 +12,6 @@ from gradio.context import get_render_context
 
 from symdream.errors import RequestError, Stopped
 from symdream_apps import adapter_rows, blind_test, comparison, references, slider
-from symdream_apps.adapters import read_card
 from symdream_apps.comparison import WEIGHTS, Comparison, Variant
 from symdream_apps.context import Context
 from symdream_apps.errors import inline, told
@@ -144,7 +143,7 @@ class ComparePage:
         off = gr.Button(interactive=False, variant="secondary")
         try:
             owner = owner_of(browser, request)
-            cards = [read_card(self.context, path) for path in chosen or []]
+            cards = [adapter_rows.card_of(self.context, path) for path in chosen or []]
             if not cards:
                 raise RequestError("No adapter is chosen.", fix="choose one, or drop a file")
             if across == "weights":
