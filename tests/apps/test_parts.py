@@ -159,6 +159,10 @@ def test_references_are_the_runs_the_samples_or_uploaded_ones(context, owl, tmp_
     assert references.find(context, references.OF_THE_RUN, [[], [owl.path]], None) == ([photos, photos], "")
     assert references.find(context, "owl", [[]], None) == ([photos], "")
     assert references.find(context, references.NONE, [[owl.path]], None) == ([[]], "")
+    for unknown in ("cat", "../owl", ""):
+        with pytest.raises(RequestError, match="run, none, .*owl") as caught:
+            references.find(context, unknown, [[]], None)
+        assert str(context.samples) not in str(caught.value)
     Image.new("RGB", (64, 64)).save(context.uploads / "x.png")
     assert references.find(context, "owl", [[]], [str(context.uploads / "x.png")])[0] == [[context.uploads / "x.png"]]
     (tmp_path / "private").mkdir()
