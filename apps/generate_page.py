@@ -72,9 +72,8 @@ class GeneratePage:
         )  # fmt: skip
         self.count = gr.Slider(1, MAX_COUNT, value=1, step=1, label="Pictures", elem_id="count")
         with gr.Row(equal_height=True):
-            self.seed = gr.Number(
-                0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=130, elem_id="seed"
-            )
+            # No limits here: gradio would refuse a seed beyond them without saying what it speaks of.
+            self.seed = gr.Number(0, label="Seed", precision=0, min_width=130, elem_id="seed")
             self.surprise = gr.Checkbox(
                 True, label="Surprise me", info="a new seed each time", min_width=150, elem_id="surprise"
             )
