@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.context import get_render_context
 
 from symdream.errors import RequestError, Stopped
-from symdream_apps import adapter_rows, blind_test, comparison, references, slider
+from symdream_apps import adapter_rows, blind_test, comparison, references, slider, stop_button
 from symdream_apps.comparison import WEIGHTS, Comparison, Variant
 from symdream_apps.context import Context
 from symdream_apps.errors import inline, told
@@ -97,6 +97,7 @@ class ComparePage:
     def connect(self) -> None:
         tell, shared = told(self.context), self.shared
         outputs = [self.status, self.grid, self.table, self.result, self.stop]
+        stop_button.ready([self.go.click], self.stop)
         asked = self.go.click(
             tell(self.answer_compare),
             [
@@ -109,7 +110,7 @@ class ComparePage:
         asked.then(time.time, None, shared.kept, **PRIVATE)
         self.slider.connect(self.result)
         self.blind.connect(self.result)
-        self.stop.click(self.end, None, None, queue=False, **PRIVATE)
+        stop_button.connect(shared, self.stop, asked, self.status)
         self.across.change(
             lambda across: (gr.CheckboxGroup(visible=across == "weights"), gr.Checkbox(visible=across == "adapters")),
             self.across, [self.weights, self.base_too], queue=False, **PRIVATE,
@@ -192,10 +193,6 @@ class ComparePage:
             status("Done.", notes=notes), gr.Image(value=result.grid(), alt_text=in_words(variants, rows)),
             gr.Dataframe(value=means, visible=bool(means)), kept, off,
         )  # fmt: skip
-
-    def end(self, request: gr.Request) -> None:
-        if not self.shared.desk.stop(request.session_hash):
-            gr.Info("Nothing of yours is being made.")
 
     def take(self, handed: dict[str, Any] | None, chosen: list[str], base: str) -> tuple:
         """Adapters that another page sends and, if they are the only ones, their base."""

@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.context import get_render_context
 
 from symdream.errors import RequestError, Stopped, SymdreamError
-from symdream_apps import adapter_rows, examples
+from symdream_apps import adapter_rows, examples, stop_button
 from symdream_apps.adapters import base_for, page_name
 from symdream_apps.bases import side_of
 from symdream_apps.context import Context
@@ -128,6 +128,7 @@ class GeneratePage:
         # value of the status would do the same, and be an endpoint of the API.
         gr.on(None, self.now, outputs=self.status, queue=False, **PRIVATE)
         outputs = [self.status, self.gallery, self.made, self.seed, self.picked, self.details, self.actions, self.stop]
+        stop_button.ready([self.go.click, self.prompt.submit], self.stop)
         asked = gr.on(
             [self.go.click, self.prompt.submit], tell(self.answer_generate),
             [self.surprise, self.shared.browser, *self.settings], outputs,
@@ -138,7 +139,7 @@ class GeneratePage:
         asked.then(tell(self.look_back), shared.browser, remembered, **PRIVATE)
         looked = [shared.kept.change, shared.browser.change]
         gr.on(looked, tell(self.look_back), shared.browser, remembered, **PRIVATE)
-        self.stop.click(self.end, None, None, queue=False, **PRIVATE)
+        stop_button.connect(shared, self.stop, asked, self.status)
         chosen = [self.picked, self.details, self.actions]
         self.gallery.select(tell(self.pick), self.made, chosen, **PRIVATE)
         self.history.select(tell(self.pick), self.past, chosen, **PRIVATE)
@@ -224,10 +225,6 @@ class GeneratePage:
             gr.Gallery(value=shown, columns=columns_for(len(files))), [str(file) for file in files], seed,
             str(files[0]), gr.Markdown(describe(first), visible=True), gr.Row(visible=True), off,
         )  # fmt: skip
-
-    def end(self, request: gr.Request) -> None:
-        if not self.shared.desk.stop(request.session_hash):
-            gr.Info("Nothing of yours is being made.")
 
     def look_back(self, browser: str, request: gr.Request) -> tuple[list[str], list[str]]:
         """The pictures that the history shows, and their files: the folder may hold others when one is clicked."""
