@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +24,24 @@ from symdream_apps.wording import brief
 
 MAX_WEIGHT = 2.0
 
+# What a row shows is noted by the browser itself, within the limits of the slider: so a click sends what the page shows
+# at that moment, and nothing typed on the way can be refused.
+KEEP = """(value, strengths) => {
+    const [key, name, now, low, high] = %s;
+    const kept = name === "weight" ? Math.min(Math.max(value, low), high) : value;
+    return {...strengths, [key]: {...now, ...strengths[key], [name]: kept}};
+}"""
+
 
 @dataclass
 class AdapterRows:
     """`chosen`: a Dropdown of paths. `listed`: a State of what it lists, [(label, path)], set whenever that is (`shown`
-    has both). `strengths`: a State {path: {"weight", "on"}}. `redraw`: set it to anything new after changing strengths,
-    so that the sliders show it."""
+    has both). `strengths`: {path: {"weight", "on"}}, kept by the browser. `redraw`: set it to anything new after
+    changing strengths, so that the sliders show it."""
 
     chosen: gr.Dropdown
     listed: gr.State
-    strengths: gr.State
+    strengths: gr.JSON
     redraw: gr.State
 
     @property
@@ -54,11 +63,10 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
         [], value=[], multiselect=True, label=label, elem_classes="adapters",
         info="runs and files in the runs folder; any number",
     )  # fmt: skip
-    files = gr.File(
-        label="or drop .safetensors files", file_count="multiple", file_types=[".safetensors"], height=128,
-        elem_classes="drop-adapters",
-    )  # fmt: skip
-    listed, strengths, redraw = gr.State([]), gr.State({}), gr.State(0)
+    # No file_types, here and elsewhere: one wrong file among good ones would refuse them all, in gradio's words. What
+    # is no adapter, and no photo, is told by what looks at it.
+    files = gr.File(label="or drop .safetensors files", file_count="multiple", height=128, elem_classes="drop-adapters")
+    listed, strengths, redraw = gr.State([]), gr.JSON({}, visible=False), gr.State(0)
     rows = AdapterRows(chosen, listed, strengths, redraw)
 
     @gr.render(inputs=[chosen, strengths], triggers=[chosen.change, redraw.change], show_progress="hidden")
@@ -89,13 +97,14 @@ def keep_up(context: Context, rows: AdapterRows, tab: gr.Tab) -> None:
 def _row(
     card: AdapterCard,
     known: dict[str, dict[str, Any]],
-    strengths: gr.State,
+    strengths: gr.JSON,
     prompt: gr.Textbox | None,
     weights: bool,
 ) -> None:
     """One chosen adapter: name and facts, on or off, weight, trigger."""
     key = str(card.path)
-    now = known.setdefault(key, {"weight": card.weight, "on": True})
+    now = known.get(key, {"weight": card.weight, "on": True})
+    low, high = min(0, now["weight"]), max(MAX_WEIGHT, now["weight"])
     with gr.Column(variant="panel", elem_classes="adapter-row"):
         gr.Markdown(f"**{no_markdown(card.name)}** · {no_markdown(card.line())}")
         if not weights:
@@ -105,22 +114,15 @@ def _row(
                 now["on"], label="on", scale=1, min_width=64, interactive=True, elem_classes="adapter-on"
             )
             weight = gr.Slider(
-                min(0, now["weight"]), max(MAX_WEIGHT, now["weight"]), value=now["weight"], step=0.05,
+                low, high, value=now["weight"], step=0.05,
                 label=f"Weight of {card.name}", scale=5, min_width=180, interactive=True, elem_classes="adapter-weight",
             )  # fmt: skip
         if prompt is not None and card.words:
             insert = gr.Button(f'Insert "{card.words}" into the prompt', size="sm", elem_classes="insert-trigger")
             insert.click(lambda text: insert_words(text, card), prompt, prompt, queue=False, **PRIVATE)
 
-    # The session's own dictionary is changed in place, so that two quick changes cannot undo each other.
-    def keep(name: str):
-        def change(value: Any, strengths: dict[str, dict[str, Any]]) -> None:
-            strengths.setdefault(key, {"weight": card.weight, "on": True})[name] = value
-
-        return change
-
-    on.change(keep("on"), [on, strengths], None, queue=False, **PRIVATE)
-    weight.change(keep("weight"), [weight, strengths], None, queue=False, **PRIVATE)
+    for name, control in (("on", on), ("weight", weight)):
+        control.change(None, [control, strengths], strengths, js=KEEP % json.dumps([key, name, now, low, high]))
 
 
 def insert_words(prompt: str, card: AdapterCard) -> str:
@@ -176,11 +178,19 @@ def worn(context: Context, chosen: list[str], strengths: dict[str, dict[str, Any
     """The chosen adapters that are on, with their weights. Raises: RequestError if one is not there any more."""
     on = []
     for path in chosen or []:
-        card = read_card(context, path)
-        now = strengths.get(str(card.path), {"weight": card.weight, "on": True})
-        if now["on"]:
-            on.append(Worn(card.path, float(now["weight"])))
+        now = strengths.get(path)
+        if now is None or now["on"]:
+            card = card_of(context, path)
+            on.append(Worn(card.path, float(card.weight if now is None else now["weight"])))
     return on
+
+
+def card_of(context: Context, path: str) -> AdapterCard:
+    """`read_card` of an adapter that is chosen on a page. Raises: RequestError as it does, with what to do there."""
+    try:
+        return read_card(context, path)
+    except RequestError as error:  # deleted meanwhile, as a rule
+        raise RequestError(error.what, where=error.where, fix="take it out of the chosen adapters") from None
 
 
 def remembered(context: Context, adapters: list[dict[str, Any]]) -> dict[str, float]:

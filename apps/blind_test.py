@@ -55,10 +55,10 @@ class BlindTest:
         shown = [self.text, self.start, self.photos, self.pictures, self.a, self.b, self.answers, self.export]
         return [self.state, *shown]
 
-    def connect(self, result: gr.State, compared: Any) -> None:
-        """`compared` is the event after which a new comparison is there: a test of the old one ends."""
+    def connect(self, result: gr.State) -> None:
+        """`result` is changed by a new comparison: a test of the old one ends."""
         tell = told(self.context)
-        compared.then(self.reset, None, self.outputs, **PRIVATE)
+        result.change(self.reset, None, self.outputs, **PRIVATE)
         self.start.click(tell(self.begin), result, self.outputs, **PRIVATE)
         for choice, button in self.choose.items():
             button.click(

@@ -11,8 +11,7 @@ import gradio as gr
 from gradio.context import get_render_context
 
 from symdream.errors import RequestError, Stopped
-from symdream_apps import adapter_rows, blind_test, comparison, references, slider
-from symdream_apps.adapters import read_card
+from symdream_apps import adapter_rows, blind_test, comparison, references, slider, stop_button
 from symdream_apps.comparison import WEIGHTS, Comparison, Variant
 from symdream_apps.context import Context
 from symdream_apps.errors import inline, told
@@ -21,7 +20,6 @@ from symdream_apps.generation import Made, PictureRequest
 from symdream_apps.history import owner_of
 from symdream_apps.shared import ON_DEVICE, PRIVATE, Shared
 from symdream_apps.status import status
-from symdream_apps.upload import PHOTOS
 
 ACROSS = [("base and adapters", "adapters"), ("weights of one adapter", "weights")]
 EXAMPLE = "a 3d render of a {subject} on a checkered blue background\na flat icon of a {subject} on a yellow background"
@@ -69,9 +67,7 @@ class ComparePage:
             self.photos = gr.Dropdown(
                 references.choices(self.context), value=references.OF_THE_RUN, label="Photos", elem_id="photos"
             )
-            self.uploaded = gr.File(
-                label="or drop photos here", file_count="multiple", file_types=PHOTOS, height=140
-            )
+            self.uploaded = gr.File(label="or drop photos here", file_count="multiple", height=140)
         with gr.Accordion("More settings", open=False):
             self.base = gr.Dropdown(BASES, value="sprite", label="Base", allow_custom_value=True)
             self.guidance = gr.Slider(0, 20, value=4, step=0.5, label="Guidance")
@@ -101,6 +97,7 @@ class ComparePage:
     def connect(self) -> None:
         tell, shared = told(self.context), self.shared
         outputs = [self.status, self.grid, self.table, self.result, self.stop]
+        stop_button.ready([self.go.click], self.stop)
         asked = self.go.click(
             tell(self.answer_compare),
             [
@@ -112,8 +109,8 @@ class ComparePage:
         )  # fmt: skip
         asked.then(time.time, None, shared.kept, **PRIVATE)
         self.slider.connect(self.result)
-        self.blind.connect(self.result, asked)
-        self.stop.click(self.end, None, None, queue=False, **PRIVATE)
+        self.blind.connect(self.result)
+        stop_button.connect(shared, self.stop, asked, self.status)
         self.across.change(
             lambda across: (gr.CheckboxGroup(visible=across == "weights"), gr.Checkbox(visible=across == "adapters")),
             self.across, [self.weights, self.base_too], queue=False, **PRIVATE,
@@ -147,7 +144,7 @@ class ComparePage:
         off = gr.Button(interactive=False, variant="secondary")
         try:
             owner = owner_of(browser, request)
-            cards = [read_card(self.context, path) for path in chosen or []]
+            cards = [adapter_rows.card_of(self.context, path) for path in chosen or []]
             if not cards:
                 raise RequestError("No adapter is chosen.", fix="choose one, or drop a file")
             if across == "weights":
@@ -161,7 +158,8 @@ class ComparePage:
                 prompt="", base=base or "", negative_prompt=negative or "", steps=int(steps), guidance=float(guidance)
             )
             running = gr.Button(interactive=True, variant="stop")
-            yield status("Starting …"), None, gr.Dataframe(visible=False), None, running
+            # The result stays until there is a new one: a blind test of it goes on, whatever becomes of this.
+            yield status("Starting …"), None, gr.Dataframe(visible=False), gr.skip(), running
             files: dict[int, Path] = {}
 
             def keep(place: int, made: Made) -> None:  # at once: who leaves the page finds them in its history
@@ -195,10 +193,6 @@ class ComparePage:
             status("Done.", notes=notes), gr.Image(value=result.grid(), alt_text=in_words(variants, rows)),
             gr.Dataframe(value=means, visible=bool(means)), kept, off,
         )  # fmt: skip
-
-    def end(self, request: gr.Request) -> None:
-        if not self.shared.desk.stop(request.session_hash):
-            gr.Info("Nothing of yours is being made.")
 
     def take(self, handed: dict[str, Any] | None, chosen: list[str], base: str) -> tuple:
         """Adapters that another page sends and, if they are the only ones, their base."""

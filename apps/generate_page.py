@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.context import get_render_context
 
 from symdream.errors import RequestError, Stopped, SymdreamError
-from symdream_apps import adapter_rows, examples
+from symdream_apps import adapter_rows, examples, stop_button
 from symdream_apps.adapters import base_for, page_name
 from symdream_apps.bases import side_of
 from symdream_apps.context import Context
@@ -72,9 +72,8 @@ class GeneratePage:
         )  # fmt: skip
         self.count = gr.Slider(1, MAX_COUNT, value=1, step=1, label="Pictures", elem_id="count")
         with gr.Row(equal_height=True):
-            self.seed = gr.Number(
-                0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=130, elem_id="seed"
-            )
+            # No limits here: gradio would refuse a seed beyond them without saying what it speaks of.
+            self.seed = gr.Number(0, label="Seed", precision=0, min_width=130, elem_id="seed")
             self.surprise = gr.Checkbox(
                 True, label="Surprise me", info="a new seed each time", min_width=150, elem_id="surprise"
             )
@@ -104,9 +103,7 @@ class GeneratePage:
             self.use = gr.Button("Use these settings", size="sm", elem_id="use")
             self.compare = gr.Button("Compare these adapters", size="sm", elem_id="to-compare")
         with gr.Accordion("Restore the settings of a picture", open=False):
-            self.dropped = gr.File(
-                label="Drop a PNG that was made here", file_types=[".png"], height=110, elem_id="dropped"
-            )
+            self.dropped = gr.File(label="Drop a PNG that was made here", height=110, elem_id="dropped")
         with gr.Accordion("History", open=False, elem_id="history-box"):
             self.history = gr.Gallery(
                 label="What was made, newest first", columns=6, height="auto", object_fit="cover",
@@ -131,6 +128,7 @@ class GeneratePage:
         # value of the status would do the same, and be an endpoint of the API.
         gr.on(None, self.now, outputs=self.status, queue=False, **PRIVATE)
         outputs = [self.status, self.gallery, self.made, self.seed, self.picked, self.details, self.actions, self.stop]
+        stop_button.ready([self.go.click, self.prompt.submit], self.stop)
         asked = gr.on(
             [self.go.click, self.prompt.submit], tell(self.answer_generate),
             [self.surprise, self.shared.browser, *self.settings], outputs,
@@ -141,7 +139,7 @@ class GeneratePage:
         asked.then(tell(self.look_back), shared.browser, remembered, **PRIVATE)
         looked = [shared.kept.change, shared.browser.change]
         gr.on(looked, tell(self.look_back), shared.browser, remembered, **PRIVATE)
-        self.stop.click(self.end, None, None, queue=False, **PRIVATE)
+        stop_button.connect(shared, self.stop, asked, self.status)
         chosen = [self.picked, self.details, self.actions]
         self.gallery.select(tell(self.pick), self.made, chosen, **PRIVATE)
         self.history.select(tell(self.pick), self.past, chosen, **PRIVATE)
@@ -227,10 +225,6 @@ class GeneratePage:
             gr.Gallery(value=shown, columns=columns_for(len(files))), [str(file) for file in files], seed,
             str(files[0]), gr.Markdown(describe(first), visible=True), gr.Row(visible=True), off,
         )  # fmt: skip
-
-    def end(self, request: gr.Request) -> None:
-        if not self.shared.desk.stop(request.session_hash):
-            gr.Info("Nothing of yours is being made.")
 
     def look_back(self, browser: str, request: gr.Request) -> tuple[list[str], list[str]]:
         """The pictures that the history shows, and their files: the folder may hold others when one is clicked."""

@@ -36,8 +36,9 @@ def find(
     if choice == NONE:
         return [[] for _ in variants], ""
     if choice != OF_THE_RUN:
-        folder = context.samples / Path(choice).name
-        return [find_images(context.check_path(folder))] * len(variants), ""
+        if choice not in (known := [value for _, value in choices(context)]):
+            raise RequestError(f'There is no sample subject "{choice}".', fix=f"give one of {', '.join(known)}")
+        return [find_images(context.check_path(context.samples / choice))] * len(variants), ""
     runs = {path: _run_of(path) for paths in variants for path in paths}
     looked = {path: _of_run(context, run) for path, run in runs.items() if run}
     own = {path: photos for path, (photos, _) in looked.items() if photos}

@@ -30,6 +30,13 @@ CSS = """
 /* The accent's 500 has 4.47 on white, and less on dark grey. */
 button[role=tab][aria-selected=true] { color: var(--primary-600) !important; }
 .dark button[role=tab][aria-selected=true] { color: var(--primary-400) !important; }
+/* gradio takes the browser's outline from these, and what it draws instead is not seen. */
+input:is([type=range], [type=checkbox], [type=radio]):focus-visible {
+  outline: 2px solid var(--color-accent) !important; outline-offset: 2px;
+}
+.dark input:is([type=range], [type=checkbox], [type=radio]):focus-visible {
+  outline-color: var(--primary-400) !important;
+}
 .toast-text { white-space: pre-line; }
 .gradio-container > .main { max-width: 1360px; margin: 0 auto; }
 #status, #compare-status { min-height: 3.2rem; }
@@ -44,6 +51,9 @@ progress::-webkit-progress-value { background: var(--color-accent); }
 progress::-moz-progress-bar { background: var(--color-accent); }
 .status-text.wrong { font-weight: 600; color: var(--error-text-color); }
 #blind-a img, #blind-b img { width: 100%; height: 100%; object-fit: contain; }
+/* "Error", after an upload that broke off or was too large, lies over the place where the next one is dropped. */
+[data-testid=status-tracker]:has(> .error) { pointer-events: none; }
+[data-testid=status-tracker] > .clear-status { pointer-events: auto; }
 .drop-adapters .icon-wrap { display: none; }
 /* A choice that is too long ends before the arrow. */
 input[role=combobox] { padding-right: 1.75rem !important; text-overflow: ellipsis; }

@@ -21,7 +21,6 @@ from symdream_apps.photo_check import Report, check
 from symdream_apps.runs import Keeper, Runs
 from symdream_apps.shared import Shared
 from symdream_apps.text import no_markdown
-from symdream_apps.upload import PHOTOS
 from symdream_apps.wording import without_flags
 
 NO_SAMPLE = ("your own photos", "")
@@ -53,8 +52,7 @@ def _setup(context: Context, runs: Runs) -> gr.State:
         value="", label="Subject", info="Your own photos, or a sample subject to try it with.", elem_id="subject",
     )  # fmt: skip
     photos = gr.File(
-        file_count="multiple", file_types=PHOTOS, label="Drop photos here, or click to choose", height=150,
-        elem_id="train-photos",
+        file_count="multiple", label="Drop photos here, or click to choose", height=150, elem_id="train-photos"
     )
     shown_as = gr.Markdown(visible=False)
     crops = gr.Gallery(

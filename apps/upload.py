@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from symdream.data.images import HEIF, heif_is_readable
 from symdream.data.images import MAX_PIXELS as READABLE_PIXELS
+from symdream.data.images import heif_is_readable
 from symdream.errors import RequestError
 from symdream.interop.grouping import group_keys
 from symdream.interop.header import read_adapter_header
@@ -24,9 +24,6 @@ ADAPTER = (
 
 # What Pillow and its plug-ins say of a broken image.
 UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)
-
-# What a browser may choose: not every one knows that HEIC is an image.
-PHOTOS = ["image", *sorted(HEIF)]
 
 
 def check_image(path: Path, name: str | None = None) -> Path:

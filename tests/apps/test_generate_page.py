@@ -176,6 +176,14 @@ def test_use_these_settings_means_the_picture_whose_settings_are_shown(page):
     assert page.restore(picked)[0] == "a toy"
 
 
+@pytest.mark.parametrize("seed", [-5, 2**32])
+def test_a_seed_out_of_range_is_named(page, seed):
+    request = SimpleNamespace(username=None, session_hash="session")
+    settings = ["sprite", [], {}, "", "base", 1, 1.0, 64, 64, page.seed.preprocess(seed), 1]
+    [told] = page.answer_generate(False, history.new_owner(), "a toy", *settings, request)
+    assert f"seed {seed}" in told[0]
+
+
 def test_a_run_that_saved_nothing_yet_is_told_without_where_it_lies(context, page):
     run = write_run(context.runs / "a*run", photos=context.samples / "owl")
     shutil.rmtree(run / "adapter")

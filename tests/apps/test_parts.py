@@ -108,6 +108,10 @@ def test_only_adapters_that_are_on_are_worn_at_the_weight_that_was_set(context, 
     strengths = {str(owl.path): {"weight": 0.4, "on": True}, fox: {"weight": 1, "on": False}}
     assert adapter_rows.worn(context, [str(owl.path), fox], strengths) == [Worn(owl.path, 0.4)]
     assert adapter_rows.worn(context, [fox], {}) == [Worn(context.runs / "fox", 1.0)]
+    shutil.rmtree(fox)  # by somebody else: it is in nobody's way while it is off
+    assert adapter_rows.worn(context, [str(owl.path), fox], strengths) == [Worn(owl.path, 0.4)]
+    with pytest.raises(RequestError, match="take it out of the chosen adapters"):
+        adapter_rows.worn(context, [fox], {})
 
 
 def test_a_pictures_settings_come_back_with_adapters_that_are_gone_named(context, owl, tmp_path):
@@ -166,6 +170,10 @@ def test_references_are_the_runs_the_samples_or_uploaded_ones(context, owl, tmp_
     assert references.find(context, references.OF_THE_RUN, [[], [owl.path]], None) == ([photos, photos], "")
     assert references.find(context, "owl", [[]], None) == ([photos], "")
     assert references.find(context, references.NONE, [[owl.path]], None) == ([[]], "")
+    for unknown in ("cat", "../owl", ""):
+        with pytest.raises(RequestError, match="run, none, .*owl") as caught:
+            references.find(context, unknown, [[]], None)
+        assert str(context.samples) not in str(caught.value)
     Image.new("RGB", (64, 64)).save(context.uploads / "x.png")
     assert references.find(context, "owl", [[]], [str(context.uploads / "x.png")])[0] == [[context.uploads / "x.png"]]
     (tmp_path / "private").mkdir()

@@ -55,10 +55,12 @@ def test_photos_are_checked_as_they_come(page, tmp_path):
     select_tab(page, "Train")
     folder = make_photos(tmp_path / "photos", count=2, size=(160, 160))
     (folder / "letter.png").write_text("Dear friend")
+    (folder / "clip.mp4").write_bytes(bytes(100))
     with Image.open(folder / "00.png") as image:
         image.resize((64, 64)).save(folder / "again.png")
     page.set_input_files("#train-photos input[type=file]", sorted(str(p) for p in folder.iterdir()))
     say(page, "#findings", "letter.png is not an image")
+    say(page, "#findings", "clip.mp4 is not an image")  # and the others are taken
     say(page, "#findings", "again.png: almost the same picture as 00.png")
     say(page, "#findings", "small: scaled up 2.0 times to 128 pixels")
     say(page, "#findings", "emoji of your subject")  # noise is no drawing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -61,13 +60,6 @@ def choose_adapter(page, name: str) -> None:
 
 def select_tab(page, label: str) -> None:
     page.get_by_role("tab", name=label, exact=True).click()
-
-
-def heard(page, value):
-    """Around a change of a control outside the queue: wait until the app has taken in that it is `value` now."""
-    return page.expect_response(
-        lambda r: "/run/predict" in r.url and json.loads(r.request.post_data)["data"][:1] == [value]
-    )
 
 
 def set_number(page, selector: str, value) -> None:
