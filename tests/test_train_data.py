@@ -216,6 +216,55 @@ def test_flips_crops_and_dropped_captions_come_as_often_as_asked(tmp_path, base,
         assert abs(sum(tag in shown for shown in tags) / len(tags) - 0.5) < 0.25  # 32 variants: 3 standard errors
 
 
+def test_the_unet_is_told_the_size_of_an_upright_photo_and_where_it_was_cut(tmp_path, base, tiny_sd1):
+    folder = make_subject(tmp_path / "photos", ((96, 200),), mask=False)
+    data, _ = training_set(base, tiny_config(tiny_sd1, folder, buckets=True, crop="random"), tmp_path, step_samples=1)
+    # Scaled to the bucket's width, 48, the photo is 100 pixels high, of which 80 are shown, from 0 to 20 on at most.
+    told = {tuple(data.batch(0, [k]).sizes[0].tolist()) for k in range(40)}
+    assert told == {(200, 96, top, 0, 80, 48) for top in (0, 6, 13, 20)}
+
+
+def test_captions_are_dropped_whatever_tags_they_would_have_shown(tmp_path, base, tiny_sd1):
+    folder = make_subject(tmp_path / "photos", ((64, 64),), mask=False)
+    (folder / "00.txt").write_text("{subject}, one, two, three, four, five, six, seven")
+    sets = [
+        training_set(base, tiny_config(tiny_sd1, folder, tag_dropout=0.5, **more), tmp_path, step_samples=1)[0]
+        for more in ({}, {"caption_dropout": 0.25})
+    ]
+    kept, dropping = ([data.texts[data._caption_row(0, 0, k)] for k in range(1200)] for data in sets)
+    assert len(set(kept)) > 20 and all(now in (before, "") for before, now in zip(kept, dropping, strict=True))
+    shown = {text: [now == text for before, now in zip(kept, dropping, strict=True) if before == text] for text in kept}
+    assert all(any(each) and not all(each) for each in shown.values())
+
+
+def test_offset_noise_is_drawn_apart_from_the_noise(tmp_path, base, tiny_sd1, photos):
+    from symdream.data import draws
+
+    data, _ = training_set(base, tiny_config(tiny_sd1, photos, noise_offset=0.5), tmp_path)
+    batch = data.batch(5, range(6, 8))
+    for place, k in enumerate(range(6, 8)):
+        expected = draws.normal(5, k, (4, 8, 8), "noise") + 0.5 * draws.normal(5, k, (4, 1, 1), "offset")
+        assert torch.equal(batch.noise[place], expected)
+
+
+def test_each_subjects_photos_are_beside_class_images_of_its_own_prompt(
+    tmp_path, tiny_sd1, subject, few_denoising_steps
+):
+    other = make_subject(tmp_path / "other", ((64, 64),), mask=False, tags=False)
+    config = two_subjects(tiny_sd1, subject, other, class_count=1)
+    config.learned[1].class_noun = "cup"
+    data, _ = training_set(load_base(str(tiny_sd1)), config, tmp_path / "cache")
+    prompts, seen = {0: "a photo of a toy", 1: "a photo of a cup"}, set()
+    for first in range(0, 20, 2):
+        batch, photos = data.batch(0, range(first, first + 2)), data.shown(0, range(first, first + 2))[1]
+        said = batch.token_ids[0][batch.captions[2:]]
+        for ids, photo in zip(said, photos, strict=True):
+            of = data.photos.photos[photo].subject
+            assert torch.equal(ids, data.token_ids[0][data.row[prompts[of]]])
+            seen.add(of)
+    assert seen == {0, 1}
+
+
 def test_class_images_are_half_of_a_batch_with_their_weight_and_prompt(tmp_path, base, tiny_sd1, photos):
     config = tiny_config(tiny_sd1, photos, class_count=3, prior_loss_weight=0.5)
     data, _ = training_set(base, config, tmp_path)

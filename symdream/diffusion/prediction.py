@@ -10,7 +10,7 @@ import torch
 from symdream.diffusion.headers import Header
 
 V_MARKER = "v_pred"  # an empty tensor that some SDXL checkpoints carry to say so
-ZERO_SNR_MARKER = "ztsnr"  # the same for a schedule that ends in noise alone
+ZERO_SNR_MARKER = "ztsnr"  # the same, in every family, for a schedule that ends in noise alone
 
 
 def single_file_prediction(header: Header, family: str, unet: torch.nn.Module) -> str:

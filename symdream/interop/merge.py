@@ -83,9 +83,10 @@ def write_merged(base: Base, path: Path, metadata: Mapping[str, Any], *, dtype: 
         "modelspec.resolution": f"{base.resolution}x{base.resolution}",
     }
     tensors = original_tensors(base)
-    if base.family == "sdxl" and base.prediction_type == "v_prediction":
-        # What SDXL checkpoints say it with to programs that read no header: empty tensors of these names.
-        tensors[V_MARKER] = torch.zeros(0)
+    if base.prediction_type == "v_prediction":
+        # What checkpoints say it with to programs that read no header: empty tensors of these names. Only SDXL's say v.
+        if base.family == "sdxl":
+            tensors[V_MARKER] = torch.zeros(0)
         if base.scheduler.config.get("rescale_betas_zero_snr"):
             tensors[ZERO_SNR_MARKER] = torch.zeros(0)
     write_atomically(path, lambda temporary: save_tensors(tensors, temporary, texts))

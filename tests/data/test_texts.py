@@ -1,9 +1,11 @@
 """What is kept of a base is found again by its weights and its settings."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from helpers.tiny_bases import tiny_base
 from helpers.tiny_models import write_tiny_sd
 from PIL import Image
 
@@ -41,3 +43,18 @@ def test_a_copy_elsewhere_finds_what_was_kept(tmp_path):
     embed_all(load_base(str(folder)), ["a fox"], store)
     embed_all(load_base(str(folder.rename(tmp_path / "moved"))), ["a fox"], store)
     assert (store.made["texts"], store.found["texts"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda base: base.to(dtype=torch.float16),
+        lambda base: replace(base, scheduler=base.scheduler.from_config(base.scheduler.config, steps_offset=0)),
+        lambda base: replace(base, force_zeros_for_empty_prompt=False),
+        lambda base: replace(base, defaults=base.defaults | {"steps": 3}),
+        lambda base: replace(base, defaults=base.defaults | {"guidance": 3.0}),
+    ],
+    ids=["dtype", "sampler", "force_zeros_for_empty_prompt", "steps", "guidance"],
+)
+def test_pictures_drawn_otherwise_are_kept_under_another_key(change):
+    assert drawn_by(tiny_base("sdxl")) == drawn_by(tiny_base("sdxl")) != drawn_by(change(tiny_base("sdxl")))

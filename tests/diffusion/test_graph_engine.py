@@ -148,6 +148,24 @@ def test_after_a_loss_that_is_not_finite_nothing_changes(tiny_sd1, kind):
     assert [float(values["step"]) for values in one.optimizer.state.values()] == counts == [2.0] * len(counts)
 
 
+def test_loss_scaling_changes_neither_norms_nor_steps_and_its_state_goes_on_after_a_resume(tiny_sd1):
+    """The scales are powers of two, so that in fp32 the scaled run is the plain one."""
+    found = []
+    for dtype in (torch.float32, torch.float16):
+        base, one = parts(tiny_sd1, components="unet", dtype=dtype, max_grad_norm=1e-3)
+        engine = EagerEngine(one)
+        found.append((one, take(engine, base, 2, frozen_text=True)))
+    (plain, wanted), (scaled, got) = found
+    assert engine.scaler.is_enabled() and min(norm for _, norm in wanted) > 1e-3
+    torch.testing.assert_close(torch.tensor(got), torch.tensor(wanted), rtol=1e-5, atol=0)
+    assert_same(scaled, plain)
+
+    engine.scaler.update(1024.0)  # as after gradients that overflowed
+    again = EagerEngine(scaled)
+    again.load_state(json.loads(json.dumps(engine.state())))
+    assert again.scaler.get_scale() == 1024 and again.state() == engine.state()
+
+
 @pytest.mark.parametrize(
     ("changed", "why"),
     [

@@ -1,5 +1,7 @@
 """`sample` gives the pictures of diffusers' own pipeline: on CPU, where nothing is recorded, bit for bit."""
 
+from copy import deepcopy
+
 import diffusers
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from symdream.diffusion.adapters import adapter_layers, attach, train_adapters
 from symdream.diffusion.base import load_base
 from symdream.diffusion.captured import Captured, fill, fingerprint
 from symdream.diffusion.conditioning import Text
-from symdream.diffusion.sampling import evaluating, make_scheduler, sample
+from symdream.diffusion.sampling import SAMPLERS, decode, evaluating, make_scheduler, sample
 from symdream.diffusion.sampling_engine import DenoisingSteps, Told
 
 PROMPTS = ["a 3d render of a sks bird on a red background", "a cartoon emoji of a cat on a blue background", "a toy"]
@@ -46,7 +48,7 @@ def test_pictures_are_the_pipelines_own(family, sampler):
     assert_same(sample(base, PROMPTS, [1, 2, 3], **options), pipeline_pictures(base, PROMPTS, [1, 2, 3], **options))
 
 
-@pytest.mark.parametrize("family, guidance", [("sd1", 5.0), ("sdxl", 5.0), ("sd1", 1.0)])
+@pytest.mark.parametrize("family, guidance", [("sd1", 5.0), ("sdxl", 5.0), ("sd1", 1.0), ("sd1", 0.0)])
 def test_so_they_are_with_a_negative_prompt_another_size_and_without_guidance(family, guidance):
     base = tiny_base(family)
     ours = sample(base, PROMPTS, [4, 5, 6], steps=3, guidance=guidance, negative_prompt="red", width=96, height=64)
@@ -62,6 +64,38 @@ def test_pndm_which_keeps_the_predictions_it_is_given():
     assert_same(
         sample(base, PROMPTS[:1], [7], steps=6, guidance=2.0), pipeline_pictures(base, PROMPTS[:1], [7], 6, 2.0)
     )
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_each_batch_goes_through_all_steps_of_its_sampler(sampler):
+    base = tiny_base("sd1")
+    # PNDM, Euler and DPM++ keep what they were given at the steps before.
+    base.scheduler = diffusers.PNDMScheduler.from_config(base.scheduler.config, skip_prk_steps=True)
+    ours = sample(base, PROMPTS, [1, 2, 3], steps=3, guidance=2.0, sampler=sampler, batch_size=2)
+    batches = (PROMPTS[:2], [1, 2]), (PROMPTS[2:], [3])
+    assert_same(ours, [p for batch in batches for p in pipeline_pictures(base, *batch, 3, 2.0, sampler)])
+
+
+def test_an_sdxl_that_was_not_trained_with_zeros_for_no_prompt_is_told_the_empty_one():
+    base = tiny_base("sdxl")
+    base.force_zeros_for_empty_prompt = False
+    ours = sample(base, PROMPTS[:1], [1], steps=2, guidance=3.0)
+    assert_same(ours, pipeline_pictures(base, PROMPTS[:1], [1], 2, 3.0))
+
+
+def test_an_sdxl_decoder_in_fp16_decodes_in_fp32_and_is_fp16_afterwards():
+    base = tiny_base("sdxl").to(dtype=torch.float16)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    with torch.no_grad():
+        # As in the real decoder, what comes out of a layer is beyond 65504, the largest number of fp16.
+        base.vae.decoder.conv_in.weight.mul_(1e5)
+        whole = deepcopy(base.vae).float()
+        pixels = whole.decode((latents / whole.config.scaling_factor).float()).sample
+        assert whole.decoder.conv_in(latents.float()).abs().max() > 65504
+        [ours] = decode(base, latents)
+    wanted = (pixels[0] / 2 + 0.5).clamp(0, 1).mul(255).round().permute(1, 2, 0).byte()
+    assert wanted.float().std() > 0 and np.array_equal(np.asarray(ours), wanted.numpy())
+    assert {p.dtype for p in base.vae.parameters()} == {torch.float16}
 
 
 @pytest.mark.parametrize(

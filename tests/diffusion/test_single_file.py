@@ -3,10 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_models import CLIP_VOCABULARY, SPRITE_VOCABULARY, tiny_parts, write_tiny_single_file
+from helpers.tiny_models import (
+    CLIP_VOCABULARY,
+    SPRITE_VOCABULARY,
+    tiny_parts,
+    tiny_scheduler,
+    write_tiny_single_file,
+)
 from safetensors.torch import load_file, save_file
 
 from symdream.diffusion.base import load_base
+from symdream.diffusion.conditioning import encode, tokenize
 from symdream.diffusion.export_base import export_base
 from symdream.diffusion.hashes import file_sha256
 from symdream.diffusion.prediction import measured_prediction
@@ -49,6 +56,7 @@ def test_the_configs_built_from_shapes_are_those_of_the_model(tmp_path, family):
     for built, original in zip(base.text_encoders, [parts[k] for k in parts if k.startswith("text")], strict=True):
         for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "intermediate_size"):
             assert getattr(built.config, key) == getattr(original.config, key), key
+    assert dict(base.scheduler.config) == dict(tiny_scheduler(base.prediction_type).config)
 
 
 def test_a_prompt_gives_what_the_original_modules_give(tmp_path):
@@ -60,6 +68,21 @@ def test_a_prompt_gives_what_the_original_modules_give(tmp_path):
         ours = base.unet(noise, 400, base.text_encoder(tokens)[0]).sample
         theirs = parts["unet"](noise, 400, parts["text_encoder"](tokens)[0]).sample
     assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_sdxls_second_text_encoder_pads_with_zeros_and_answers_at_the_end_of_the_text(tmp_path):
+    parts = tiny_parts("sdxl", vocabulary=CLIP_VOCABULARY)
+    base = load_base(str(write_tiny_single_file(tmp_path / "x.safetensors", "sdxl", parts=parts)))
+    # Stability-AI/generative-models: CLIP-L pads with the end of the text, OpenCLIP's bigG with 0.
+    first, second = tokenize(base, ["a sks dog"])
+    assert first[0, :6].tolist() == [49406, 320, 48136, 1929, 49407, 49407]
+    assert second[0, :6].tolist() == [49406, 320, 48136, 1929, 49407, 0]
+    with torch.inference_mode():
+        text = encode(base, (first, second))
+        states = parts["text_encoder_2"].text_model(second).last_hidden_state
+        # The end of the text has the highest id: there OpenAI's and OpenCLIP's own code reads the pooled state.
+        pooled = parts["text_encoder_2"].text_projection(states[0, int(second[0].argmax())])
+    torch.testing.assert_close(text.pooled[0], pooled, rtol=1e-4, atol=1e-5)
 
 
 def test_the_tokenizer_is_clips(tmp_path):
@@ -84,6 +107,8 @@ def test_the_tokenizer_is_clips(tmp_path):
 def test_the_prediction_type_is_the_files_word_or_measured(tmp_path, family, metadata, expected):
     base = load_base(str(write_tiny_single_file(tmp_path / "x.safetensors", family, metadata=metadata)))
     assert base.prediction_type == base.scheduler.config.prediction_type == expected
+    # Of SD 2.x, 512-base predicts the noise and 768 predicts v.
+    assert base.resolution == (768 if (family, expected) == ("sd2", "v_prediction") else 512)
 
 
 def test_a_marker_tensor_says_v_prediction(tmp_path):

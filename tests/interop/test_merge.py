@@ -1,12 +1,16 @@
-"""Folding an adapter into weights of half precision, against the sum in float64."""
+"""Folding an adapter into weights of half precision, against the sum in float64; and what one file keeps of a base."""
 
 import pytest
 import torch
 from helpers.tiny_bases import adapted
+from helpers.tiny_models import write_tiny_single_file
+from safetensors import safe_open
 from torch import nn
 
+from symdream.diffusion.base import load_base
+from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.errors import WorkError
-from symdream.interop.merge import merge_into
+from symdream.interop.merge import merge_into, write_merged
 
 
 def halved(method: str, dtype: torch.dtype):
@@ -46,3 +50,39 @@ def test_a_sum_that_the_format_cannot_hold_is_refused():
     layer.scaling["default"] = 1e6
     with pytest.raises(WorkError, match="cannot be merged: .*float16"):
         merge_into(base)
+
+
+@pytest.mark.parametrize(
+    ("family", "prediction", "zero_snr", "markers"),
+    [
+        ("sd1", "v", True, {"ztsnr"}),
+        ("sd2", "v", True, {"ztsnr"}),
+        ("sd2", "v", False, set()),
+        ("sd2", "epsilon", False, set()),
+        ("sdxl", "v", True, {"v_pred", "ztsnr"}),
+        ("sdxl", "epsilon", False, set()),
+    ],
+)
+def test_one_file_keeps_what_its_base_predicts_and_on_which_schedule(tmp_path, family, prediction, zero_snr, markers):
+    path = tmp_path / "x.safetensors"
+    base = load_base(str(write_tiny_single_file(path, family, metadata={"modelspec.prediction_type": prediction})))
+    if zero_snr:
+        use_zero_terminal_snr(base)
+    merged = tmp_path / "merged.safetensors"
+    write_merged(base, merged, {}, dtype=torch.float16, overwrite=False)
+    with safe_open(merged, "pt") as file:
+        assert {"v_pred", "ztsnr"} & set(file.keys()) == markers
+        written = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        assert file.metadata()["modelspec.prediction_type"] == prediction
+    assert {t.dtype for name, t in written.items() if name not in markers} == {torch.float16}
+
+    read = load_base(str(merged))
+    assert (read.family, read.prediction_type, read.resolution) == (family, base.prediction_type, base.resolution)
+    assert dict(read.scheduler.config) == dict(base.scheduler.config)
+    assert torch.equal(read.scheduler.alphas_cumprod, base.scheduler.alphas_cumprod)
+    for scheduler in (read.scheduler, base.scheduler):
+        scheduler.set_timesteps(7)
+    assert torch.equal(read.scheduler.timesteps, base.scheduler.timesteps)
+    # The tail of the schedule that SD was trained on, and of the one rescaled to end in noise alone.
+    assert float(read.scheduler.alphas_cumprod[-1]) == pytest.approx(0 if zero_snr else 0.00466, rel=1e-3)
+    assert int(read.scheduler.timesteps[0]) == (999 if zero_snr else 6 * (1000 // 7) + 1)

@@ -133,16 +133,16 @@ def test_the_merged_single_file_answers_and_paints_like_the_adapter(family, meth
     assert (picture(pipe) - painted).abs().max() < 1e-4
 
 
-def test_a_merged_sdxl_that_predicts_v_says_so_to_programs_that_read_no_header(tmp_path):
-    for zero_snr in (False, True):
-        base = adapted("sdxl", "symlora")
-        base.prediction_type, base.scheduler = "v_prediction", tiny_scheduler("v_prediction")
-        base.scheduler.register_to_config(rescale_betas_zero_snr=zero_snr)
-        path = tmp_path / f"{zero_snr}.safetensors"
-        write_merged(base, path, {}, dtype=torch.float32, overwrite=False)
-        with safe_open(path, "pt") as file:
-            assert {"v_pred", "ztsnr"} & set(file.keys()) == {"v_pred", *(["ztsnr"] if zero_snr else [])}
-        pipe = PIPELINES["sdxl"].from_single_file(
-            str(path), config=str(write_base(tiny_base("sdxl"), tmp_path / f"base {zero_snr}")), local_files_only=True
-        )
-        assert distance(pipe_answers(pipe, "sdxl"), base_answers(base)) < 1e-5
+@pytest.mark.parametrize(("family", "zero_snr"), [("sd2", True), ("sdxl", False), ("sdxl", True)])
+def test_diffusers_reads_a_merged_file_with_the_tensors_that_say_what_it_predicts(tmp_path, family, zero_snr):
+    base = adapted(family, "symlora")
+    base.prediction_type, base.scheduler = "v_prediction", tiny_scheduler("v_prediction")
+    base.scheduler.register_to_config(rescale_betas_zero_snr=zero_snr)
+    path = tmp_path / "merged.safetensors"
+    write_merged(base, path, {}, dtype=torch.float32, overwrite=False)
+    said = {"v_pred": family == "sdxl", "ztsnr": zero_snr}
+    with safe_open(path, "pt") as file:
+        assert said.keys() & set(file.keys()) == {marker for marker, there in said.items() if there}
+    folder = write_base(tiny_base(family), tmp_path / "base")
+    pipe = PIPELINES[family].from_single_file(str(path), config=str(folder), local_files_only=True)
+    assert distance(pipe_answers(pipe, family), base_answers(base)) < 1e-5

@@ -233,11 +233,32 @@ def test_of_equally_good_states_the_first_is_restored(tmp_path, tiny_sd1, photos
     assert one.selection.choose(one.train()).step == 20 and int(one.parameter) == 20
 
 
+def test_the_last_state_is_scored_where_it_is_no_multiple_too(tmp_path, tiny_sd1, photos):
+    likeness = {(10, 1.0): 0.2, (20, 1.0): 0.3, (25, 1.0): 0.6}
+    one = Run(tmp_path / "run", tiny_sd1, photos, likeness, steps=25)
+    assert [step for step in range(26) if one.selection.due(step)] == [10, 20, 25]
+    assert one.selection.choose(one.train()).step == 25 and int(one.parameter) == 25
+
+
+@pytest.mark.parametrize(
+    ("likeness", "weight"),
+    [
+        ({1.0: 0.6, 0.8: 0.6, 1.2: 0.6, 0.6: 0.6}, 1.0),  # as trained
+        ({1.0: 0.6, 0.8: 0.7, 1.2: 0.7, 0.6: 0.7}, 0.8),
+        ({1.0: 0.6, 0.8: 0.6, 1.2: 0.7, 0.6: 0.7}, 1.2),
+    ],
+)
+def test_of_equally_good_weights_the_nearest_to_1_is_recommended(tmp_path, tiny_sd1, photos, likeness, weight):
+    one = Run(tmp_path / "run", tiny_sd1, photos, {(10, w): score for w, score in likeness.items()}, steps=10)
+    assert one.selection.choose(one.train()).weight == weight
+
+
 def test_a_damaged_best_checkpoint_is_named_and_the_next_best_taken(tmp_path, tiny_sd1, photos, capsys):
     one = Run(tmp_path / "run", tiny_sd1, photos, RISE_AND_FALL, keep=5)
     end = one.train()
     (one.run.checkpoints / "step-20" / "adapter-unet.safetensors").write_bytes(b"half")
     assert one.selection.choose(end).step == 40 and int(one.parameter) == 40
+    assert best_of(one.run.checkpoints).name == "step-40"
     assert "step-20 is damaged" in capsys.readouterr().err
     for path in list_checkpoints(one.run.checkpoints):
         (path / "SHA256SUMS").unlink()
