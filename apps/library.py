@@ -118,12 +118,15 @@ def file_size(size: int) -> str:
 
 
 def scores(run: RunFolder) -> str:
-    """ "DINO .31 (before −.19), CLIP-T .40", or "" without an evaluation."""
-    found = summary_of(run).get("scores")
+    """ "DINO 0.31 (base −0.19), CLIP-T 0.40, class drift 0.35", or "" without an evaluation."""
+    summary = summary_of(run)
+    found = summary.get("scores")
     before, after = (_numbers(found.get(key)) if isinstance(found, dict) else {} for key in ("before", "after"))
     names = (("dino", "DINO"), ("clip_i", "CLIP-I"), ("clip_t", "CLIP-T"))
     base = f" (base {_number(before['dino'])})" if "dino" in before else ""
     told = [f"{label} {_number(after[key])}{base if key == 'dino' else ''}" for key, label in names if key in after]
+    if "drift" in (moved := _numbers(summary.get("class_drift"))):
+        told.append(f"class drift {_number(moved['drift'])}")
     return ", ".join(told)
 
 

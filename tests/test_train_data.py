@@ -7,6 +7,7 @@ import tomllib
 import numpy as np
 import pytest
 import torch
+from helpers.encoder_folders import write_clip, write_vit
 from helpers.runs import adapter_tensors, make_photos, symdream, tiny_config
 from PIL import Image
 
@@ -505,18 +506,24 @@ def test_the_flags_of_data_and_prior_reach_the_run(tmp_path, tiny_sd1):
     assert list((tmp_path / "cache é" / "class-images").glob("*/00001.png"))
 
 
-@pytest.mark.slow
-def test_evaluate_scores_each_subject_and_how_much_they_bleed(tmp_path, capsys):
+def test_evaluate_scores_each_subject_and_how_much_they_bleed(tmp_path, tiny_sd1, few_denoising_steps, capsys):
     from symdream.cli import main
 
     one, other = make_subject(tmp_path / "one", mask=False, tags=False), make_photos(tmp_path / "other", 2, (64, 64))
     run = RunFolder.create(tmp_path / "run")
-    run_training(run, two_subjects("sprite", one, other, steps=1, batch_size=1, resolution=64, components="unet"))
+    run_training(run, two_subjects(tiny_sd1, one, other, steps=1, batch_size=1, components="unet"))
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a flat icon of a {subject}\n")
-    assert main(["evaluate", "--run", str(run.path), "--prompts", str(prompts), "--json"]) == 0
+    encoders = ["--dino", str(write_vit(tmp_path / "vit")), "--clip", str(write_clip(tmp_path / "clip"))]
+    argv = ["evaluate", "--run", str(run.path), "--prompts", str(prompts), "--device", "cpu", *encoders]
+    assert main([*argv, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert [subject["trigger"] for subject in result["subjects"]] == ["sks", "zwx"]
+    classes = [subject["class_drift"] for subject in result["subjects"]]
+    nouns = [subject["class_noun"] for subject in result["subjects"]]
+    assert [found["images"][0]["text"] for found in classes] == [f"a flat icon of a {noun}" for noun in nouns]
+    mean = sum(found["drift"] for found in classes) / 2
+    assert run.read_summary()["class_drift"]["drift"] == pytest.approx(mean)
     found, everyone = result["bleeding"], range(2)
     assert all(found["bleeding"][i][i] is None and found["photos"][i][i] is not None for i in everyone)
     # DINO of a subject is its own cell, and the summary holds the mean over subjects.
@@ -525,5 +532,5 @@ def test_evaluate_scores_each_subject_and_how_much_they_bleed(tmp_path, capsys):
     mean = sum(subject["after"]["dino"] for subject in result["subjects"]) / 2
     assert run.read_summary()["scores"]["after"]["dino"] == pytest.approx(mean)
     assert (run.path / "evaluation" / "subject-2" / "grid.png").is_file()
-    assert main(["evaluate", "--run", str(run.path), "--prompts", str(prompts), "--overwrite"]) == 0
+    assert main([*argv, "--overwrite"]) == 0
     assert "photos of zwx toy" in " ".join(capsys.readouterr().out.split())

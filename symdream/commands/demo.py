@@ -158,7 +158,9 @@ def finish(folder: RunFolder, base: Base, seed: int) -> dict[str, Any]:
     from symdream.training.run_folder import read_json
 
     scores = folder.path / "evaluation" / "scores.json"
-    result = read_json(scores) if scores.is_file() else evaluate_run(folder, base=base, seed=seed)
+    # Without pictures of the class alone, which would take as long as eight more of the subject; `evaluate` draws them.
+    drawn = {"base": base, "seed": seed, "class_pictures": 0}
+    result = read_json(scores) if scores.is_file() else evaluate_run(folder, **drawn)
     metadata = read_adapter_metadata(folder)
     write_diffusers_lora(base, lora_of(folder.path), metadata)
     write_companions(lora_of(folder.path), folder.path, metadata)

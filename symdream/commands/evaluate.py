@@ -1,7 +1,8 @@
 """Score a run, an adapter file or a folder of images with DINO, CLIP-I and CLIP-T.
 
 --run RUN draws the run's prompts with and without its adapter, from the same seeds, and scores both against its
-photos. --adapter FILE --reference DIR does so with an adapter file, also one of another tool. --images DIR
+photos; four pictures of the class without the trigger tell how far that has drifted.
+--adapter FILE --reference DIR does so with an adapter file, also one of another tool. --images DIR
 --reference DIR scores images made before; their prompts come from --prompts or, for images that symdream generate
 wrote, from the files themselves. The rare token is left out of the texts for CLIP-T.
 """
@@ -147,10 +148,12 @@ def evaluate_the_run(args: Args) -> dict[str, Any]:
         for subject in result.get("subjects", []):
             print(f"{subject['trigger']} {subject['class_noun']}")
             print_table(subject)
+            print_class_drift(subject)
         if "bleeding" in result:
             print_bleeding(result)
         elif "subjects" not in result:
             print_table(result)
+            print_class_drift(result)
     say(f"Images and scores: {args.output or args.run / 'evaluation'}")
     return result
 
@@ -179,6 +182,7 @@ def evaluate_the_adapter(args: Args) -> dict[str, Any]:
     )
     if not args.json:
         print_table(result)
+        print_class_drift(result)
     say(f"Images and scores: {output}")
     return result
 
@@ -230,6 +234,20 @@ def print_table(results: dict[str, Any]) -> None:
         count = round(last["pairs"]["dino"] / last["pairs"]["clip_t"])
         table.add_row("photos among themselves", f"{real['dino']:.3f}", f"{real['clip_i']:.3f}", "", str(count))
     Console().print(table)
+
+
+def print_class_drift(result: dict[str, Any]) -> None:
+    """How far pictures of the class alone have moved, whether towards the subject, and what to do about it."""
+    found, noun = result["class_drift"], result["class_drift"]["class_noun"]
+    pres, images = found["pres"], found["images"]
+    before, after = f"{pres['before']:.3f}", f"{pres['after']:.3f}"
+    print(f'any "{noun}": drift {found["drift"]:.3f} (0: unchanged)', end="; ")
+    print(f"DINO to the photos (PRES) {before} before, {after} after")
+    nearer = sum(image["pres_after"] > image["pres_before"] for image in images)
+    told = f"{nearer} of {len(images)} pictures without the trigger look more like the subject than before."
+    if nearer > len(images) / 2:
+        told += " If they should not, try class images (train --class-count) or a lower weight, and measure again."
+    print(told)
 
 
 def print_bleeding(result: dict[str, Any]) -> None:

@@ -2,11 +2,14 @@
 
 Each image is a PNG that carries its settings, written as soon as it is made; a labelled grid of all of them is written
 beside them. Seeds S, S+1, … are used for every prompt, so that columns can be compared.
+Several adapters, with a weight each, are on at once: their updates add up. {subject} is then the first one's that tells
+its words; write the others' triggers into the prompt. --sweep draws the same seeds at several weights.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,18 +30,20 @@ GRID_NAME = "grid.png"
 
 @dataclass
 class Args:
-    adapter: Path
-    """Run folder, adapter folder, or adapter file (.safetensors)."""
+    adapter: list[Path]
+    """Run folder, adapter folder, or adapter file (.safetensors); one or more, on at once."""
     prompt: list[str]
-    """One or more prompts; {subject} becomes the adapter's trigger and class noun."""
+    """One or more prompts; {subject} becomes the (first) adapter's trigger and class noun."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("images")
     """Folder for the images."""
     seed: int = 0
     """First seed."""
     count: int = 4
     """Images for each prompt."""
-    weight: float | None = None
-    """Strength of the adapter: 0 is the base alone, 1 as trained (None: what its training found best, else 1)."""
+    weight: list[float] = field(default_factory=list)
+    """Strength of each adapter, or one for all: 0 is the base alone, 1 as trained (none: what training found best)."""
+    sweep: list[float] = field(default_factory=list)
+    """Several weights instead of one: every prompt and seed at each of them, side by side in grid.png."""
     negative_prompt: str = ""
     """What the images should not show; {subject} is filled in here, too."""
     steps: int | None = None
@@ -75,14 +80,23 @@ def check(args: Args) -> None:
         problems.append(Problem(f"--seed {args.seed}", f"must be at most {MAX_SEED}, the last image's too"))
     for name, message in wrong_settings(args.steps, args.guidance, args.width, args.height).items():
         problems.append(Problem(f"--{name} {getattr(args, name)}", message))
-    if args.weight is not None and not math.isfinite(args.weight):
-        problems.append(Problem(f"--weight {args.weight}", "must be a number"))
+    for flag, weights in (("--weight", args.weight), ("--sweep", args.sweep)):
+        problems += [Problem(f"{flag} {weight}", "must be a number") for weight in weights if not math.isfinite(weight)]
+    if len(args.weight) not in (0, 1, len(args.adapter)):
+        many = f"{len(args.weight)} weights for {len(args.adapter)} adapter{'s' * (len(args.adapter) != 1)}"
+        told = f"{many}: give one for all, or one for each; --sweep draws at several in turn"
+        problems.append(Problem(f"--weight {in_words(args.weight)}", told))
+    if args.weight and args.sweep:
+        problems.append(Problem("--weight and --sweep", "do not go together: --sweep sets the weight of all adapters"))
+    if len(set(sweep_names(args))) < len(args.sweep):
+        problems.append(Problem(f"--sweep {in_words(args.sweep)}", "holds a weight twice"))
     problems += [Problem("--prompt", "is empty") for p in args.prompt if not p.strip()]
     problems += [Problem("--prompt", wrong) for p in args.prompt if (wrong := prompt_problem(p))]
     if wrong := prompt_problem(args.negative_prompt):
         problems.append(Problem("--negative-prompt", wrong))
-    if not args.adapter.exists():
-        problems.append(Problem(f"--adapter {args.adapter}", "does not exist"))
+    if not args.adapter:
+        problems.append(Problem("--adapter", "is needed: a run folder, an adapter folder or an adapter file"))
+    problems += [Problem(f"--adapter {path}", "does not exist") for path in args.adapter if not path.exists()]
     if args.output.exists() and not args.output.is_dir():
         problems.append(Problem(f"--output {args.output}", "is a file"))
     elif wrong := in_the_way(args) or not_writable(args.output):
@@ -109,9 +123,24 @@ def in_the_way(args: Args) -> Problem | None:
     return None
 
 
+def in_words(weights: Iterable[float]) -> str:
+    """As they are typed: "0.5 1"."""
+    return " ".join(f"{weight:g}" for weight in weights)
+
+
+def sweep_names(args: Args) -> list[str]:
+    """What tells the pictures of one weight of a sweep from those of another, in their names."""
+    return [f"-w{weight:g}" for weight in args.sweep]
+
+
 def picture_paths(args: Args) -> list[Path]:
-    """Where the pictures go: prompt by prompt, each with its seeds."""
-    return [args.output / f"{i:02d}-{args.seed + j}.png" for i in range(len(args.prompt)) for j in range(args.count)]
+    """Where the pictures go: prompt by prompt, each with its seeds; with a sweep all of these weight by weight."""
+    return [
+        args.output / f"{i:02d}-{args.seed + j}{end}.png"
+        for end in sweep_names(args) or [""]
+        for i in range(len(args.prompt))
+        for j in range(args.count)
+    ]
 
 
 def run(args: Args) -> int:
@@ -120,25 +149,24 @@ def run(args: Args) -> int:
     from symdream.diffusion.grid import save_grid
     from symdream.diffusion.png import is_ours, save_png
     from symdream.diffusion.sampling import sample
-    from symdream.interop.metadata import recommended_weight
-    from symdream.interop.open import open_adapter
+    from symdream.interop.open import open_adapters
     from symdream.training.devices import open_accelerator
     from symdream.training.progress import Progress
     from symdream.training.run_folder import write_atomically
 
     accelerator, dtype = open_accelerator(args.device, args.dtype)
-    base, metadata = open_adapter(args.adapter, base=args.base, device=accelerator.device, dtype=dtype)
-    weight = recommended_weight(metadata) if args.weight is None else args.weight
-    if args.weight is None and weight != 1:
-        say(f"The adapter's weight is {weight:g}, which its training found best; --weight sets another.")
-    set_weight(base, weight)
+    names = [f"adapter{place}" for place in range(len(args.adapter))]
+    by_name = dict(zip(names, args.adapter, strict=True))
+    base, metadata = open_adapters(by_name, base=args.base, device=accelerator.device, dtype=dtype)
     prompts, negative_prompt = filled(args, metadata, base.tokenizer)
     seeds = [args.seed + i for i in range(args.count)]
     asked = [(prompt, seed) for prompt in prompts for seed in seeds]
+    columns = [[weight] * len(names) for weight in args.sweep] or [weights_of(args, metadata)]
     paths = picture_paths(args)
     old = {path for path in args.output.glob("*.png") if is_ours(path)}
     grid = args.output / GRID_NAME
     before = {path: path.stat().st_ino for path in paths if path.exists()}
+    made: list[list[Image.Image]] = []  # by column
 
     def keep(first: int, images: list[Image.Image]) -> None:
         """Each picture as soon as it is made: what comes later may fail or be stopped."""
@@ -154,63 +182,103 @@ def run(args: Args) -> int:
                 "width": image.width,
                 "height": image.height,
                 "base": base.identity,
-                "adapter": args.adapter.name,
-                "weight": weight,
+                **adapter_settings(args.adapter, columns[len(made)]),
             }
-            write_atomically(paths[place], partial(save_png, image, settings=settings))
+            path = paths[len(made) * len(asked) + place]
+            write_atomically(path, partial(save_png, image, settings=settings))
 
     try:
-        with Progress("denoising", 1) as progress:
-            images = sample(
-                base,
-                [prompt for prompt, _ in asked],
-                [seed for _, seed in asked],
-                steps=args.steps,
-                guidance=args.guidance,
-                negative_prompt=negative_prompt,
-                sampler=args.sampler,
-                width=args.width,
-                height=args.height,
-                batch_size=args.batch_size,
-                on_step=progress.on_step,
-                on_images=keep,
-            )
+        for weights in columns:
+            for name, weight in zip(names, weights, strict=True):
+                set_weight(base, weight, name)
+            title = f"denoising at weight {weights[0]:g}" if args.sweep else "denoising"
+            with Progress(title, 1) as progress:
+                images = sample(
+                    base,
+                    [prompt for prompt, _ in asked],
+                    [seed for _, seed in asked],
+                    steps=args.steps,
+                    guidance=args.guidance,
+                    negative_prompt=negative_prompt,
+                    sampler=args.sampler,
+                    width=args.width,
+                    height=args.height,
+                    batch_size=args.batch_size,
+                    on_step=progress.on_step,
+                    on_images=keep,
+                )
+            made.append(images)
     except KeyboardInterrupt:
         # Counted on the disk: Ctrl-C can come between a picture's writing and its counting.
         kept = sum(path.exists() and path.stat().st_ino != before.get(path) for path in paths)
         where = f" They are in {args.output}." if kept else ""
-        raise Stopped(f"Stopped with {kept} of {len(asked)} images made.{where}") from None
+        raise Stopped(f"Stopped with {kept} of {len(paths)} images made.{where}") from None
     for path in old - set(paths):
         path.unlink(missing_ok=True)
     for path in paths:
         print(path)
-    rows = [images[i * args.count : (i + 1) * args.count] for i in range(len(prompts))]
-    save_grid(grid, rows, row_labels=prompts, column_labels=[f"seed {s}" for s in seeds])
+    if args.sweep:
+        rows = [list(row) for row in zip(*made, strict=True)]
+        labels = {
+            "row_labels": [f"{prompt}, seed {seed}" for prompt, seed in asked],
+            "column_labels": [f"weight {weight:g}" for weight in args.sweep],
+        }
+    else:
+        [images] = made
+        rows = [images[i * args.count : (i + 1) * args.count] for i in range(len(prompts))]
+        labels = {"row_labels": prompts, "column_labels": [f"seed {s}" for s in seeds]}
+    save_grid(grid, rows, **labels)
     print(grid)
     return 0
 
 
-def filled(args: Args, metadata: dict[str, Any], tokenizer: Any) -> tuple[list[str], str]:
-    """The prompts and the negative prompt with {subject} filled in; what they lack or lose is told.
+def weights_of(args: Args, metadata: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The weight of each adapter: as given, or what its training found best, which is told."""
+    from symdream.interop.metadata import recommended_weight
+
+    if args.weight:
+        return args.weight * len(args.adapter) if len(args.weight) == 1 else args.weight
+    weights = [recommended_weight(told) for told in metadata]
+    for path, weight in zip(args.adapter, weights, strict=True):
+        if weight != 1:
+            whose = "The adapter's weight" if len(weights) == 1 else f"The weight of {path.name}"
+            say(f"{whose} is {weight:g}, which its training found best; --weight sets another.")
+    return weights
+
+
+def adapter_settings(paths: Sequence[Path], weights: Sequence[float]) -> dict[str, Any]:
+    """What a picture's file says of its adapters: one and its weight, or `adapters` as the app writes them."""
+    if len(paths) == 1:
+        return {"adapter": paths[0].name, "weight": weights[0]}
+    return {"adapters": [{"name": p.name, "weight": w} for p, w in zip(paths, weights, strict=True)]}
+
+
+def filled(args: Args, metadata: Sequence[Mapping[str, Any]], tokenizer: Any) -> tuple[list[str], str]:
+    """The prompts and the negative prompt with {subject} filled in, by the first adapter that tells its words; what
+    they lack or lose is told.
 
     Raises: RequestError if {subject} is asked for and nobody knows its words.
     """
     from symdream.data.captions import fill, says
     from symdream.diffusion.prompts import cut_off
 
-    trigger, noun = metadata.get("trigger"), metadata.get("class_noun")
+    known = [told for told in metadata if told.get("trigger")]
+    words = {key: known[0].get(key) or "" if known else "" for key in ("trigger", "class_noun")}
     texts = []
     for text in (*args.prompt, args.negative_prompt):
-        if "{subject}" in text and not trigger:
+        if "{subject}" in text and not known:
+            who = f"{args.adapter[0]} does not say" if len(args.adapter) == 1 else "None of these adapters says"
             raise RequestError(
-                f"{args.adapter} does not say which words stand for its subject, so {{subject}} cannot be filled in.",
+                f"{who} which words stand for its subject, so {{subject}} cannot be filled in.",
                 fix="write the trigger into the prompt yourself",
             )
-        texts.append(fill(text, trigger=trigger or "", class_noun=noun or ""))
+        texts.append(fill(text, **words))
     *prompts, negative = texts
     for prompt in prompts:
-        if trigger and not says(prompt, trigger):
-            say(f'note: "{prompt}" lacks the trigger; the subject answers to "{trigger} {noun}".')
+        for path, told in zip(args.adapter, metadata, strict=True):
+            if (trigger := told.get("trigger")) and not says(prompt, trigger):
+                whose = "the subject" if len(metadata) == 1 else f"the subject of {path.name}"
+                say(f'note: "{prompt}" lacks the trigger; {whose} answers to "{trigger} {told.get("class_noun")}".')
         if lost := cut_off(tokenizer, prompt):
             say(f'note: the prompt is longer than the text encoder reads; cut off: "{lost}"')
     if lost := cut_off(tokenizer, negative):

@@ -9,12 +9,15 @@ from typing import Any
 import torch
 
 from symdream.config import read_toml
+from symdream.diffusion.adapters import NAME
 from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.errors import RequestError
 from symdream.interop.attach import Match, attach_adapter
+from symdream.interop.layers import Adapter
 from symdream.interop.metadata import trained_base
 from symdream.interop.read import read_adapter
+from symdream.interop.several import attach_several
 from symdream.ui import say
 
 
@@ -27,15 +30,47 @@ def open_adapter(
     told on stderr. Returns the base and the file's `symdream` metadata.
     Raises: RequestError if the adapter cannot be used, its base is unknown, or no layer of it fits.
     """
-    adapter = read_adapter(path)
-    loaded = load_base(base or base_of(Path(path), adapter.metadata), device=device, dtype=dtype)
-    match = attach_adapter(loaded.components(), adapter)
-    if adapter.metadata.get("zero_terminal_snr"):
-        use_zero_terminal_snr(loaded)
-    for line in differences(loaded, adapter.metadata):
-        say(line)
-    tell(match, Path(path))
-    return loaded, adapter.metadata
+    loaded, [metadata] = open_adapters({NAME: path}, base=base, device=device, dtype=dtype)
+    return loaded, metadata
+
+
+def open_adapters(
+    paths: Mapping[str, Path], *, base: str | None = None, device="cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Base, list[dict[str, Any]]]:
+    """As `open_adapter`, for several on one base, by name: all at weight 1, their updates add up (`attach_several`).
+
+    `base` None is the base that they name. Returns the base and the metadata of each.
+    Raises: RequestError as `open_adapter` does, and if they name different bases.
+    """
+    adapters = {name: read_adapter(path) for name, path in paths.items()}
+    loaded = load_base(base or common_base(paths, adapters), device=device, dtype=dtype)
+    matches = attach_several(loaded, adapters)
+    for (name, adapter), match in zip(adapters.items(), matches.values(), strict=True):
+        path = Path(paths[name])
+        if adapter.metadata.get("zero_terminal_snr"):
+            use_zero_terminal_snr(loaded)
+        for line in differences(loaded, adapter.metadata):
+            say(line if len(adapters) == 1 else f"{path.name}: {line.removeprefix('note: ')}")
+        tell(match, path)
+    return loaded, [adapter.metadata for adapter in adapters.values()]
+
+
+def common_base(paths: Mapping[str, Path], adapters: Mapping[str, Adapter]) -> str:
+    """The name to load the base of all these adapters by; those that tell none take that of the others.
+
+    Raises: RequestError if they tell different ones, and as `base_of` does.
+    """
+    told = {name: trained_base(adapter.metadata).get("identity") for name, adapter in adapters.items()}
+    known = {name: str(identity) for name, identity in told.items() if identity is not None}
+    if len(set(known.values())) > 1:
+        raise RequestError(
+            "These adapters were trained on different bases: "
+            + ", ".join(f"{Path(paths[name]).name} on {identity}" for name, identity in known.items())
+            + ".",
+            fix="leave out those of another base, or name the base that all are to be put on: --base NAME",
+        )
+    name = next(iter(known or adapters))
+    return base_of(Path(paths[name]), adapters[name].metadata)
 
 
 def load_adapter(pipe, path: Path | str, name: str = "default", weight: float = 1.0) -> Match:

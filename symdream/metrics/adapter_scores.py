@@ -38,7 +38,7 @@ def evaluate_adapter(
     """Score the adapter at `path` as `evaluate_run` scores a run, against the photos in `reference`.
 
     `trigger` and `class_noun` None: what the adapter's metadata says, else what the prompts file says. Writes
-    OUTPUT/before/, OUTPUT/after/, grid.png and scores.json, and returns the content of the last.
+    OUTPUT/before/, OUTPUT/after/, OUTPUT/class/, grid.png and scores.json, and returns the content of the last.
     Raises: RequestError if the adapter does not fit its base, photos are missing, the output exists, or nobody says
     which words stand for the subject.
     """

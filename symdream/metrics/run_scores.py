@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from symdream.errors import RequestError, typed
 from symdream.interop.metadata import recommended_weight
 from symdream.metrics.bleeding import bleeding
 from symdream.metrics.cache import EmbeddingCache
+from symdream.metrics.class_drift import PICTURES, class_pairs, class_scores
 from symdream.metrics.drawing import Drawing
 from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, ClipEncoder, DinoEncoder, load_clip, load_dino
 from symdream.metrics.evaluate import SCORES, score_images
@@ -60,18 +61,20 @@ def evaluate_run(
     output: Path | None = None,
     overwrite: bool = False,
     cache: EmbeddingCache | None = None,
+    class_pictures: int = PICTURES,
 ) -> dict[str, Any]:
     """Score `run` before (its base alone) and after (with its adapter), and where ideal pictures exist their ceiling.
 
     base: the run's base with its adapter attached, where it is loaded already. dino, clip: encoder names (None: the
     embedded ones for sprite, else those for photographs). prompts: a prompts file (None: prompts.toml beside the
     photos, of which the held-out ones, else general scenes). Every prompt is drawn with `count` seeds from `seed` on.
+    class_pictures: how many pictures of the class alone measure its drift (symdream.metrics.class_drift; 0: none).
 
-    Writes OUTPUT/before/, OUTPUT/after/, grid.png and scores.json (None: RUN/evaluation), and `scores` into
-    summary.json. Returns the content of scores.json.
+    Writes OUTPUT/before/, OUTPUT/after/, OUTPUT/class/, grid.png and scores.json (None: RUN/evaluation), and `scores`
+    and `class_drift` into summary.json. Returns the content of scores.json.
     A run over several subjects is scored subject by subject, each in OUTPUT/subject-N/: `subjects` are their results,
-    `bleeding` how much they bleed into each other (symdream.metrics.bleeding), and the scores in summary.json the
-    means over them.
+    `bleeding` how much they bleed into each other (symdream.metrics.bleeding), and the scores and the drift in
+    summary.json the means over them.
     Raises: RequestError if the run has no adapter, its photos are gone, or the output exists and `overwrite` is off.
     """
     output = run.path / "evaluation" if output is None else Path(output)
@@ -99,7 +102,7 @@ def evaluate_run(
     scored = [
         score_subject(
             subject, photos, prompt_set, drawing, config.adapter.method, config.adapter.rank, base,
-            dino_encoder, clip_encoder, cache, count=count, seed=seed, weight=weight,
+            dino_encoder, clip_encoder, cache, count=count, seed=seed, weight=weight, class_pictures=class_pictures,
         )
         for subject, photos, prompt_set in zip(config.learned, references, asked, strict=True)
     ]  # fmt: skip
@@ -107,9 +110,10 @@ def evaluate_run(
         one.write(place, run.path.name)
     drawing.end()
     results = [one.result for one in scored]
+    moved = {"class_drift": short_drift(results)} if class_pictures else {}
     if not config.subjects:
         [result] = results
-        run.update_summary(scores=short_scores(result))
+        run.update_summary(scores=short_scores(result), **moved)
         return result
     scores = {
         row: {name: statistics.mean(result[row][name] for result in results) for name in SCORES}
@@ -127,7 +131,7 @@ def evaluate_run(
         embedded_photos = [cache.images(dino_encoder, photos.images) for photos in references]
         everything["bleeding"] = bleeding([cache.images(dino_encoder, one.after) for one in scored], embedded_photos)
     write_json(output / "scores.json", everything)
-    run.update_summary(scores=scores, **{k: everything[k] for k in ("bleeding",) if k in everything})
+    run.update_summary(scores=scores, **moved, **{k: everything[k] for k in ("bleeding",) if k in everything})
     return everything
 
 
@@ -151,6 +155,9 @@ class Scored:
     after: list[Image.Image]
     prompts: list[str]  # of each picture
     seeds: list[int]
+    class_before: list[Image.Image]  # of the class alone; none where its drift is not asked for
+    class_after: list[Image.Image]
+    class_pairs: list[tuple[str, int]]  # prompt and seed of each of them
 
     def write(self, output: Path, adapter: str) -> None:
         """The whole folder or nothing; `adapter` is what the pictures' settings call it.
@@ -159,22 +166,42 @@ class Scored:
         """
         write_folder(output, lambda new: self._fill(new, adapter))
 
-    def _fill(self, temporary: Path, adapter: str) -> None:
-        sets, count = {"before": self.before, "after": self.after}, len(self.result["seeds"])
-        for name, images in sets.items():
-            folder = temporary / name
+    def _fill(self, new: Path, adapter: str) -> None:
+        count = len(self.result["seeds"])
+        asked = list(zip(self.prompts, self.seeds, strict=True))
+        names = [f"{i // count:02d}-{seed}.png" for i, seed in enumerate(self.seeds)]
+        sets = {"before": self.before, "after": self.after}
+        self._write_pictures(new, sets, names, asked, adapter, shown=slice(0, None, count))
+        if self.class_pairs:
+            names = [f"{i:02d}-{seed}.png" for i, (_, seed) in enumerate(self.class_pairs)]
+            sets = {"before": self.class_before, "after": self.class_after}
+            self._write_pictures(new / "class", sets, names, self.class_pairs, adapter, shown=slice(None))
+        (new / "scores.json").write_text(json_text(self.result), encoding="utf-8")
+
+    def _write_pictures(
+        self,
+        place: Path,
+        sets: Mapping[str, Sequence[Image.Image]],
+        names: Sequence[str],
+        asked: Sequence[tuple[str, int]],
+        adapter: str,
+        *,
+        shown: slice,
+    ) -> None:
+        """PLACE/before/, PLACE/after/ and a grid of those that are `shown`; asked: prompt and seed of each."""
+        for side, images in sets.items():
+            folder = place / side
             folder.mkdir(parents=True, exist_ok=True)
-            for i, (image, prompt, seed) in enumerate(zip(images, self.prompts, self.seeds, strict=True)):
+            for image, name, (prompt, seed) in zip(images, names, asked, strict=True):
                 drawn = {"prompt": prompt, "negative_prompt": "", "seed": seed, "base": self.result["base"]["identity"]}
-                drawn |= self.result["sampling"] | {"adapter": adapter if name == "after" else None}
-                save_png(image, folder / f"{i // count:02d}-{seed}.png", drawn)
+                drawn |= self.result["sampling"] | {"adapter": adapter if side == "after" else None}
+                save_png(image, folder / name, drawn)
         save_grid(
-            temporary / "grid.png",
-            [images[::count] for images in sets.values()],
+            place / "grid.png",
+            [images[shown] for images in sets.values()],
             row_labels=["the base", "the adapter"],
-            column_labels=self.prompts[::count],
+            column_labels=[prompt for prompt, _ in asked][shown],
         )
-        (temporary / "scores.json").write_text(json_text(self.result), encoding="utf-8")
 
 
 def score_subject(
@@ -192,16 +219,30 @@ def score_subject(
     count: int,
     seed: int,
     weight: float,
+    class_pictures: int = PICTURES,
 ) -> Scored:
-    """The scores of one subject, by pictures without the adapter that `base` carries, and with it at `weight`."""
+    """The scores of one subject, by pictures without the adapter that `base` carries, and with it at `weight`.
+
+    class_pictures: how many of its class alone are drawn beside them, each way (0: none, and no drift).
+    """
     warn_if_unsuitable(references.images, dino_encoder, clip_encoder)
     words = {"trigger": subject.trigger, "class_noun": subject.class_noun}
     texts = [fill(prompt.text, **words) for prompt in asked.prompts for _ in range(count)]
     seeds = [seed + i for _ in asked.prompts for i in range(count)]
+    pairs = class_pairs(subject, asked.prompts, seed, class_pictures)
+    class_texts, class_seeds = [text for text, _ in pairs], [seed for _, seed in pairs]
+
+    def draw(weight: float | None, how: str) -> tuple[list[Image.Image], list[Image.Image]]:
+        """Pictures of the subject, and of its class alone."""
+        of_subject = drawing.draw(base, texts, seeds, weight=weight, title=f"drawing {how}")
+        title = f'drawing any "{subject.class_noun}" {how}'
+        of_class = drawing.draw(base, class_texts, class_seeds, weight=weight, title=title) if pairs else []
+        return of_subject, of_class
+
     with Disabled(base):
-        before = drawing.draw(base, texts, seeds, weight=None, title="drawing without the adapter")
+        before, class_before = draw(None, "without the adapter")
     set_weight(base, weight)
-    after = drawing.draw(base, texts, seeds, weight=weight, title="drawing with the adapter")
+    after, class_after = draw(weight, "with the adapter")
     set_weight(base, 1.0)
     ideal = [(fill(p.text, **words), read_image(p.ideal)) for p in asked.prompts if p.ideal]
 
@@ -232,13 +273,27 @@ def score_subject(
     tell_copies(result["after"], list(references.sha256))
     if ideal:
         result["ceiling"] = score([image for _, image in ideal], [text for text, _ in ideal])
-    return Scored(result, before, after, texts, seeds)
+    if pairs:
+        result["class_drift"] = {
+            "class_noun": subject.class_noun,
+            **class_scores(class_before, class_after, pairs, references.images, dino=dino_encoder, cache=cache),
+        }
+    return Scored(result, before, after, texts, seeds, class_before, class_after, pairs)
 
 
 def short_scores(result: dict[str, Any]) -> dict[str, dict[str, float]]:
     """{before, after[, ceiling]: {dino, clip_i, clip_t}}, as summary.json holds it."""
     return {
         row: {name: result[row][name] for name in SCORES} for row in ("before", "after", "ceiling") if row in result
+    }
+
+
+def short_drift(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """{drift, pres: {before, after}}, the means over subjects, as summary.json holds it."""
+    found = [result["class_drift"] for result in results]
+    return {
+        "drift": statistics.mean(one["drift"] for one in found),
+        "pres": {side: statistics.mean(one["pres"][side] for one in found) for side in ("before", "after")},
     }
 
 

@@ -39,6 +39,10 @@ def test_a_card_tells_trigger_method_scores_and_size(context):
     stored = (context.runs / "mine.safetensors").stat().st_size
     assert file.lines[-1] == f"{stored / 1000:.1f} KB"
     assert run.picture.size == file.picture.size == (library.SIDE, library.SIDE)
+    summary["class_drift"] = {"drift": 0.348, "pres": {"before": -0.1, "after": -0.02}}
+    (context.runs / "owl" / "summary.json").write_text(json.dumps(summary))
+    [run, _] = library.cards(context, Runs(context.runs))
+    assert "DINO 0.31 (base −0.19), CLIP-T 0.40, class drift 0.35" in run.lines
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,8 @@ ODD = {
         '{"status": "failed", "error": ["a"]}', '{"status": "stopped", "step": 1000000000000000000000}',
         '{"status": "failed", "error": "\\ud800"}', "[]", None,
     ],
-    "summary.json": ['{"scores": "x"}', '{"scores": {"before": 1, "after": {"dino": "high", "clip_t": 0.4}}}', None],
+    "summary.json": ['{"scores": "x"}', '{"scores": {"before": 1, "after": {"dino": "high", "clip_t": 0.4}}}',
+                     '{"class_drift": 1}', '{"class_drift": {"drift": "x"}}', None],
     "metrics.jsonl": ['{"step": 1e999, "loss": 1}', None],
     "config.toml": ["subject = 3", "subjects = [1]", "subjects = []\nsubject = 3"],
 }  # fmt: skip

@@ -33,6 +33,7 @@ def test_the_demo_leaves_pictures_scores_and_says_where(run):
     for row in summary["scores"].values():
         assert row.keys() == {"dino", "clip_i", "clip_t"} and all(-1 <= value <= 1 for value in row.values())
     assert summary["scores"]["ceiling"]["dino"] > summary["scores"]["before"]["dino"] + 0.3
+    assert not (folder.path / "evaluation" / "class").exists(), "its pictures would cost more than their worth here"
     assert summary["trainable_parameters"] < 0.55 * summary["lora_parameters_at_this_rank"]
 
 

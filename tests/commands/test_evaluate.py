@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from symdream.cli import main
 from symdream.diffusion.grid import save_grid
 from symdream.diffusion.png import read_settings, save_png
+from symdream.metrics.encoders import load_dino
+from symdream.metrics.scores import drift, subject_fidelity
 from symdream.training.run_folder import RunFolder
 
 PROMPTS = ["a flat icon of a sks bird", "a flat icon of a sks bird on a red background"]
@@ -309,7 +311,41 @@ def test_the_base_alone_is_drawn_once_for_several_adapters(trained, capsys, tmp_
     assert "without the adapter: 2 of 2 pictures are there already" in told
     assert "with the adapter: 2 of 2" not in told
     assert result == alone
-    assert len(list((tmp_path / "cache" / "pictures").glob("*/*.png"))) == 2
+    assert 'drawing any "toy" without the adapter: 4 of 4 pictures are there already' in told
+    assert 'drawing any "toy" with the adapter: 4 of 4' not in told
+    assert len(list((tmp_path / "cache" / "pictures").glob("*/*.png"))) == 2 + 4
+
+
+def test_a_run_is_told_how_its_class_drifts(trained, capsys, tmp_path, few_denoising_steps):
+    """Against the cosines of the very pictures that lie in its folder."""
+    run, encoders = trained
+    argv = ["evaluate", "--run", str(run.path), *encoders, "--seed", "3", "--cache", str(tmp_path / "cache")]
+    result, _ = scored(capsys, [*argv, "-o", str(tmp_path / "scores")])
+    found, folder = result["class_drift"], tmp_path / "scores" / "class"
+    asked = [("a toy on red", 3), ("a toy on blue", 3), ("a toy on red", 4), ("a toy on blue", 4)]
+    assert [(entry["text"], entry["seed"]) for entry in found["images"]] == asked
+
+    sides = {side: sorted((folder / side).iterdir()) for side in ("before", "after")}
+    settings = [read_settings(file) for file in sides["after"]]
+    assert [(drawn["prompt"], drawn["seed"]) for drawn in settings] == asked
+    dino = load_dino(encoders[1], device="cpu")
+    rows = {side: dino.images([Image.open(file) for file in files]) for side, files in sides.items()}
+    photos = dino.images([Image.open(file) for file in sorted((run.path.parent / "photos").glob("*.png"))])
+    assert found["drift"] == pytest.approx(drift(rows["before"], rows["after"])) and found["drift"] > 0
+    for side, pictures in rows.items():
+        assert found["pres"][side] == pytest.approx(subject_fidelity(pictures, photos))
+    short = {"drift": found["drift"], "pres": found["pres"]}
+    assert run.read_summary()["class_drift"] == short
+
+    assert main([*argv, "-o", str(tmp_path / "again")]) == 0
+    told = capsys.readouterr().out
+    pres = found["pres"]
+    assert f'any "toy": drift {found["drift"]:.3f} (0: unchanged); ' in told
+    assert f"(PRES) {pres['before']:.3f} before, {pres['after']:.3f} after" in told
+    like = {side: (pictures @ photos.T).mean(1) for side, pictures in rows.items()}
+    nearer = int((like["after"] > like["before"]).sum())
+    assert f"{nearer} of 4 pictures without the trigger look more like the subject than before." in told
+    assert ("or a lower weight" in told) == (nearer > 2)
 
 
 def test_prompts_that_do_not_ask_for_the_subject_are_refused(trained, capsys, tmp_path):
@@ -347,7 +383,9 @@ def test_an_adapter_file_of_another_tool_is_scored_as_its_run_is(trained, tiny_s
     for name in ("dino", "clip_i", "clip_t"):
         assert of_file["after"][name] == pytest.approx(of_run["after"][name], abs=2e-3)
     assert of_file["after"]["dino"] != of_file["before"]["dino"]
-    assert {path.name for path in (tmp_path / "of-file").iterdir()} == {"before", "after", "grid.png", "scores.json"}
+    assert {path.name for path in (tmp_path / "of-file").iterdir()} == {
+        "before", "after", "class", "grid.png", "scores.json",
+    }  # fmt: skip
     assert "never writes over another" in refused(capsys, [*argv, "-o", str(tmp_path / "of-file")])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,15 @@ import pytest
 from helpers.disk import file_size_limit
 from helpers.runs import symdream, train_tiny
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from symdream.cli import main
 from symdream.commands import generate
+from symdream.diffusion.grid import make_grid
 from symdream.diffusion.png import read_settings
 from symdream.errors import Problems, RequestError, Stopped, WorkError
+from symdream_apps.restore import settings_in
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +28,18 @@ def run(tmp_path_factory, tiny_sd1, photos):
     return train_tiny(tmp_path_factory.mktemp("runs") / "toy run é", tiny_sd1, photos, steps=1)
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, tiny_sd1, photos):
+    """Two runs on one base, of other methods and with triggers of their own, that change pictures visibly."""
+    root, flags = tmp_path_factory.mktemp("two"), {"steps": 4, "lr": 3e-2}
+    one = train_tiny(root / "one", tiny_sd1, photos, **flags)
+    return one, train_tiny(root / "other", tiny_sd1, photos, method="symlora", trigger="zwx", seed=1, **flags)
+
+
 def make(run, tmp_path, *prompts, **options):
     options = {"steps": 2, "count": 2, "output": tmp_path / "images", "device": "cpu", **options}
-    args = generate.Args(adapter=run.path, prompt=list(prompts), **options)
+    options = {"adapter": [run.path], **options}
+    args = generate.Args(prompt=list(prompts), **options)
     assert generate.run(args) == 0
     return args.output
 
@@ -52,9 +66,89 @@ def test_weight_0_is_the_base_alone(tmp_path, run, tiny_sd1):
     from symdream.diffusion.base import load_base
     from symdream.diffusion.sampling import sample
 
-    output = make(run, tmp_path, "a {subject}", weight=0.0, count=1, seed=3)
+    output = make(run, tmp_path, "a {subject}", weight=[0.0], count=1, seed=3)
     (expected,) = sample(load_base(str(tiny_sd1)), ["a sks toy"], [3], steps=2)
     assert Image.open(output / "00-3.png").tobytes() == expected.tobytes()
+
+
+def test_several_adapters_add_up_each_at_its_weight(tmp_path, two, capsys):
+    one, other = two
+    both = {"adapter": [one.path, other.path], "count": 1}
+
+    def drawn(name, prompt="a {subject} and a zwx toy", **options):
+        return Image.open(make(one, tmp_path, prompt, output=tmp_path / name, **options) / "00-0.png")
+
+    first = drawn("first", weight=[0.8], count=1)
+    assert drawn("with 0", weight=[0.8, 0.0], **both).tobytes() == first.tobytes()
+    mixed = drawn("mixed", weight=[0.8, 0.5], **both)
+    assert mixed.tobytes() != first.tobytes()
+    swapped = {"adapter": [other.path, one.path], "count": 1}
+    again = drawn("swapped", prompt="a sks toy and a zwx toy", weight=[0.5, 0.8], **swapped)
+    assert max(abs(x - y) for x, y in zip(mixed.tobytes(), again.tobytes(), strict=True)) <= 1, "a sum has no order"
+    all_at_half, each = drawn("all", weight=[0.5], **both), drawn("each", weight=[0.5, 0.5], **both)
+    assert all_at_half.tobytes() == each.tobytes()
+
+    settings = read_settings(tmp_path / "mixed" / "00-0.png")
+    assert settings["prompt"] == "a sks toy and a zwx toy", "{subject} is the first one's"
+    assert settings["adapters"] == [{"name": "one", "weight": 0.8}, {"name": "other", "weight": 0.5}]
+    assert settings_in(tmp_path / "mixed" / "00-0.png")["adapters"] == settings["adapters"], "as the app reads them"
+    assert "lacks the trigger" not in capsys.readouterr().err
+    drawn("silent", prompt="a {subject}", **both)
+    assert 'the subject of other answers to "zwx toy"' in capsys.readouterr().err
+
+
+def test_a_sweep_draws_the_same_seeds_at_every_weight(tmp_path, two):
+    run, _ = two
+    prompts, names = ("a {subject}", "a red {subject}"), ("00-3", "00-4", "01-3", "01-4")
+    output = make(run, tmp_path, *prompts, sweep=[0.0, 0.5, 1.0], seed=3)
+    swept = {f"{name}-w{weight}.png" for name in names for weight in ("0", "0.5", "1")}
+    assert {path.name for path in output.iterdir()} == swept | {"grid.png"}
+    for weight in (0.0, 1.0):
+        alone = make(run, tmp_path, *prompts, weight=[weight], seed=3, output=tmp_path / f"{weight}")
+        for name in names:
+            swept = output / f"{name}-w{weight:g}.png"
+            assert Image.open(swept).tobytes() == Image.open(alone / f"{name}.png").tobytes()
+            assert read_settings(swept) == read_settings(alone / f"{name}.png")
+    cells = [[Image.open(output / f"{name}-w{weight}.png") for weight in ("0", "0.5", "1")] for name in names]
+    rows = [f"{prompt}, seed {seed}" for prompt in ("a sks toy", "a red sks toy") for seed in (3, 4)]
+    grid = make_grid(cells, row_labels=rows, column_labels=["weight 0", "weight 0.5", "weight 1"])
+    assert Image.open(output / "grid.png").tobytes() == grid.tobytes()
+
+
+def test_adapters_of_different_bases_are_not_mixed_unasked(tmp_path, two, capsys):
+    one, other = two
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(other.adapter, copy)
+    for file in copy.glob("*/*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            told = json.loads(stored.metadata()["symdream"])
+        told["base"]["identity"] = "owner/other@abc"
+        save_file(load_file(file), file, {"symdream": json.dumps(told)})
+    both = ["--adapter", str(one.path), str(copy), "--prompt", "a {subject}", "--steps", "1", "--count", "1"]
+    assert main(["generate", *both, "-o", str(tmp_path / "o")]) == 2
+    told = capsys.readouterr().err
+    assert "trained on different bases: one on folder:" in told and "elsewhere on owner/other@abc" in told
+    assert "--base" in told and not (tmp_path / "o").exists()
+    assert main(["generate", *both, "--base", str(run_base(one)), "-o", str(tmp_path / "o")]) == 0
+    assert "elsewhere: this adapter was trained on owner/other@abc" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--weight", "0.5", "1"], "2 weights for 1 adapter"),
+        (["--adapter", "RUN", "RUN", "RUN", "--weight", "0.5", "1"], "2 weights for 3 adapters"),
+        (["--weight", "0.5", "--sweep", "0", "1"], "do not go together"),
+        (["--sweep", "0", "0.5", "0.5"], "holds a weight twice"),
+        (["--sweep", "0", "nan"], "must be a number"),
+        (["--adapter"], "is needed"),
+    ],
+)
+def test_weights_that_do_not_fit_are_told(tmp_path, run, capsys, flags, told):
+    flags = [str(run.path) if flag == "RUN" else flag for flag in flags]
+    adapter = [] if "--adapter" in flags else ["--adapter", str(run.path)]
+    code = main(["generate", *adapter, "--prompt", "x", *flags, "-o", str(tmp_path / "o")])
+    assert code == 2 and told in capsys.readouterr().err and not (tmp_path / "o").exists()
 
 
 def test_a_disk_that_takes_no_picture_is_told_without_a_trace(tmp_path, run, capsys):
@@ -92,7 +186,7 @@ def test_a_signal_that_a_library_makes_an_error_of_is_told_as_a_stop(tmp_path, r
         except KeyboardInterrupt:
             raise OSError("Unable to load weights from checkpoint file") from None
 
-    monkeypatch.setattr(opening, "open_adapter", interrupted)
+    monkeypatch.setattr(opening, "open_adapters", interrupted)
     code = main(["generate", "--adapter", str(run.path), "--prompt", "a {subject}", "-o", str(tmp_path / "images")])
     told = capsys.readouterr().err
     assert code == 130 and told.strip() == "Stopped." and not (tmp_path / "images").exists()
@@ -149,14 +243,14 @@ def test_the_negative_prompt_is_filled_in_and_told_where_it_is_cut_off(tmp_path,
 
 def test_all_problems_are_told_at_once(tmp_path):
     args = generate.Args(
-        adapter=tmp_path / "nowhere",
+        adapter=[tmp_path / "nowhere"],
         prompt=["", "x {sbject}"],
         negative_prompt="{sbjct}",
         count=0,
         seed=-1,
         steps=0,
         width=63,
-        weight=float("nan"),
+        weight=[float("nan")],
         output=tmp_path / "o",
     )
     with pytest.raises(Problems) as caught:
@@ -215,8 +309,6 @@ def test_a_grid_of_others_is_in_the_way_but_not_one_that_was_made_before_they_we
 
 
 def test_an_adapter_without_words_cannot_fill_the_placeholder(tmp_path, run):
-    from safetensors.torch import load_file, save_file
-
     source = run.adapter / "unet"
     bare = tmp_path / "bare" / "unet"
     bare.mkdir(parents=True)
@@ -225,7 +317,7 @@ def test_an_adapter_without_words_cannot_fill_the_placeholder(tmp_path, run):
     base = json.loads(run.env.read_text())["base"]["identity"].removeprefix("folder:")
     assert base
     args = generate.Args(
-        adapter=bare.parent, prompt=["a {subject}"], output=tmp_path / "o", base=str(run_base(run)), device="cpu"
+        adapter=[bare.parent], prompt=["a {subject}"], output=tmp_path / "o", base=str(run_base(run)), device="cpu"
     )
     with pytest.raises(RequestError, match="does not say which words"):
         generate.run(args)
