@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 from helpers.app_server import write_run
+from PIL import Image
 
 from symdream.commands.demo import sample_data
-from symdream.diffusion.png import read_settings
+from symdream.diffusion.png import read_settings, save_png
 from symdream.errors import RequestError
 
 gr = pytest.importorskip("gradio")
@@ -18,8 +19,8 @@ gr = pytest.importorskip("gradio")
 from gradio.context import LocalContext  # noqa: E402
 from gradio.state_holder import SessionState  # noqa: E402
 
-from symdream_apps import history  # noqa: E402
-from symdream_apps.compare_page import ComparePage  # noqa: E402
+from symdream_apps import comparison, generation, history  # noqa: E402
+from symdream_apps.compare_page import ComparePage, for_views  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
 from symdream_apps.shared import Shared  # noqa: E402
 from symdream_apps.studio import Studio  # noqa: E402
@@ -94,6 +95,46 @@ def test_a_prompt_of_a_blind_test_is_shown_as_it_was_written(context, page):
     assert r"a \*red\* \<img src=x\> bird" in page.blind.begin(kept)[1]
 
 
+def a_picture(folder, row, column, seed):
+    """A file of its own for each cell of a comparison, with its settings."""
+    image = Image.new("RGB", (64, 64), (80 * row, 60 * column, 0))
+    settings = {"prompt": f"prompt {row}", "negative_prompt": "", "seed": seed, "steps": 1, "guidance": 1,
+                "sampler": "base", "width": 64, "height": 64, "base": "sprite", "adapters": []}  # fmt: skip
+    save_png(image, folder / f"{row}-{column}.png", settings)
+    return generation.Made(image, settings)
+
+
+def test_a_blind_test_shows_and_counts_each_picture_on_its_side(context, page):
+    """Who always chooses the picture with the higher DINO agrees with it in every pair."""
+    dino = [[0.1, 0.5, 0.3], [0.2, 0.6, 0.4]]
+    rows = [comparison.Row("prompt 0", 7), comparison.Row("prompt 1", 8)]
+    names = ["base alone", "owl", "fox"]
+    cells = [
+        [comparison.Cell(a_picture(context.uploads, r, c, row.seed), dino[r][c], 0.5) for c in range(3)]
+        for r, row in enumerate(rows)
+    ]
+    result = comparison.Comparison([comparison.Variant(name) for name in names], rows, cells)
+    files = [context.uploads / f"{row}-{column}.png" for row in range(2) for column in range(3)]
+    kept = for_views(result, files)
+
+    shown = page.blind.begin(kept)
+    assert len(shown[0]["pairs"]) == 6
+    for pair in shown[0]["pairs"]:
+        parts = dict(zip(page.blind.outputs, shown, strict=True))
+        for side, column in ((page.blind.a, pair.a), (page.blind.b, pair.b)):
+            assert Path(parts[side].value["path"]).read_bytes() == files[3 * pair.row + column].read_bytes()
+        assert f"prompt {pair.row}" in parts[page.blind.text]
+        choice = "A" if dino[pair.row][pair.a] > dino[pair.row][pair.b] else "B"
+        shown = page.blind.vote(kept, shown[0], choice)
+    state, text = shown[:2]
+    for pair, vote in zip(state["pairs"], state["votes"], strict=True):
+        assert vote.seed == (7, 8)[pair.row]
+        assert (vote.shown_as_a, vote.shown_as_b) == (names[pair.a], names[pair.b])
+        assert (vote.dino_a, vote.dino_b) == (dino[pair.row][pair.a], dino[pair.row][pair.b])
+    assert "in **6 of 6** pairs" in text
+    assert "| owl | 4 | 4 |" in text and "| fox | 2 | 4 |" in text and "| base alone | 0 | 4 |" in text
+
+
 @contextmanager
 def within_an_event():
     """Where a component is an update of one that is there, and not a new one."""
@@ -126,6 +167,9 @@ def test_every_file_of_a_comparison_is_one_that_gradio_removes_in_time(context):
     for name, values in [("answer_compare", values) for values in told] + more:
         event = next(fn for fn in blocks.fns.values() if fn.name == name)
         asyncio.run(blocks.postprocess_data(event, values, session))
+    for row, files, seed in zip(result["rows"], result["files"], (0, 1), strict=True):
+        assert row["seed"] == seed
+        assert [read_settings(Path(file))["seed"] for file in files] == [seed, seed]
     written = {str(path) for path in context.uploads.rglob("*") if path.is_file()}
     assert len(written) > 5 and written <= set().union(*blocks.temp_file_sets)
     assert result["dino"][0][0] is not None and len(result["references"]) == 5

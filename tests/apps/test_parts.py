@@ -1,5 +1,6 @@
 """The parts of the Generate and Compare pages that need neither browser nor model."""
 
+import json
 import random
 import shutil
 import threading
@@ -10,8 +11,10 @@ from helpers.app_server import write_adapter, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from symdream.commands.demo import sample_data
+from symdream.diffusion.adapters import read_metadata
 from symdream.diffusion.png import save_png
 from symdream.errors import Problems, RequestError, Stopped
 from symdream.training.run_folder import RunFolder
@@ -163,6 +166,36 @@ def test_a_comparison_tells_all_that_is_wrong_at_once(owl):
         comparison.check_comparison(variants, ["a"], range(10))
     rows = comparison.check_comparison(variants, ["a", "", "b"], [1, 2])
     assert [(row.prompt, row.seed) for row in rows] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+
+
+def test_adapters_are_compared_at_the_weight_that_was_found_best(context, owl):
+    [file] = owl.path.glob("adapter/*/*.safetensors")
+    about = json.dumps(read_metadata(file) | {"recommended_weight": 0.6})
+    save_file(load_file(file), file, {"format": "pt", "symdream": about})
+    write_run(context.runs / "fox", photos=sample_data().resolve() / "fox", noun="dog")
+    variants = comparison.of_adapters([read_card(context, "owl"), read_card(context, "fox")])
+    assert [(variant.label, variant.adapters, variant.words) for variant in variants] == [
+        ("base alone", (), "sks bird"),
+        ("owl", (Worn(owl.path, 0.6),), "sks bird"),
+        ("fox", (Worn(context.runs / "fox", 1.0),), "sks dog"),
+    ]
+    at_weights = comparison.of_weights(read_card(context, "owl"), [1.5, 0, 0.5])
+    assert [(variant.label, variant.adapters) for variant in at_weights] == [
+        (f"owl × {weight:g}", (Worn(owl.path, weight),)) for weight in (0.0, 0.5, 1.5)
+    ]
+
+
+def test_means_are_of_each_variants_own_scores(context):
+    cells = [
+        [comparison.Cell(None, dino, clip_t) for dino, clip_t in row]
+        for row in (((0.1, 0.6), (0.5, 0.2)), ((0.3, 0.8), (0.7, 0.4)))
+    ]
+    variants = [comparison.Variant("base alone"), comparison.Variant("owl")]
+    means = comparison.Comparison(variants, [comparison.Row("a", 0), comparison.Row("a", 1)], cells).means()
+    assert means == [
+        ("base alone", pytest.approx(0.2), pytest.approx(0.7)),
+        ("owl", pytest.approx(0.6), pytest.approx(0.3)),
+    ]
 
 
 def test_references_are_the_runs_the_samples_or_uploaded_ones(context, owl, tmp_path):

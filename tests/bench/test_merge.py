@@ -6,7 +6,7 @@ from helpers.comparisons import simulated, unfinish
 from symdream.bench.cells import write_done
 from symdream.bench.grid import Grid
 from symdream.bench.merge import merge_folders
-from symdream.bench.results import read_results, write_results, write_rows
+from symdream.bench.results import SCORES, read_results, write_results, write_rows
 from symdream.config import read_toml
 from symdream.errors import RequestError
 
@@ -52,6 +52,65 @@ def test_the_whole_knows_the_photos_of_every_part(tmp_path):
     parts = shards(tmp_path, {"photos": {"subject-01": "2"}}, photos={"subject-00": "1"})
     merge_folders(parts, tmp_path / "whole")
     assert read_results(tmp_path / "whole")["grid"]["photos"] == {"subject-00": "1", "subject-01": "2"}
+
+
+def test_merged_scores_are_those_of_the_whole_and_each_comes_once(tmp_path):
+    """Both folders hold the references and the third cell; of what two hold, the first folder's is taken."""
+    content, rows = simulated({}, subjects=2, seeds=1, methods=("lora", "singlora", "symlora"), match="rank")
+    references = [
+        row | {"cell": None, "arm": "base", "method": None, "rank": None, "training_seed": None, "step": None}
+        for row in rows
+        if row["arm"] == "lora-r8" and row["step"] == 40
+    ]
+    ids = [cell["id"] for cell in content["cells"]]
+    for name, lacking in (("whole", []), ("a", ids[3:]), ("b", ids[:2])):
+        part, lines = unfinish(content, rows, *lacking)
+        (tmp_path / name).mkdir()
+        if name == "b":
+            part["cells"] = [cell | {"seconds": 7.0} for cell in part["cells"]]
+            part["references"] = dict.fromkeys(part["references"], {"base": None})
+            lines = [row | {"dino": 0.5} if row["cell"] == ids[2] else row for row in lines]
+        write_results(tmp_path / name, part)
+        write_rows(tmp_path / name, references + lines)
+    merge_folders([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
+    assert (tmp_path / "merged" / SCORES).read_text() == (tmp_path / "whole" / SCORES).read_text()
+    merged = read_results(tmp_path / "merged")
+    assert merged["references"] == content["references"]
+    seconds = {cell["id"]: cell["seconds"] for cell in merged["cells"]}
+    assert seconds == dict.fromkeys(ids[:3], 100.0) | dict.fromkeys(ids[3:], 7.0)
+
+
+def test_the_whole_is_complete_only_with_every_cell(tmp_path):
+    first, second = shards(tmp_path)
+    content = read_results(second)
+    [lost, *_] = [cell["id"] for cell in content["cells"] if cell["status"] == "finished"]
+    write_results(second, unfinish(content, [], lost)[0])
+    assert not merge_folders([first, second], tmp_path / "whole")["complete"]
+    merged = read_results(tmp_path / "whole")
+    assert not merged["complete"]
+    assert [cell["id"] for cell in merged["cells"] if cell["status"] != "finished"] == [lost]
+
+
+def test_the_whole_has_the_reference_pictures_of_every_part(tmp_path):
+    parts = shards(tmp_path)
+    for part, names in zip(parts, (("subject-00", "subject-01"), ("subject-01", "subject-02")), strict=True):
+        for name in names:
+            place = part / "references" / name / "base"
+            place.mkdir(parents=True)
+            (place / "00-0.png").write_text(f"{name} of {part.name}")
+    merge_folders(parts, tmp_path / "whole")
+    pictures = (tmp_path / "whole" / "references").glob("*/base/00-0.png")
+    assert {path.read_text() for path in pictures} == {"subject-00 of a", "subject-01 of a", "subject-02 of b"}
+
+
+def test_arms_that_were_trained_with_other_settings_are_not_merged(tmp_path):
+    first, second = shards(tmp_path)
+    content = read_results(second)
+    content["settings"]["singlora-r8"]["lr"] = 0.5
+    write_results(second, content)
+    with pytest.raises(RequestError, match=r"b trained singlora-r8 with other settings than .*a: .*'lr': 0\.5"):
+        merge_folders([first, second], tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()
 
 
 def config(**changes):

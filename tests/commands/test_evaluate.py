@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.encoder_folders import picture, write_clip, write_vit
 from helpers.runs import train_tiny
@@ -17,8 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from symdream.cli import main
+from symdream.diffusion.adapters import attach_saved, read_metadata, set_weight
+from symdream.diffusion.base import load_base
 from symdream.diffusion.grid import save_grid
 from symdream.diffusion.png import read_settings, save_png
+from symdream.diffusion.sampling import sample
 from symdream.metrics.encoders import load_dino
 from symdream.metrics.scores import drift, subject_fidelity
 from symdream.training.run_folder import RunFolder
@@ -117,6 +121,23 @@ def test_images_of_another_base_ask_for_encoders_of_photographs(folders, capsys)
     for number, prompt in enumerate(PROMPTS):
         save_generated(folders / "made images", number, prompt, base="owner/sd@abc")
     assert "facebook/dino-vits16 is not on this machine" in refused(capsys, arguments(folders))
+
+
+def test_a_folder_with_one_image_of_another_base_asks_for_encoders_of_photographs(folders, capsys):
+    made = folders / "made images"
+    save_generated(made, 0, PROMPTS[0])
+    save_generated(made, 1, PROMPTS[1], base="owner/sd@abc")
+    assert "facebook/dino-vits16 is not on this machine" in refused(capsys, arguments(folders))
+
+
+def test_the_nearest_photo_of_each_image_is_named(folders, capsys):
+    for image, photo in (("00", "11"), ("01", "10")):
+        shutil.copy(folders / "phôtos" / f"{photo}.png", folders / "made images" / f"{image}.png")
+    result, _ = scored(capsys, arguments(folders, "--prompts", folders / "prompts.txt"))
+    assert [(e["file"], e["nearest_reference"]) for e in result["images"]] == [
+        ("00.png", "11.png"), ("01.png", "10.png")
+    ]  # fmt: skip
+    assert all(e["nearest_cosine"] == pytest.approx(1, abs=1e-5) for e in result["images"])
 
 
 def test_scores_are_written_once_and_replaced_only_on_request(folders, capsys):
@@ -245,6 +266,44 @@ def test_a_run_is_scored_before_and_after_and_against_its_ceiling(trained, capsy
     alone, _ = scored(capsys, ["evaluate", "--images", after, "--reference", photos, *toml, *encoders])
     assert alone["dino"] == pytest.approx(result["after"]["dino"], abs=1e-6)
     assert alone["clip_t"] == pytest.approx(result["after"]["clip_t"], abs=1e-6)
+
+
+def test_pictures_are_drawn_at_the_recommended_weight_and_the_grid_shows_the_first_of_each_prompt(
+    trained, tiny_sd1, capsys, tmp_path, few_denoising_steps
+):
+    run, encoders = trained
+    copy = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    for file in copy.adapter.glob("*/*.safetensors"):
+        about = json.dumps(read_metadata(file) | {"recommended_weight": 0.5})
+        save_file(load_file(file), file, {"format": "pt", "symdream": about})
+    output = tmp_path / "out"
+    argv = ["evaluate", "--run", str(copy.path), *encoders, "--count", "2", "--seed", "3", "-o", str(output)]
+    result, _ = scored(capsys, argv)
+    assert result["weight"] == 0.5
+
+    def drawn(side, name):
+        with Image.open(output / side / name) as image:
+            return np.asarray(image.convert("RGB"), int)
+
+    base = load_base(str(tiny_sd1), device="cpu")
+    attach_saved(base, copy.adapter)
+    texts = [f"a sks toy on {colour}" for colour in ("red", "red", "blue", "blue")]
+    names = ["00-3.png", "00-4.png", "01-3.png", "01-4.png"]
+    apart = {}
+    for weight in (0.5, 1.0):
+        set_weight(base, weight)
+        pictures = sample(base, texts, [3, 4, 3, 4])
+        apart[weight] = max(
+            np.abs(np.asarray(image, int) - drawn("after", name)).max()
+            for image, name in zip(pictures, names, strict=True)
+        )
+    assert apart[0.5] <= 1 < apart[1.0]
+
+    first = [[Image.open(output / side / name) for name in names[::2]] for side in ("before", "after")]
+    rows, columns = ["the base", "the adapter"], texts[::2]
+    save_grid(tmp_path / "grid.png", first, row_labels=rows, column_labels=columns)
+    expected, found = (Image.open(folder / "grid.png").tobytes() for folder in (tmp_path, output))
+    assert found == expected
 
 
 def test_an_evaluation_says_which_photos_it_was_against_and_that_they_changed(
