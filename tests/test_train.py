@@ -303,7 +303,7 @@ def test_captions_beside_photos_are_used(tmp_path, tiny_sd1):
 
     config = resolve(tiny_config(tiny_sd1, photos), load_base(str(tiny_sd1)))
     usual = "a photo of a sks toy"
-    assert read_photos(config).captions == [usual, "a sks toy on a red background", usual]
+    assert [photo.caption for photo in read_photos(config).photos] == [usual, "a sks toy on a red background", usual]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -66,7 +67,9 @@ def attach_adapter(components: Mapping[str, nn.Module], adapter: Adapter, name: 
     configs = {component: config_for(layers) for component, layers in fitting.items()}
     for component, layers in fitting.items():
         model = components[component]
-        model.add_adapter(configs[component], name)
+        with warnings.catch_warnings():  # PEFT warns of a second adapter, which is what was asked for
+            warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+            model.add_adapter(configs[component], name)
         fill(model, layers, name)
         for parameter in model.parameters():
             parameter.requires_grad_(False)

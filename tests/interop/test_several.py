@@ -77,6 +77,12 @@ def test_two_adapters_of_any_methods_add_up(base, kinds):
     assert not any(p.requires_grad for p in base.unet.parameters())
 
 
+def test_no_warning_tells_that_there_are_several(base, recwarn):
+    attach_several(base, {"first": adapter(base, "lora", 1), "second": adapter(base, "singlora", 2)})
+    detach(base)
+    assert not [str(one.message) for one in recwarn]
+
+
 def test_when_one_does_not_fit_none_stays(base):
     before = answer(base)
     fits = adapter(base, "lora", 1)
