@@ -47,12 +47,14 @@ def find(
         return [[] for _ in variants], next((why for _, why in looked.values()), unknown)
     (first, its), everything = next(iter(own.items())), list(dict.fromkeys(sum(own.values(), [])))
     sets = [next((own[path] for path in paths if path in own), its if paths else everything) for paths in variants]
-    if len({tuple(photos) for photos in own.values()}) == 1:
-        return sets, ""
-    note = "These adapters learned from different photos: DINO compares each with its own, the base alone with all."
+    notes = []
+    if len({tuple(photos) for photos in own.values()}) > 1:
+        notes += [
+            "These adapters learned from different photos: DINO compares each with its own, the base alone with all."
+        ]
     if any(paths and not any(path in own for path in paths) for paths in variants):
-        note += f" Where photos are not known, those of {first.name} stand in."
-    return sets, note
+        notes += [f"Where there are no photos of one subject to compare with, those of {first.name} stand in."]
+    return sets, " ".join(notes)
 
 
 def _run_of(adapter: Path) -> Path | None:
@@ -64,9 +66,13 @@ def _of_run(context: Context, run: Path) -> tuple[list[Path], str]:
     folders = photo_folders(run)
     if not folders:
         return [], f"No scores: {run.name} does not say where its photos are. Drop them here."
+    if len(folders) > 1:  # no picture is like the photos of all, and which one a picture shows its prompt decides
+        return [], (
+            f"No scores: {run.name} learned {len(folders)} subjects. Drop the photos of the one that the prompts name; "
+            "symdream evaluate scores each by itself."
+        )
     try:
-        found = [file for folder in folders for file in find_images(context.check_path(folder))]
-        return [context.check_path(file) for file in found], ""
+        return [context.check_path(file) for file in find_images(context.check_path(folders[0]))], ""
     except (RequestError, OSError):
         # They are somebody's files outside of what this app may read, or gone.
         return [], f"No scores: the photos of {run.name} are not in this app's folders. Drop them here."

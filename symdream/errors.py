@@ -6,6 +6,7 @@ The exit code belongs to the error, so that every command ends alike:
 
 from __future__ import annotations
 
+import copyreg
 import errno
 import shlex
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,11 @@ class SymdreamError(Exception):
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None):
         self.what, self.where, self.fix = what, where, fix
         super().__init__(what, where, fix)
+
+    def __reduce__(self) -> tuple:
+        # Exception's own calls the class with `args`, which here are no arguments of __init__: a worker process could
+        # send the error, and nobody read it.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__
 
     def __str__(self) -> str:
         lines = [self.what]

@@ -1,4 +1,6 @@
 import os
+import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,3 +65,40 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(there, tmp_path):
     assert link.is_symlink() and [path.name for path in (disk / "base").iterdir()] == ["part"]
     assert [path.name for path in disk.iterdir()] == ["base"] and sorted(tmp_path.iterdir()) == [disk, link]
     assert Drawing(link, "", "").folder == disk / ".base.drawing"
+
+
+def killed(folder, write, at):
+    """write_folder in a process that is killed as it comes to the rename of this number."""
+    child = os.fork()
+    if child == 0:
+        rename, count = Path.rename, iter(range(1, 10))
+        Path.rename = lambda *names: os.kill(os.getpid(), signal.SIGKILL) if next(count) == at else rename(*names)
+        write_folder(folder, write)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    return child
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_what_a_killed_process_put_aside_is_there_again_before_the_next_writes(at, tmp_path):
+    """Killed before it put the old folder aside, before it put the new one there, and before it removed the old one."""
+    folder, seen = tmp_path / "ba[s]e", []
+    write_folder(folder, lambda new: (new / "old").touch())
+    killed(folder, lambda new: (new / "new").touch(), at)
+
+    def fails(new):
+        seen.extend(path.name for path in folder.iterdir())
+        raise OSError(28, "No space left on device")
+
+    for _ in range(2):
+        with pytest.raises(WorkError):
+            write_folder(folder, fails)
+    assert seen == ["old" if at < 3 else "new"] * 2 and list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_a_living_process_or_another_folder_has_beside_it_stays(tmp_path):
+    others = [f".base.{os.getppid()}.tmp", f".base.{os.getppid()}.old", ".base.x.tmp", ".base.2.7.tmp", ".other.7.tmp"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    write_folder(tmp_path / "base", fill)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "base"])

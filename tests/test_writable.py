@@ -1,5 +1,6 @@
 """What cannot be written is told before any work is done."""
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 
 from symdream.cli import main
 from symdream.commands import evaluate
-from symdream.errors import Problems
+from symdream.errors import Problems, WorkError
+from symdream.whole_folder import write_folder
 from symdream.writable import not_writable
 
 
@@ -42,6 +44,23 @@ def test_a_folder_without_permission(nobody, mode):
     below = [not_writable(folder / name) for name in ("new", "a/b/c")]
     folder.rmdir()
     assert all("Permission denied" in wrong.message for wrong in below)
+
+
+def test_a_folder_that_is_replaced_needs_the_one_above_it(nobody):
+    """write_folder, which replaces it by renaming beside it, is the judge."""
+    above = Path(tempfile.mkdtemp())
+    folder = above / "base"
+    folder.mkdir()
+    above.chmod(0o555)
+    assert not_writable(folder) is None and "Permission denied" in not_writable(folder, whole=True).message
+    with pytest.raises(WorkError, match="Permission denied"):
+        write_folder(folder, lambda new: (new / "part").touch())
+    above.chmod(0o755)
+    folder.chmod(0o555)
+    assert "Permission denied" in not_writable(folder).message and not_writable(folder, whole=True) is None
+    write_folder(folder, lambda new: (new / "part").touch())
+    assert [path.name for path in folder.iterdir()] == ["part"]
+    shutil.rmtree(above)
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

@@ -41,7 +41,7 @@ class Grid(Section):
     data: Path | None = None
     """Folder of subjects (None: the samples)."""
     layout: Literal["samples", "dreambooth"] = "samples"
-    """Layout of the folder: as sample_data/, or as the public DreamBooth data set, which has no default place."""
+    """As sample_data/ or the public DreamBooth data set: the folder tells it, and dreambooth has no default place."""
     methods: list[MethodName] = Field(default=["lora", "lora+", "dora", "singlora", "symlora"], min_length=1)
     """The methods compared."""
     ranks: list[PositiveInt] = Field(default=[8], min_length=1)
@@ -135,7 +135,9 @@ def check(values: Mapping[str, Any], where: str) -> Grid:
     except RequestError as error:
         problems += problems_of(error, "data")
     else:
-        problems += _other_layout(grid)
+        if grid.data is not None:
+            told = "dreambooth" if (grid.data / PROMPTS_FILE).is_file() else "samples"
+            grid = grid.model_copy(update={"layout": told})
         problems += unknown_subjects(grid.subjects, subjects, "subjects")
         if grid.tune:
             problems += unknown_subjects(grid.tuning_subjects, subjects, "tuning_subjects")
@@ -174,15 +176,6 @@ def _conflicts(grid: Grid) -> list[Problem]:
     with collected(problems, f"base = {grid.base}"):
         resolve_name(grid.base)
     return problems
-
-
-def _other_layout(grid: Grid) -> list[Problem]:
-    """Whether the folder of subjects, which tells its layout by what is in it, has another than the grid says."""
-    there = "dreambooth" if grid.data is not None and (grid.data / PROMPTS_FILE).is_file() else "samples"
-    if grid.data is None or there == grid.layout:
-        return []
-    has = "has a" if there == "dreambooth" else "has no"
-    return [Problem(f"layout = {grid.layout}", f"{grid.data} {has} {PROMPTS_FILE}: choose --layout {there}")]
 
 
 def subjects_of(grid: Grid) -> dict[str, BenchSubject]:

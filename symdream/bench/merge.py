@@ -21,7 +21,7 @@ from symdream.bench.results import (
 )
 from symdream.bench.same_grid import other_pictures, other_work
 from symdream.bench.wording import count, listing
-from symdream.errors import Problems, RequestError, collected
+from symdream.errors import Problems, RequestError, WorkError, collected
 from symdream.training.run_folder import is_run, write_text
 from symdream.ui import say
 from symdream.whole_folder import write_folder
@@ -67,7 +67,7 @@ def merge_folders(folders: Sequence[Path], output: Path) -> dict[str, Any]:
     for name in finished:
         _copy_cell(best[name][1] / "cells" / name, output / "cells" / name)
     for folder, _ in parts:
-        for place in (folder / "references").glob("*"):
+        for place in (folder / "references").glob("[!.]*"):  # and nothing that is being written, or was given up
             _copy(place, output / "references" / place.name)
     write_text(output / GRID_FILE, to_toml(Grid.model_validate(whole["grid"]["config"])))
     write_rows(output, rows)
@@ -187,7 +187,20 @@ def _copy_cell(source: Path, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A folder, whole or not at all; one that is there stays."""
+    """A folder, whole or not at all; one that is there stays. Raises: WorkError."""
     if not source.is_dir() or target.exists():
         return
-    write_folder(target, lambda new: shutil.copytree(source, new, dirs_exist_ok=True))
+
+    def copy(new: Path) -> None:
+        mode = new.stat().st_mode
+        try:
+            shutil.copytree(source, new, dirs_exist_ok=True)
+        except shutil.Error as error:  # of every file that failed: (from, to, why)
+            (file, _, why), *_ = error.args[0]
+            raise WorkError(
+                f"Could not copy {file}: {why}.", fix="see that it can be read and that there is room; then merge again"
+            ) from error
+        finally:
+            new.chmod(mode)  # copytree gives it that of `source`, which may be read-only
+
+    write_folder(target, copy)

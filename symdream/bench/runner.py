@@ -26,7 +26,7 @@ from symdream.bench.wording import count
 from symdream.bench.workers import Died, Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.photographs import FLAT_SHARE, flat_share
-from symdream.errors import RequestError, Stopped, SymdreamError, WorkError, typed
+from symdream.errors import RequestError, Stopped, SymdreamError, WorkError, on_one_line, typed
 from symdream.signals import signals_like_ctrl_c
 from symdream.training.run_folder import write_text
 from symdream.ui import say
@@ -127,7 +127,8 @@ class Comparison:
             name, tuning = wanted[number]
             if isinstance(result, Exception):
                 fix = "go on with the same command" if isinstance(result, Died) else None
-                raise WorkError(f"The references of {name} failed: {result}.", fix=fix)
+                told = on_one_line(result) if isinstance(result, SymdreamError) else str(result)
+                raise WorkError(f"The references of {name} failed: {told.rstrip('.')}.", fix=fix)
             self.references[f"{name}-tuning" if tuning else name] = result
 
     def _settle(self, given: Given | None) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from symdream.bench.grid import Grid
-from symdream.errors import Stopped, SymdreamError
+from symdream.errors import Stopped, SymdreamError, WorkError
 from symdream.signals import signals_like_ctrl_c
 
 Task = tuple[str, tuple[Any, ...], dict[str, Any]]
@@ -52,6 +52,7 @@ class Workers:
         self._context = multiprocessing.get_context("spawn")
         self._staff: dict[Connection, Any] = {}
         self._busy: dict[Connection, int] = {}  # with the number of its task
+        self._proven: set[Connection] = set()  # those that have answered once
 
     def __enter__(self) -> Workers:
         return self
@@ -65,11 +66,13 @@ class Workers:
             process.join()
 
     def do(self, tasks: Sequence[Task]) -> Iterator[Done]:
+        """The results, as they end. Raises: WorkError if worker after worker dies before its first answer."""
+        limit, in_vain = max(2, self.count), []  # exit codes of those that died so, since the last answer
         waiting = list(enumerate(tasks))[::-1]
         busy = self._busy
         idle = list(self._staff)
         while waiting or busy:
-            while waiting and (idle or len(self._staff) < self.count):
+            while waiting and (idle or (len(self._staff) < self.count and len(in_vain) < limit)):
                 rested = bool(idle)
                 connection = idle.pop() if rested else self._hire()
                 try:
@@ -81,13 +84,23 @@ class Workers:
                     # A new one that is gone already is told where its answer is awaited.
                 number, _ = waiting.pop()
                 busy[connection] = number
+            if not busy:
+                raise WorkError(
+                    f"{len(in_vain)} worker processes in a row ended at their first task, the last with exit code "
+                    f"{in_vain[-1]}; {len(waiting)} tasks are left.",
+                    fix="give fewer --processes, each of which holds the whole base; with 1, what goes wrong is seen",
+                )
             for connection in wait(list(busy)):
                 number = busy.pop(connection)
                 try:
                     result, seconds = connection.recv()
                     idle.append(connection)
+                    self._proven.add(connection)
+                    in_vain.clear()
                 except (EOFError, OSError):  # ECONNRESET: it ended before it had taken its task from the pipe
                     code = self._dismiss(connection)
+                    if connection not in self._proven:
+                        in_vain.append(code)
                     result, seconds = Died(f"the process that worked on it ended with exit code {code}"), 0.0
                 yield number, result, seconds
 
@@ -120,18 +133,17 @@ class Workers:
 
 def _work(connection: Connection, grid: Grid, folder: Path) -> None:
     """A worker's life: tasks until the pipe closes."""
-    from symdream.bench.workshop import Workshop
-
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with signals_like_ctrl_c():
         try:
             recv_handle(connection)  # the folder's lock: open, and so held, as long as this process lives
             threading.Thread(target=_end_with, args=(multiprocessing.parent_process().sentinel,), daemon=True).start()
-            workshop = Workshop(grid, folder)
+            workshop = None
             while True:
                 name, args, options = connection.recv()
                 began = time.monotonic()
                 try:
+                    workshop = workshop or _open_workshop(grid, folder)
                     result = getattr(workshop, name)(*args, **options)
                 except SymdreamError as error:
                     result = error
@@ -142,6 +154,12 @@ def _work(connection: Connection, grid: Grid, folder: Path) -> None:
             return
         except (KeyboardInterrupt, Stopped):
             sys.exit(130)
+
+
+def _open_workshop(grid: Grid, folder: Path) -> Any:
+    from symdream.bench.workshop import Workshop
+
+    return Workshop(grid, folder)
 
 
 def _end_with(parent: int) -> None:

@@ -112,7 +112,7 @@ def export(args: Export) -> int:
             fix=f"give {typed(args.folder.with_suffix(''))}",
         )
     refuse_existing(args.folder, args.overwrite, "base")
-    if wrong := not_writable(args.folder, "folder"):
+    if wrong := not_writable(args.folder, "folder", whole=True):
         raise Problems("the request", [wrong])
     export_base(load_base(args.name), args.folder, overwrite=args.overwrite)
     say(f"Written: {args.folder} (StableDiffusionPipeline.from_pretrained loads it)")

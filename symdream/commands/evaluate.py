@@ -114,8 +114,8 @@ def output_problem(args: Args) -> Problem | None:
         way = f"--adapter {typed(args.run)} --reference PHOTOS writes nothing there"
         return Problem(wrong.key, f"{wrong.message}; {way}")
     if args.output is not None:
-        return not_writable(args.output)
-    return not_writable(adapter_output(args)) if args.adapter is not None else None
+        return not_writable(args.output, whole=args.adapter is not None)
+    return not_writable(adapter_output(args), whole=True) if args.adapter is not None else None
 
 
 def adapter_output(args: Args) -> Path:

@@ -71,7 +71,7 @@ def check(args: Args) -> list[tuple[Path, float]]:
     ]
     if existing:
         problems += existing
-    elif wrong := not_writable(args.output):
+    elif wrong := not_writable(args.output, whole=True):
         problems.append(wrong)
     if args.compress is not None:
         with collected(problems, "--compress"):

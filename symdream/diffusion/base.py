@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ class Base:
     `family` is the architecture ("sd1", "sd2" or "sdxl"); `prediction_type` is what the UNet was trained to
     predict ("epsilon" or "v_prediction"); `resolution` is in pixels; `defaults` are the sampling `steps` and
     `guidance` that suit it. `force_zeros_for_empty_prompt` (SDXL alone has the choice): no negative prompt is zeros and
-    not the embedding of "". `licence` is its model card's word, None where there is none.
+    not the embedding of "". `licence` is the word of its model `card`, a README.md; None where there is none.
     """
 
     name: str  # as the user asked for it
@@ -40,6 +41,7 @@ class Base:
     hasher: Callable[[], str] = field(repr=False)
     force_zeros_for_empty_prompt: bool = True
     licence: str | None = None
+    card: Path | None = None
 
     @cached_property
     def hash(self) -> str:

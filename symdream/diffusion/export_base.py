@@ -25,5 +25,7 @@ def export_base(base: Base, folder: Path, *, overwrite: bool = False) -> None:
         if base.identity == "sprite":
             for name in ("README.md", "LICENSES.md"):  # the artwork's credits travel with the weights
                 shutil.copyfile(sprite_folder(name), partial / name)
+        elif base.card is not None:  # the licence and its terms, too
+            shutil.copyfile(base.card, partial / "README.md")
 
     write_folder(folder, write)

@@ -159,6 +159,7 @@ def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> B
     if not hasattr(scheduler, "alphas_cumprod"):
         # EDM's and flow matching's: the losses and the glimpses of pictures are written in alphas.
         raise wrong_architecture(f"one on the noise schedule of {type(scheduler).__name__}", str(folder))
+    card = folder / "README.md"
     return Base(
         name=name,
         identity=identity,
@@ -174,6 +175,7 @@ def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> B
         hasher=lambda: weights_hash(folder, plan.weights),
         force_zeros_for_empty_prompt=plan.force_zeros_for_empty_prompt,
         licence=licence_of(folder),
+        card=card if card.is_file() else None,
     )
 
 
@@ -188,7 +190,7 @@ def licence_of(folder: Path) -> str | None:
         return None
     for line in lines[1 : lines.index("---", 1)]:
         if found := re.fullmatch(r"""license:\s*["']?([\w.+-]+)["']?\s*""", line):
-            return None if found[1].lower() in ("other", "unknown") else found[1]
+            return None if found[1].lower() in ("other", "unknown", "null") else found[1]
     return None
 
 

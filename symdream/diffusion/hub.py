@@ -16,6 +16,7 @@ from symdream.ui import say
 
 SMALL_FILES = (
     "model_index.json",
+    "README.md",  # the model card, which names the licence
     "scheduler/scheduler_config.json",
     *(f"{part}/config.json" for part in STEMS),
     *(

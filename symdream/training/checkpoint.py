@@ -75,7 +75,7 @@ def save_checkpoint(
     for old in [c for c in list_checkpoints(folder) if step_of(c) <= step][:-keep]:
         if old == best_of(folder):
             continue
-        hidden = folder / f".{old.name}.{os.getpid()}.old"  # half removed, it must not look like a checkpoint
+        hidden = folder / f".{old.name}.{os.getpid()}.tmp"  # half removed, it must not look like a checkpoint
         try:
             os.replace(old, hidden)
             shutil.rmtree(hidden)

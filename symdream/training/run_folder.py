@@ -207,10 +207,13 @@ class RunFolder:
         return cls(path)
 
     def acquire(self) -> None:
-        """Take the lock of this folder for this process until it ends; remove what a killed one left half written.
+        """Take the lock of this folder for this process until it ends; remove what a killed one left half written, and
+        put back what it had put aside to replace it.
 
         Raises: RequestError if another process trains here.
         """
+        from symdream.whole_folder import put_back
+
         self._lock = self._taken_lock()
         if self.replaces:
             aside = Path(tempfile.mkdtemp(prefix=f".{self.real.name}.old-", dir=self.real.parent))
@@ -221,6 +224,8 @@ class RunFolder:
             self.real.mkdir()
             self._lock = self._taken_lock()
             old.release()
+        for aside in self.path.glob(".*.old"):  # those among the checkpoints were damaged
+            put_back(aside)
         for folder in (self.path, self.checkpoints, self.samples):
             for leftover in [p for p in folder.glob(".*") if _is_debris(p.name)]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

@@ -216,12 +216,16 @@ def test_references_are_the_runs_the_samples_or_uploaded_ones(context, owl, tmp_
     assert found == [[]] and "not in this app's folders" in why and "private" not in why
 
 
-def test_a_run_over_several_subjects_is_compared_with_the_photos_of_all(context):
+def test_a_run_over_several_subjects_is_not_compared_with_the_photos_of_all(context, owl):
+    """DINO against the photos of two subjects is the mean of both: it falls where an adapter keeps them apart."""
     of_owl, of_fox = (sorted((sample_data().resolve() / name).glob("*.png")) for name in ("owl", "fox"))
     run = write_run(context.runs / "two", photos=of_owl[0].parent)
     two = "".join(f'[[subjects]]\nimages = "{photos[0].parent}"\n' for photos in (of_owl, of_fox))
     (run / "config.toml").write_text(f'[model]\nbase = "sprite"\n{two}')
-    assert references.find(context, references.OF_THE_RUN, [[run]], None) == ([of_owl + of_fox], "")
+    sets, why = references.find(context, references.OF_THE_RUN, [[], [run]], None)
+    assert sets == [[], []] and "two learned 2 subjects" in why
+    sets, note = references.find(context, references.OF_THE_RUN, [[run], [owl.path]], None)
+    assert sets == [of_owl, of_owl] and f"those of {owl.path.name} stand in" in note
     assert library._photo(context, RunFolder(run)) == of_owl[0]
     for broken in ("subjects = 3", "subject = 3", "[[subjects]]", "[subject]\nimages = 3", "x"):
         (run / "config.toml").write_text(broken)

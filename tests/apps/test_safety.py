@@ -9,13 +9,13 @@ import zlib
 import numpy as np
 import pytest
 from helpers.disk import file_size_limit
-from markdown_it import MarkdownIt
 from PIL import Image
 from safetensors.numpy import save_file
 
 from symdream.errors import Problem, Problems, RequestError, WorkError
 
 pytest.importorskip("gradio")
+MarkdownIt = pytest.importorskip("markdown_it").MarkdownIt
 
 from symdream_apps import upload  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
@@ -155,6 +155,14 @@ def test_a_name_is_shown_as_it_is_and_no_character_of_it_means_anything():
     for name in ("fox&copy;2", "a_b*c*d_", "[x](y)", "<b>~~`c`~~</b>", "{#a} $x$ | \\n", "# a"):
         told = MarkdownIt().enable(["strikethrough", "table"]).renderInline(no_markdown(name))
         assert html.unescape(told) == name and "<" not in told
+
+
+@pytest.mark.parametrize("name", ["- a", "+ a", "1. a", "12) a", "---", "===", "- - -", "# a", "> a", "1.5", "-1"])
+def test_at_the_start_of_a_line_it_means_nothing_either(name):
+    """Neither on a line of its own nor below another."""
+    for before, shown in (("", ""), ("a  \n", "a<br />\n")):
+        told = MarkdownIt().render(before + no_markdown(name))
+        assert html.unescape(told) == f"<p>{shown}{name}</p>\n"
 
 
 def test_what_to_do_is_said_in_the_words_of_the_page(context):

@@ -6,9 +6,10 @@ from helpers.runs import make_photos
 from PIL import Image
 
 from symdream.bench.dreambooth import read_protocol
-from symdream.bench.grid import build, compared_subjects, prompts_of, subjects_of
+from symdream.bench.grid import Grid, build, compared_subjects, prompts_of, subjects_of, to_toml
 from symdream.bench.runner import Comparison
-from symdream.errors import Problems, RequestError
+from symdream.commands.demo import sample_data
+from symdream.errors import RequestError
 
 LIVE, OBJECTS = 9, 21
 
@@ -41,9 +42,14 @@ def test_thirty_subjects_of_twenty_five_prompts_and_four_images_are_three_thousa
     assert subjects["thing-20"].class_noun == "stuffed animal"
 
 
-def test_the_data_set_is_refused_where_the_grid_says_that_it_is_samples(tmp_path):
-    with pytest.raises(Problems, match="has a prompts_and_classes.txt: choose --layout dreambooth"):
-        build({"data": layout(tmp_path), "tune": False})
+@pytest.mark.parametrize("asked", ["samples", "dreambooth"])
+def test_the_folder_tells_its_layout_whatever_the_grid_says(asked, tmp_path):
+    """A grid.toml of before says "samples" of the data set: it can be gone on with."""
+    data = layout(tmp_path / "data")
+    (tmp_path / "grid.toml").write_text(to_toml(Grid(data=data, tune=False, layout=asked)))
+    grid = build({}, None, tmp_path / "grid.toml")
+    assert grid.layout == "dreambooth" and len(subjects_of(grid)) == 30
+    assert build({"data": sample_data(), "layout": asked}).layout == "samples"
 
 
 def test_subjects_without_photos_are_left_out(tmp_path):

@@ -11,7 +11,6 @@ from symdream.bench.cells import grid_cells, of_shard
 from symdream.bench.comparisons import EQUAL_PARAMETERS
 from symdream.bench.grid import Grid, build, compared_subjects, subjects_of, to_toml
 from symdream.bench.tuning import defaults
-from symdream.commands.demo import sample_data
 from symdream.diffusion.base import load_base
 from symdream.errors import Problems, RequestError
 from symdream.training.request import check_base
@@ -34,7 +33,6 @@ def test_all_problems_are_told_at_once_with_what_was_meant():
         ({"subjects": ["owl"]}, "tuned on"),
         ({"ranks": [8, 8]}, "twice"),
         ({"layout": "dreambooth"}, "--data"),
-        ({"layout": "dreambooth", "data": sample_data()}, "has no prompts_and_classes.txt: choose --layout samples"),
         ({"data": "/nowhere"}, "No folder"),
         ({"base": "spirte"}, "base"),
     ],

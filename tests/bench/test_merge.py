@@ -1,5 +1,9 @@
 """Shards that are joined: only those of one grid, and nothing that is finished is lost."""
 
+import shutil
+import tempfile
+from pathlib import Path
+
 import pytest
 from helpers.comparisons import simulated, unfinish
 
@@ -8,7 +12,7 @@ from symdream.bench.grid import Grid
 from symdream.bench.merge import merge_folders
 from symdream.bench.results import SCORES, read_results, write_results, write_rows
 from symdream.config import read_toml
-from symdream.errors import RequestError
+from symdream.errors import RequestError, WorkError
 
 
 def shards(tmp_path, change=None, **told):
@@ -184,3 +188,36 @@ def test_what_is_no_failed_run_of_the_cell_stays(tmp_path, key, told):
     with pytest.raises(RequestError, match=told):
         merge_folders([first, second], tmp_path / "whole")
     assert len(list(place.iterdir())) == (2 if key else 1)
+
+
+def test_references_that_a_killed_process_was_writing_are_not_merged(tmp_path):
+    a, b = shards(tmp_path)
+    for name in (".owl.99.tmp", "owl"):
+        (a / "references" / name).mkdir(parents=True)
+    merge_folders([a, b], tmp_path / "whole")
+    assert [place.name for place in (tmp_path / "whole" / "references").iterdir()] == ["owl"]
+
+
+def test_read_only_references_are_merged_and_the_copies_can_be_written(nobody):
+    place = Path(tempfile.mkdtemp())  # not below tmp_path, which only its owner may enter
+    a, b = shards(place)
+    owl, copy = (folder / "references" / "owl" for folder in (a, place / "whole"))
+    owl.mkdir(parents=True)
+    (owl / "0.png").touch(0o444)
+    owl.chmod(0o555)
+    try:
+        merge_folders([a, b], place / "whole")
+        assert [path.name for path in copy.iterdir()] == ["0.png"]
+        assert all(path.stat().st_mode & 0o200 for path in (copy, copy / "0.png"))
+    finally:
+        owl.chmod(0o755)
+        shutil.rmtree(place)
+
+
+def test_a_reference_that_cannot_be_read_is_named(tmp_path):
+    a, b = shards(tmp_path)
+    (a / "references" / "owl").mkdir(parents=True)
+    (a / "references" / "owl" / "0.png").symlink_to("/nowhere")
+    with pytest.raises(WorkError, match="Could not copy .*a/references/owl/0.png: .*No such file"):
+        merge_folders([a, b], tmp_path / "whole")
+    assert not list((tmp_path / "whole" / "references").iterdir())

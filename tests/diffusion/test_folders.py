@@ -38,6 +38,7 @@ def folder(tmp_path):
         ("---\ntags:\n- toy\nlicense: creativeml-openrail-m\n---\n# Card\n", "creativeml-openrail-m"),
         ("---\nlicense: 'mit'\n---\n", "mit"),
         ("---\nlicense: other\n---\n", None),
+        ("---\nlicense: null\n---\n", None),
         ("---\nlicense:\n- mit\n---\n", None),
         ("---\ntags: toy\n---\nlicense: mit\n", None),
         ("---\nlicense: mit\n", None),
@@ -111,6 +112,17 @@ def test_what_sdxl_is_told_without_a_negative_prompt_is_as_its_model_index_says(
     export_base(load_base(str(folder)), tmp_path / "out")
     exported = json.loads((tmp_path / "out" / "model_index.json").read_text())
     assert exported["force_zeros_for_empty_prompt"] is (zeros is not False)
+
+
+@pytest.mark.parametrize("card", ["---\nlicense: mit\n---\n# A bird é\n", None])
+def test_the_model_card_is_exported_with_the_base(tmp_path, card):
+    folder = write_tiny_sd(tmp_path / "sd1", "sd1")
+    if card is not None:
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    export_base(load_base(str(folder)), tmp_path / "out")
+    exported = tmp_path / "out" / "README.md"
+    assert (exported.read_text(encoding="utf-8") if exported.exists() else None) == card
+    assert load_base(str(tmp_path / "out")).licence == (card and "mit")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -142,6 +142,13 @@ def test_fp16_is_fetched_where_every_part_offers_it():
     assert set(needed_files(sizes(*full[:2], *half), "sd1")) == set(half)
 
 
+def test_the_model_card_is_fetched_where_there_is_one():
+    """It names the licence; SD 1.5 and SDXL have one on the hub."""
+    names = [UNET, "vae/diffusion_pytorch_model.safetensors", TEXT]
+    assert "README.md" in needed_files(sizes(*names, "README.md"), "sd1")
+    assert set(needed_files(sizes(*names), "sd1")) == set(names)
+
+
 def test_shards_are_fetched_with_their_index():
     stem = "unet/diffusion_pytorch_model"
     shards = [f"{stem}.safetensors.index.json", *(f"{stem}-{i:05d}-of-00002.safetensors" for i in (1, 2))]

@@ -200,10 +200,20 @@ def test_the_lock_removes_what_a_killed_process_left_half_written(tmp_path):
     (run.path / "checkpoints" / ".step-5.7.tmp" / "state.json").write_text("{")
     (run.path / ".state.json.7.tmp").write_text("{")
     (run.path / "checkpoints" / "step-4").mkdir()
+    (run.path / "adapter").mkdir()
     (run.path / ".mine").write_text("a user's own")
     run.acquire()
     left = sorted(str(p.relative_to(run.path)) for p in run.path.rglob("*"))
-    assert left == [".mine", "checkpoints", "checkpoints/step-4", "config.toml", "lock"]
+    assert left == [".mine", "adapter", "checkpoints", "checkpoints/step-4", "config.toml", "lock"]
+
+
+def test_the_lock_puts_an_adapter_back_that_a_process_killed_between_two_renames_had_put_aside(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run.path / ".adapter.7.old" / "unet").mkdir(parents=True)
+    (run.path / ".adapter.7.tmp" / "text_encoder").mkdir(parents=True)
+    run.acquire()
+    assert sorted(p.name for p in run.path.iterdir()) == ["adapter", "config.toml", "lock"]
+    assert [p.name for p in run.adapter.iterdir()] == ["unet"]
 
 
 def test_a_folder_killed_before_its_settings_were_written_is_free(tmp_path):
