@@ -73,7 +73,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     from symdream.tuners import find_ramps
 
     startup = Startup()
-    accelerator, dtype = open_accelerator(config.model.device, config.model.dtype)
+    accelerator, dtype = open_accelerator(config.model.device, config.model.dtype, together=True)
     run.path = broadcast_object_list([run.path])[0]  # the leader's: another may have seen other free names
     leader = accelerator.is_main_process
     if resume and leader:
