@@ -357,9 +357,9 @@ def note(trainee: Trainee, step: int, loss: Tensor, norm: Tensor, board: SimpleN
     """Record a step of one run; a loss that is not finite, or a full disk, ends this run, and no other."""
     if trainee.error is not None:
         return
-    trainee.run.drop_replaced()
     with failing_alone(trainee):
         trainee.recorder.add(step, loss, norm, board, u, on_bad_loss=None)
+        trainee.run.drop_replaced()
 
 
 def finish(base: Base, stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> None:
