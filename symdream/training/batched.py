@@ -230,7 +230,7 @@ def prepare(
 ) -> Trainee:
     """Describe a run and make its adapter as alone; the base is left without it."""
     adapter, steps = config.adapter, config.training.steps
-    write_text(run.config, to_toml(with_absolute_paths(config)))
+    write_text(run.config, to_toml(with_absolute_paths(config)), parents=False)
     run.write_state("running", step=0, steps=steps)
     add_class_images(photos, config, base)
     outputs.describe(run, config, base, photos, accelerator, resume=False)

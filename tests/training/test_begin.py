@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from symdream.errors import Problems, RequestError, WorkError
 from symdream.train import leave, run_training
-from symdream.training import request
+from symdream.training import batched, defaults, request
 from symdream.training.batched import train_together
 from symdream.training.run_folder import RunFolder
 
@@ -177,6 +177,24 @@ def test_a_run_whose_folder_was_removed_meanwhile_ends_by_what_ended_it(tmp_path
     leave(run, tiny_config(tiny_sd1, photos), WorkError("its own reason"))
     assert not run.path.exists()
     run.release()
+
+
+@pytest.mark.parametrize("train", [run_training, lambda run, config: train_together([run], [config])])
+def test_a_run_whose_folder_is_removed_while_it_loads_does_not_rise_again(
+    tmp_path, tiny_sd1, photos, monkeypatch, train
+):
+    run = RunFolder.create(tmp_path / "run")
+    resolve = defaults.resolve
+
+    def removed(*args):
+        shutil.rmtree(run.path)
+        return resolve(*args)
+
+    monkeypatch.setattr(defaults, "resolve", removed)
+    monkeypatch.setattr(batched, "resolve", removed)
+    with pytest.raises(WorkError, match=rf"{run.path} is gone, removed or moved"):
+        train(run, tiny_config(tiny_sd1, photos, steps=1))
+    assert not run.path.exists()
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "sample"])
