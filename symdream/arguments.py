@@ -63,9 +63,9 @@ def merge_repeated(kind: Any, argv: list[str]) -> list[str]:
     keeps the last alone.
 
     kind: the dataclass that tyro fills, or a union of such.
-    Raises: Problems naming every other flag that is given more than one value.
+    Raises: Problems naming every other flag that is given twice, and every list that cannot be told or put together.
     """
-    kinds = flag_kinds(kind)
+    kinds, positional = flag_kinds(kind)
     end = argv.index("--") if "--" in argv else len(argv)
     groups: list[list[str]] = [[]]  # each flag with the words after it
     for word in argv[:end]:
@@ -81,40 +81,43 @@ def merge_repeated(kind: Any, argv: list[str]) -> list[str]:
             places.setdefault(kinds[known][0], []).append(place)
     problems = []
     for name, at in places.items():
-        taken = kinds[name][1]
+        if len(at) == 1:
+            continue
         given = [split_flag(groups[place][0])[1] + groups[place][1:] for place in at]
-        if len(at) > 1 and taken is list:
-            words = [word for group in given for word in group]
-            # A first word that is tied to its flag may begin with a dash.
-            tied = [f"{name}={words[0]}", *words[1:]] if words and is_flag(words[0]) else [name, *words]
-            for place in at:
-                groups[place] = []
-            # At the last place, where what follows the flag's words may be a positional argument.
-            groups[at[-1]] = tied
-        elif len(at) > 1:
-            told = [groups[p][0] if taken is bool else " ".join([name, *g[:1]]) for p, g in zip(at, given, strict=True)]
-            if len(set(told)) > 1:
-                problems.append(Problem(" ".join(dict.fromkeys(told)), "are two values for one flag; give it once"))
+        words = [word for group in given for word in group]
+        if not kinds[name][1]:
+            problems.append(Problem(name, "is given twice; give it once"))
+        elif positional and any(len(group) > 1 for group in given[:-1]):
+            problems.append(Problem(name, "is given twice, the first time perhaps with another argument; give it once"))
+        elif dashed := [word for word in words[1:] if is_flag(word)]:
+            problems.append(Problem(f"{name}={dashed[0]}", "begins with a dash, as only the first of a list can"))
+        for place in at:
+            groups[place] = []
+        # At the last place, where what follows the flag's words may be a positional argument. A first word that is
+        # tied to its flag may begin with a dash.
+        groups[at[-1]] = [f"{name}={words[0]}", *words[1:]] if words and is_flag(words[0]) else [name, *words]
     if problems:
         raise Problems("the request", problems)
     return [word for group in groups for word in group] + argv[end:]
 
 
-def flag_kinds(kind: Any) -> dict[str, tuple[str, type]]:
-    """{"--seeds": ("--seeds", list), "-o": ("--output", str), …}: each flag's long name, and list, bool or str for
-    what it takes: several words, none, one."""
-    kinds = {}
+def flag_kinds(kind: Any) -> tuple[dict[str, tuple[str, bool]], bool]:
+    """{"--seeds": ("--seeds", True), "-o": ("--output", False), …}: each flag's long name, and whether it takes a list;
+    and whether there are positional arguments."""
+    from tyro.conf import Positional
+
+    kinds, positional = {}, False
     for one in get_args(kind) or (kind,):
         for field, hint in get_type_hints(one, include_extras=True).items():
             aliases: list[str] = []
             if get_origin(hint) is Annotated:
                 hint, *extras = get_args(hint)
                 aliases = [alias for extra in extras for alias in getattr(extra, "aliases", None) or ()]
+                positional |= Positional in extras
             parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-            taken = list if any(get_origin(part) is list for part in parts) else bool if hint is bool else str
             name = "--" + field.replace("_", "-")
-            kinds |= dict.fromkeys([name, *aliases], (name, taken))
-    return kinds
+            kinds |= dict.fromkeys([name, *aliases], (name, any(get_origin(part) is list for part in parts)))
+    return kinds, positional
 
 
 def is_flag(word: str) -> bool:

@@ -28,7 +28,7 @@ COMMANDS = {
 
 REFUSALS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR,
-    errno.ENAMETOOLONG, errno.ENOMEM,
+    errno.ENAMETOOLONG, errno.ENOMEM, errno.EBUSY,
 }  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     from symdream.tuners import find_ramps
 
     startup = Startup()
-    accelerator, dtype = open_accelerator(config.model.device, config.model.dtype)
+    accelerator, dtype = open_accelerator(config.model.device, config.model.dtype, together=True)
     run.path = broadcast_object_list([run.path])[0]  # the leader's: another may have seen other free names
     leader = accelerator.is_main_process
     if resume and leader:
@@ -176,9 +176,9 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
             u = ramp(step, training.steps, adapter.ramp)
             engine.set(lr_factor(step, training.steps, training.lr_schedule, training.warmup), u)
             loss, norm = engine.step(batches(step))
-            run.drop_replaced()  # from the first step on there is something to lose here too
             last_good = save_checkpoint if engine.keeps_last_good else None
             recorder.add(step + 1, loss, norm, optimizer, u, on_bad_loss=last_good)
+            run.drop_replaced()  # after a first step that is good there is something to lose here too
             if leader:
                 startup.first_step()
 

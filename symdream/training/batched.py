@@ -230,7 +230,7 @@ def prepare(
 ) -> Trainee:
     """Describe a run and make its adapter as alone; the base is left without it."""
     adapter, steps = config.adapter, config.training.steps
-    write_text(run.config, to_toml(with_absolute_paths(config)))
+    write_text(run.config, to_toml(with_absolute_paths(config)), parents=False)
     run.write_state("running", step=0, steps=steps)
     add_class_images(photos, config, base)
     outputs.describe(run, config, base, photos, accelerator, resume=False)
@@ -357,9 +357,9 @@ def note(trainee: Trainee, step: int, loss: Tensor, norm: Tensor, board: SimpleN
     """Record a step of one run; a loss that is not finite, or a full disk, ends this run, and no other."""
     if trainee.error is not None:
         return
-    trainee.run.drop_replaced()
     with failing_alone(trainee):
         trainee.recorder.add(step, loss, norm, board, u, on_bad_loss=None)
+        trainee.run.drop_replaced()
 
 
 def finish(base: Base, stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> None:

@@ -27,9 +27,10 @@ UNUSED = {
 }
 
 
-def open_accelerator(device: str, dtype: str) -> tuple[Accelerator, torch.dtype]:
+def open_accelerator(device: str, dtype: str, *, together: bool = False) -> tuple[Accelerator, torch.dtype]:
     """The accelerator of this process and the dtype of the frozen base.
 
+    together: meet the other processes that a launcher started, to train one run with them; else each computes alone.
     Raises: RequestError if the device is not there or not that of an Accelerator which the process has already, the
     dtype cannot train on it, the processes that a launcher started cannot meet on it, or accelerate is set to
     DeepSpeed.
@@ -43,21 +44,27 @@ def open_accelerator(device: str, dtype: str) -> tuple[Accelerator, torch.dtype]
             "accelerate is set to DeepSpeed, which symdream does not use.",
             fix="accelerate launch --multi_gpu …, or accelerate config, without DeepSpeed",
         )
-    # Told nothing, accelerate takes the CPU where there is nothing else, but lets several processes meet only on a GPU.
-    on_cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
+    # Where there is nothing but a CPU, accelerate takes it untold; told to, it has several processes meet there.
+    on_cpu = device == "cpu" if torch.accelerator.is_available() else together
     theirs = is_initialized()  # the first Accelerator of a process settles these for all; its autocast is not used here
-    accelerator = Accelerator(
-        cpu=on_cpu and not theirs,
-        mixed_precision=None if theirs else "no",
-        dynamo_backend="no",  # told otherwise, it would turn on TF32
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=on_cpu and not theirs,
+            mixed_precision=None if theirs else "no",
+            dynamo_backend="no",  # told otherwise, it would turn on TF32
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )
+    except (ValueError, torch.distributed.DistError) as error:
+        raise RequestError(
+            f"The processes that a launcher started cannot meet: {error}",
+            fix="start one process without a launcher, or several with: accelerate launch --num_processes 2 …",
+        ) from error
     if device not in ("auto", accelerator.device.type):
         raise RequestError(
             f"This process computes on {accelerator.device}, by an Accelerator made before; it cannot go to {device}.",
             fix="take --device auto, or a process of its own for this run",
         )
-    if problem := unconnected(accelerator):
+    if together and (problem := unconnected(accelerator)):
         raise RequestError(problem, fix="start one process, or take --device cpu, where several can train together")
     chosen = auto_dtype(accelerator.device.type) if dtype == "auto" else DTYPES[dtype]
     if problem := dtype_problem(accelerator.device.type, chosen):

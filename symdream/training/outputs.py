@@ -70,7 +70,7 @@ def describe(
                     f"The {name} of {run.path} are not those the run was started with.",
                     fix="put the old ones back, or start a new run",
                 )
-    write_text(run.config, to_toml(config))
+    write_text(run.config, to_toml(config), parents=False)
     write_json(
         run.env,
         {
@@ -86,6 +86,7 @@ def describe(
             "class_images": photos.class_hash,
             "class_recipe": photos.class_recipe,
         },
+        parents=False,
     )
     names = " and ".join(f'"{subject.trigger} {subject.class_noun}"' for subject in config.learned)
     say(

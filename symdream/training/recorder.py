@@ -135,7 +135,7 @@ class Recorder:
             refuse_damaged(self.base)
         before = list_checkpoints(self.run.checkpoints)
         kept = "the last checkpoint is the last good state" if before else "no checkpoint was saved before it"
-        if self.on_bad_loss is not None:
+        if self.on_bad_loss is not None and step > self._first:  # before the first one nothing has changed
             self.on_bad_loss(step - 1)
             kept = f"the state before it is saved in checkpoints/step-{step - 1}"
         raise WorkError(

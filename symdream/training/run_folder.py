@@ -303,7 +303,7 @@ class RunFolder:
             old.release()
 
     def drop_replaced(self) -> None:
-        """The run has begun: the one that it replaces goes."""
+        """The first step is done, and its loss and gradient are good: the run that this one replaces goes."""
         if self.replaced is not None:
             _remove_aside(self.replaced.parent)
             self.replaced = None
@@ -347,7 +347,7 @@ class RunFolder:
     def began(self) -> bool:
         """Whether base, photos and settings went together, and no run waits to be put back: there is a run to resume.
 
-        env.json is written once they do; a run that is replaced goes before the first step (`drop_replaced`).
+        env.json is written once they do; a run that is replaced goes after a good first step (`drop_replaced`).
         """
         return self.env.exists() and self.replaced is None
 

@@ -6,12 +6,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from helpers.runs import adapter_tensors, make_photos, tiny_config, train_tiny
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from symdream.errors import Problems, RequestError, WorkError
 from symdream.train import leave, run_training
-from symdream.training import request
+from symdream.training import batched, defaults, request
+from symdream.training.batched import train_together
 from symdream.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("few_denoising_steps")
@@ -44,6 +47,29 @@ def test_a_run_that_was_to_be_replaced_is_there_until_the_first_step(tmp_path, t
     assert old.read_state()["status"] == "finished"
     run_training(RunFolder.create(old.path, overwrite=True), tiny_config(tiny_sd1, photos, steps=1))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "wide"]
+
+
+def alone(run, config, told):
+    with pytest.raises(WorkError, match=f"Step 1 of 1: .*{told}"):
+        run_training(run, config)
+
+
+def together(run, config, told):
+    assert train_together([run], [config]) == [False]
+
+
+@pytest.mark.parametrize("train", [alone, together])
+@pytest.mark.parametrize(("value", "told"), [(0, "gradient norm 0"), (1e25, "loss inf")])
+def test_a_first_step_that_is_refused_costs_no_run(tmp_path, tiny_sd1, photos, train, value, told):
+    old = train_tiny(tmp_path / "run", tiny_sd1, photos, steps=1, rank=3)
+    before = adapter_tensors(old)
+    base = shutil.copytree(tiny_sd1, tmp_path / "base")
+    (file,) = (base / "unet").glob("*.safetensors")
+    save_file({**load_file(file), "conv_out.weight": torch.full((4, 32, 3, 3), float(value))}, file, {"format": "pt"})
+    train(RunFolder.create(old.path, overwrite=True), tiny_config(base, photos, steps=1), told)
+    assert old.read_state()["status"] == "finished"
+    assert all((adapter_tensors(old)[name] == tensor).all() for name, tensor in before.items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "run"]
 
 
 def test_a_broken_class_image_is_told_with_all_else(tmp_path, photos):
@@ -151,6 +177,24 @@ def test_a_run_whose_folder_was_removed_meanwhile_ends_by_what_ended_it(tmp_path
     leave(run, tiny_config(tiny_sd1, photos), WorkError("its own reason"))
     assert not run.path.exists()
     run.release()
+
+
+@pytest.mark.parametrize("train", [run_training, lambda run, config: train_together([run], [config])])
+def test_a_run_whose_folder_is_removed_while_it_loads_does_not_rise_again(
+    tmp_path, tiny_sd1, photos, monkeypatch, train
+):
+    run = RunFolder.create(tmp_path / "run")
+    resolve = defaults.resolve
+
+    def removed(*args):
+        shutil.rmtree(run.path)
+        return resolve(*args)
+
+    monkeypatch.setattr(defaults, "resolve", removed)
+    monkeypatch.setattr(batched, "resolve", removed)
+    with pytest.raises(WorkError, match=rf"{run.path} is gone, removed or moved"):
+        train(run, tiny_config(tiny_sd1, photos, steps=1))
+    assert not run.path.exists()
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "sample"])

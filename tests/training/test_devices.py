@@ -47,16 +47,41 @@ def test_processes_that_do_not_find_each_other_are_refused(monkeypatch, name):
     # As on a Mac's GPU, where accelerate connects none. Opened first: with the number set, it would wait for another.
     devices.open_accelerator("cpu", "auto")
     monkeypatch.setenv(name, "1")
-    devices.open_accelerator("cpu", "auto")
+    devices.open_accelerator("cpu", "auto", together=True)
     monkeypatch.setenv(name, "3")
     with pytest.raises(RequestError, match=rf"3 processes were started \({name}\), but they do not find each other"):
-        devices.open_accelerator("cpu", "auto")
+        devices.open_accelerator("cpu", "auto", together=True)
+
+
+def opened_in_a_new_process(arguments, launcher):
+    """How many processes the accelerator of one has that was started with these variables of a launcher."""
+    code = (
+        f"from symdream.training.devices import open_accelerator; opened = open_accelerator({arguments});"
+        "print(opened[0].num_processes, opened[0].device)"
+    )
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **launcher}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_what_trains_no_run_computes_alone_whatever_started_it(device):
+    # The other of the two would have to come: met, this one would wait for it.
+    launcher = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29533", "PMI_SIZE": "2"}
+    result = opened_in_a_new_process(f"'{device}', 'auto'", launcher)
+    assert result.stdout.split() == ["1", "cpu"], result.stderr
+
+
+def test_processes_that_cannot_meet_are_told_in_a_sentence():
+    result = opened_in_a_new_process("'auto', 'auto', together=True", {"PMI_SIZE": "2", "PMI_RANK": "0"})
+    last = "symdream.errors.RequestError: The processes that a launcher started cannot meet: "
+    assert f"\n{last}" in result.stderr and "MASTER_ADDR" in result.stderr.split(last)[1]
 
 
 def test_processes_wait_for_the_first_one_for_longer_than_class_images_take():
     # A group of one is a group, too.
     asked = (
-        "import torch; from symdream.training.devices import open_accelerator; open_accelerator('auto', 'fp32');"
+        "import torch; from symdream.training.devices import open_accelerator;"
+        "open_accelerator('auto', 'fp32', together=True);"
         "group = torch.distributed.group.WORLD;"
         "print(group._get_backend(torch.device('cpu')).options._timeout.total_seconds() / 3600)"
     )
