@@ -59,11 +59,11 @@ def reader(kind: type) -> Callable[[list[str]], Any]:
 
 
 def merge_repeated(kind: Any, argv: list[str]) -> list[str]:
-    """`argv` with each list flag once: `--prompt A --prompt B` becomes `--prompt A B`. Of a flag given twice, tyro
-    keeps the last alone.
+    """`argv` with each list flag once: `--prompt A --prompt B` becomes `--prompt A B`, where tyro would keep the
+    last alone. So it does with every other flag, as scripts that append their own to a fixed command expect.
 
     kind: the dataclass that tyro fills, or a union of such.
-    Raises: Problems naming every other flag that is given twice, and every list that cannot be told or put together.
+    Raises: Problems naming every list that cannot be put together.
     """
     kinds, positional = flag_kinds(kind)
     end = argv.index("--") if "--" in argv else len(argv)
@@ -81,13 +81,11 @@ def merge_repeated(kind: Any, argv: list[str]) -> list[str]:
             places.setdefault(kinds[known][0], []).append(place)
     problems = []
     for name, at in places.items():
-        if len(at) == 1:
+        if len(at) == 1 or not kinds[name][1]:
             continue
         given = [split_flag(groups[place][0])[1] + groups[place][1:] for place in at]
         words = [word for group in given for word in group]
-        if not kinds[name][1]:
-            problems.append(Problem(name, "is given twice; give it once"))
-        elif positional and any(len(group) > 1 for group in given[:-1]):
+        if positional and any(len(group) > 1 for group in given[:-1]):
             problems.append(Problem(name, "is given twice, the first time perhaps with another argument; give it once"))
         elif dashed := [word for word in words[1:] if is_flag(word)]:
             problems.append(Problem(f"{name}={dashed[0]}", "begins with a dash, as only the first of a list can"))
