@@ -20,7 +20,7 @@ def turn(seed: int, step: int, entries: Sequence[int]) -> tuple[int, int]:
     if len(entries) == 1:
         return 0, step
     epoch, place = divmod(step, sum(entries))
-    slots = torch.tensor([bucket for bucket, count in enumerate(entries) for _ in range(count)])
-    order = slots[torch.randperm(len(slots), generator=draws.generator(seed, "bucket", epoch))].tolist()
+    slots = torch.tensor([bucket for bucket, count in enumerate(entries) for _ in range(count)], device="cpu")
+    order = slots[torch.randperm(len(slots), generator=draws.generator(seed, "bucket", epoch), device="cpu")].tolist()
     bucket = order[place]
     return bucket, epoch * entries[bucket] + order[:place].count(bucket)

@@ -46,6 +46,7 @@ from symdream.training.progress import Progress
 from symdream.training.recorder import Recorder
 from symdream.training.run_folder import RunFolder, write_text
 from symdream.training.schedule import lr_factor, ramp, ramp_after
+from symdream.training.torch_state import as_torch_starts
 from symdream.tuners import METHODS, find_ramps
 from symdream.tuners.batched import FAMILIES, Adapter, AdapterStack, installed, place
 from symdream.ui import say
@@ -131,7 +132,7 @@ def train_together(
     """
     if problems := what_differs(configs):
         raise Problems("runs that are to be trained together", problems)
-    with ExitStack() as stack:
+    with as_torch_starts(), ExitStack() as stack:
         for run in runs:
             run.acquire()
             stack.callback(run.release)

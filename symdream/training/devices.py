@@ -25,6 +25,7 @@ UNUSED = {
     "ACCELERATE_DYNAMO_BACKEND": "dynamo",
     "ACCELERATE_USE_FSDP": "FSDP",
 }
+REFUSED = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
 
 
 def open_accelerator(device: str, dtype: str, *, together: bool = False) -> tuple[Accelerator, torch.dtype]:
@@ -33,17 +34,18 @@ def open_accelerator(device: str, dtype: str, *, together: bool = False) -> tupl
     together: meet the other processes that a launcher started, to train one run with them; else each computes alone.
     Raises: RequestError if the device is not there or not that of an Accelerator which the process has already, the
     dtype cannot train on it, the processes that a launcher started cannot meet on it, or accelerate is set to
-    DeepSpeed.
+    DeepSpeed or Megatron-LM.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device != "auto" and not available[device]:
         here = ", ".join(name for name, there in available.items() if there)
         raise RequestError(f"No {device} device on this machine.", fix=f"take --device auto; here is: {here}")
-    if is_set("ACCELERATE_USE_DEEPSPEED"):
-        raise RequestError(
-            "accelerate is set to DeepSpeed, which symdream does not use.",
-            fix="accelerate launch --multi_gpu …, or accelerate config, without DeepSpeed",
-        )
+    for variable, name in REFUSED.items():
+        if is_set(variable):
+            raise RequestError(
+                f"accelerate is set to {name}, which symdream does not use.",
+                fix=f"accelerate launch --multi_gpu …, or accelerate config, without {name}",
+            )
     # Where there is nothing but a CPU, accelerate takes it untold; told to, it has several processes meet there.
     on_cpu = device == "cpu" if torch.accelerator.is_available() else together
     theirs = is_initialized()  # the first Accelerator of a process settles these for all; its autocast is not used here

@@ -186,7 +186,7 @@ class RunFolder:
             run.release()
             run.replaces = True
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            run.real.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RequestError(
                 f"Could not make the run folder {path}: {error.strerror}.", fix="choose another --output"

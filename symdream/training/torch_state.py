@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def as_torch_starts() -> Iterator[None]:
-    """While entered, torch is as a new process has it: fp32 by default, gradients on, no autocast. What the caller had
-    comes back afterwards, and its random generators stand where they stood.
+    """While entered, torch has fp32 by default, gradients on and no autocast on CPU and CUDA, as in a new process.
+    What the caller had comes back afterwards, and the random generators stand where they stood: the CPU's, and those of
+    CUDA if that was in use already. The default device, and autocast on MPS, stay the caller's.
     """
     import torch
 

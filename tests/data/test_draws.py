@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from symdream.data import draws
+from symdream.data.turns import turn
 
 
 @given(seed=st.integers(0, 2**40), epoch=st.integers(0, 50), count=st.integers(1, 12))
@@ -22,6 +23,16 @@ def test_a_draw_depends_on_seed_sample_and_stream_only():
         draws.normal(3, 7, (4, 8, 8), "latent"),
     ):
         assert not torch.equal(first, other)
+
+
+def test_draws_are_the_same_whatever_device_is_the_default():
+    def drawn():
+        numbers = draws.image_index(0, 2, 5), draws.timestep(0, 2, 1000), draws.uniform(0, 2, "flip")
+        return draws.normal(0, 2, (3,), "noise").tolist(), numbers, turn(0, 2, [2, 3])
+
+    usual = drawn()
+    with torch.device("meta"):
+        assert drawn() == usual
 
 
 def test_noise_is_standard_normal_and_uncorrelated_between_samples():

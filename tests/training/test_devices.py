@@ -126,9 +126,13 @@ def test_settings_of_accelerate_that_are_not_used_are_told(monkeypatch, capfd):
     assert "note: not used of accelerate's settings: mixed precision, dynamo. The number format is --dtype's" in told
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert "accelerate's settings: FSDP." in opened(*usual)
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(RequestError, match="accelerate is set to DeepSpeed, which symdream does not use"):
-        opened(*usual)
+
+
+@pytest.mark.parametrize(("variable", "name"), [("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")])
+def test_what_accelerate_would_train_with_in_its_own_way_is_refused(monkeypatch, variable, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
+    with pytest.raises(RequestError, match=f"accelerate is set to {name}, which symdream does not use"):
+        devices.open_accelerator("cpu", "auto")
 
 
 def test_untested_platforms_are_labelled(monkeypatch):

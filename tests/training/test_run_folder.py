@@ -91,6 +91,14 @@ def test_a_run_put_aside_through_a_link_comes_back_where_it_leads(tmp_path, caps
     assert link.is_symlink() and sorted(path.name for path in tmp_path.iterdir()) == ["real", "run"]
 
 
+def test_a_run_begins_where_a_link_leads_that_nothing_is_at_yet(tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / "big disk" / "real")
+    run = RunFolder.create(tmp_path / "run")
+    run.acquire()
+    run.release()
+    assert (tmp_path / "big disk" / "real" / "lock").exists() and (tmp_path / "run").is_symlink()
+
+
 def test_a_file_that_is_a_link_is_written_through(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link.json").symlink_to(tmp_path / "disk" / "real.json")

@@ -4,8 +4,10 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from helpers.runs import adapter_tensors, train_tiny
+from helpers.runs import adapter_tensors, tiny_config, train_tiny
 
+from symdream.training.batched import train_together
+from symdream.training.run_folder import RunFolder
 from symdream.training.torch_state import as_torch_starts
 
 
@@ -50,6 +52,18 @@ def test_a_run_is_the_same_whatever_its_caller_has_set(
     assert torch.equal(torch.get_rng_state(), generator)
     found = adapter_tensors(run)
     assert found.keys() == usual.keys() and all(torch.equal(found[name], usual[name]) for name in usual)
+
+
+def test_runs_trained_together_are_the_same_whatever_their_caller_has_set(tmp_path, tiny_sd1, photos):
+    def trained(name):
+        run = RunFolder.create(tmp_path / name)
+        assert train_together([run], [tiny_config(tiny_sd1, photos, steps=1)]) == [True]
+        return adapter_tensors(run)
+
+    plain = trained("plain")
+    with default_dtype(torch.float64), torch.inference_mode():
+        found = trained("within")
+    assert found.keys() == plain.keys() and all(torch.equal(found[name], plain[name]) for name in plain)
 
 
 def test_an_error_too_leaves_torch_as_it_was():
