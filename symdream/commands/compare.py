@@ -205,8 +205,10 @@ def check(args: Run) -> tuple[Grid, Path, tuple[int, int], Given | None]:
 def run_grid(args: Run) -> int:
     grid, folder, shard, given = check(args)
     from symdream.bench.runner import Comparison
+    from symdream.training.processes import leave_launcher
     from symdream.ui import say
 
+    leave_launcher()  # such as `srun symdream compare --shard …`: shards meet in `merge`, not while they train
     if args.dry_run:
         from symdream.bench.plan import plan
 

@@ -12,7 +12,10 @@ import sys
 from pathlib import Path
 
 from symdream.errors import RequestError, typed
-from symdream.training.run_folder import RANKS, RunFolder, read_json
+from symdream.training.run_folder import RANKS, WORLD_SIZES, RunFolder, read_json
+
+# Where the launchers tell a process its number on its machine.
+LOCAL_RANKS = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
 
 
 def start_all() -> None:
@@ -32,6 +35,12 @@ def start_all() -> None:
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *sys.argv]
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *command])
+
+
+def leave_launcher() -> None:
+    """Forget that mpirun, srun or torchrun started this process beside others: all that it trains, it trains alone."""
+    for name in (*RANKS, *WORLD_SIZES, *LOCAL_RANKS):
+        os.environ.pop(name, None)
 
 
 def began() -> float:

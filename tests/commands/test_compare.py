@@ -167,6 +167,16 @@ def tiny_command(tiny_sd1, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_under_a_launcher_each_process_of_a_comparison_trains_alone(tiny_command, monkeypatch, capsys, rank):
+    for kin in ("PMI", "OMPI_COMM_WORLD"):
+        monkeypatch.setenv(f"{kin}_SIZE", "2")
+        monkeypatch.setenv(f"{kin}_RANK", str(rank))
+    assert main([*map(str, tiny_command), "--dry-run"]) == 0  # which trains some steps
+    assert "cells" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_the_dry_run_tells_and_writes_nothing(tiny_command, capsys):
     assert main([*map(str, tiny_command), "--dry-run"]) == 0
     told = capsys.readouterr().out
