@@ -69,9 +69,13 @@ def test_what_cannot_be_read_ends_with_2_and_a_sentence(argv, message, capsys):
         ("a --seeds 1 --overwrite --seeds 2 -o x", "a --overwrite --seeds 1 2 -o x"),
         ("--seeds 1 --seeds 2 -- b --seeds", "--seeds 1 2 -- b --seeds"),
         ("--seeds 1 --seeds", "--seeds 1"),
+        ("--rank 1 --rank 2", "--rank 2"),
+        ("--rank=1 --lr -1 --rank=01 --lr=-2", "--rank 1 --lr -2"),
+        ("-o a --output b", "-o b"),
+        ("--overwrite --overwrite", "--overwrite"),
     ],
 )
-def test_a_list_flag_given_twice_appends(repeated, once):
+def test_a_list_flag_given_twice_appends_and_of_any_other_the_last_counts(repeated, once):
     assert parse(*repeated.split()) == parse(*once.split())
 
 
@@ -82,19 +86,6 @@ def test_a_first_word_that_is_tied_to_its_list_flag_may_begin_with_a_dash():
 
     words = merge_repeated(Prompts, ["--prompt=--sks owl", "--prompt", "a b"])
     assert tyro.cli(Prompts, args=words).prompt == ["--sks owl", "a b"]
-
-
-@pytest.mark.parametrize(
-    ("argv", "last"),
-    [
-        ("--rank 1 --rank 2", "--rank 2"),
-        ("--rank=1 --lr -1 --rank=01 --lr=-2", "--rank 1 --lr -2"),
-        ("-o a --output b", "-o b"),
-        ("--overwrite --overwrite", "--overwrite"),
-    ],
-)
-def test_of_one_flag_given_twice_the_last_counts(argv, last):
-    assert parse(*argv.split()) == parse(*last.split())
 
 
 def test_a_list_given_twice_takes_no_positional_argument_with_it():

@@ -31,6 +31,11 @@ class Protocol:
         return self.live if noun in LIVE else self.objects
 
 
+def is_data_set(folder: Path) -> bool:
+    """Whether `folder` is laid out as the public DreamBooth data set."""
+    return (folder / PROMPTS_FILE).is_file()
+
+
 def read_protocol(folder: Path) -> Protocol:
     """The protocol in `folder`, with the subjects that have photos there.
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationError
 
 from symdream import config as settings
-from symdream.bench.dreambooth import PROMPTS_FILE
+from symdream.bench.dreambooth import is_data_set
 from symdream.bench.presets import PRESETS
 from symdream.bench.subjects import BenchSubject, read_subjects, unknown_subjects
 from symdream.config import Fraction, MethodName, NonNegativeInt, PositiveFloat, PositiveInt, Section
@@ -136,8 +136,7 @@ def check(values: Mapping[str, Any], where: str) -> Grid:
         problems += problems_of(error, "data")
     else:
         if grid.data is not None:
-            told = "dreambooth" if (grid.data / PROMPTS_FILE).is_file() else "samples"
-            grid = grid.model_copy(update={"layout": told})
+            grid = grid.model_copy(update={"layout": "dreambooth" if is_data_set(grid.data) else "samples"})
         problems += unknown_subjects(grid.subjects, subjects, "subjects")
         if grid.tune:
             problems += unknown_subjects(grid.tuning_subjects, subjects, "tuning_subjects")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from symdream.bench.dreambooth import PROMPTS_FILE, read_protocol
+from symdream.bench.dreambooth import PROMPTS_FILE, is_data_set, read_protocol
 from symdream.data.images import read_folder
 from symdream.errors import Problem, RequestError, did_you_mean
 from symdream.metrics.prompts import PHOTO_SELECTION, PromptSet, read_prompts
@@ -54,7 +54,7 @@ def read_subjects(folder: Path | None) -> dict[str, BenchSubject]:
     folder = Path(folder)
     if not folder.is_dir():
         raise RequestError(f"No folder of subjects {folder}.", fix="name a folder with one folder of photos a subject")
-    if (folder / PROMPTS_FILE).is_file():
+    if is_data_set(folder):
         return _dreambooth(folder)
     places = sorted(place.parent for place in folder.glob("*/prompts.toml"))
     if not places:

@@ -70,7 +70,7 @@ def plain_type(annotation: Any) -> Any:
 def parse(argv: list[str], prog: str, description: str) -> Any:
     """`argv` as TrainArgs, by tyro. Exits with 2 on an unknown flag or a value of the wrong type.
 
-    Raises: Problems if a flag that takes no list is given twice.
+    Raises: Problems if a list that is given in parts cannot be put together.
     """
     import tyro
 
