@@ -259,7 +259,7 @@ def filled(args: Args, metadata: Sequence[Mapping[str, Any]], tokenizer: Any) ->
 
     Raises: RequestError if {subject} is asked for and nobody knows its words.
     """
-    from symdream.data.captions import fill, says
+    from symdream.data.captions import fill, says, shared_triggers
     from symdream.diffusion.prompts import cut_off
 
     known = [told for told in metadata if told.get("trigger")]
@@ -274,6 +274,9 @@ def filled(args: Args, metadata: Sequence[Mapping[str, Any]], tokenizer: Any) ->
             )
         texts.append(fill(text, **words))
     *prompts, negative = texts
+    triggers = [told.get("trigger") or "" for told in metadata]
+    for note in shared_triggers(list(zip([path.name for path in args.adapter], triggers, strict=True))):
+        say(f"note: {note}")
     for prompt in prompts:
         for path, told in zip(args.adapter, metadata, strict=True):
             if (trigger := told.get("trigger")) and not says(prompt, trigger):

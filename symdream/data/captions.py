@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from symdream.data.images import find_images
@@ -86,6 +87,19 @@ def caption_of(photo: Path, template: str, *, trigger: str, class_noun: str) -> 
 def says(text: str, words: str) -> bool:
     """Whether `words` stand in `text` as words of their own, in any case: CLIP's tokenizers know none."""
     return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def shared_triggers(triggers: Sequence[tuple[str, str]]) -> list[str]:
+    """What to tell of adapters, (name, trigger) each, that are used together and answer to the same word."""
+    names: dict[str, list[str]] = {}
+    for name, trigger in triggers:
+        if trigger:
+            names.setdefault(trigger.lower(), []).append(name)
+    return [
+        f'{", ".join(sharing[:-1])} and {sharing[-1]} answer to "{trigger}" alike, so a prompt with it calls them all; '
+        "a subject has a word of its own if it is trained with another trigger."
+        for trigger, sharing in names.items() if len(sharing) > 1
+    ]  # fmt: skip
 
 
 def thinned(caption: str, rate: float, keep: str, seed: int) -> list[str]:

@@ -92,7 +92,10 @@ def test_several_adapters_add_up_each_at_its_weight(tmp_path, two, capsys):
     assert settings["prompt"] == "a sks toy and a zwx toy", "{subject} is the first one's"
     assert settings["adapters"] == [{"name": "one", "weight": 0.8}, {"name": "other", "weight": 0.5}]
     assert settings_in(tmp_path / "mixed" / "00-0.png")["adapters"] == settings["adapters"], "as the app reads them"
-    assert "lacks the trigger" not in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "lacks the trigger" not in told and "alike" not in told
+    drawn("twice", adapter=[one.path, one.path], count=1)
+    assert 'one and one answer to "sks" alike' in capsys.readouterr().err
     drawn("silent", prompt="a {subject}", **both)
     assert 'the subject of other answers to "zwx toy"' in capsys.readouterr().err
 

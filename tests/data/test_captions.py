@@ -2,7 +2,7 @@
 
 import pytest
 
-from symdream.data.captions import caption_of, prompt_problem, says, template_problem, thinned
+from symdream.data.captions import caption_of, prompt_problem, says, shared_triggers, template_problem, thinned
 from symdream.errors import RequestError
 
 
@@ -65,3 +65,9 @@ def test_only_subject_stands_for_something_in_braces(prompt, unknown):
     problem = prompt_problem(prompt)
     assert problem == (unknown and f"{unknown} stands for nothing; did you mean {{subject}}?")
     assert template_problem(f"{{subject}} {prompt}") == problem
+
+
+def test_adapters_that_answer_to_the_same_word_are_named():
+    assert shared_triggers([("owl", "sks"), ("fox", "zwx"), ("some LoRA", ""), ("another", "")]) == []
+    [note] = shared_triggers([("owl", "sks"), ("fox", "SKS"), ("cat", "ohwx"), ("dog", "sks")])
+    assert note.startswith('owl, fox and dog answer to "sks" alike'), "the tokenizer knows no case"
