@@ -94,10 +94,13 @@ def build(context: Context, shared: Shared, runs: Runs, name_started: gr.State) 
 
     watch = tell(update)
     quiet = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+    # Past the queue, a request each: the queue's stream is opened and closed again for every look, and where gradio is
+    # late in closing one, it tells the event that has come meanwhile, a click perhaps, that the connection broke.
+    look = {**quiet, "queue": False}
     timer = gr.Timer(LOOK_EVERY)
-    timer.tick(watch, [picked, seen], shown, **quiet)
-    picked.input(watch, [picked, seen], shown, **quiet)
-    name_started.change(watch, [name_started, seen], shown, **quiet)
+    timer.tick(watch, [picked, seen], shown, **look)
+    picked.input(watch, [picked, seen], shown, **look)
+    name_started.change(watch, [name_started, seen], shown, **look)
 
     @tell
     def ask_to_stop(chosen: str):
@@ -111,7 +114,7 @@ def build(context: Context, shared: Shared, runs: Runs, name_started: gr.State) 
         gr.Info(f"{shown} goes on." if first == chosen else f"{shown} waits for its turn.", duration=4)
 
     for button, ask in ((stop, ask_to_stop), (resume, ask_to_resume)):
-        button.click(ask, picked, **quiet).then(watch, [picked, seen], shown, **quiet)
+        button.click(ask, picked, **quiet).then(watch, [picked, seen], shown, **look)
 
     @tell
     def write(chosen: str):

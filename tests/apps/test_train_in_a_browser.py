@@ -98,6 +98,17 @@ def test_a_sample_subject_fills_the_form(page):
     assert page.locator("#noun input, #noun textarea").first.input_value() == "dog"
 
 
+def test_looking_at_the_runs_opens_no_stream(page):
+    """A look at the runs is a request of its own: a stream that is closed while another event comes takes it along."""
+    select_tab(page, "Train")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url.split("gradio_api/")[-1].partition("?")[0]))
+    for _ in range(3):
+        with page.expect_request(lambda request: "/run/predict" in request.url):
+            pass
+    assert set(asked) <= {"run/predict", "heartbeat"}, asked
+
+
 def test_the_library_opens_renames_and_deletes_a_file(page, server):
     from symdream.interop.export import export
 
