@@ -23,8 +23,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import symdream.train
-from symdream.config import to_toml
 from symdream.errors import RequestError, SymdreamError
+from symdream.settings import to_toml
 from symdream.training.absolute_paths import with_absolute_paths
 from symdream.training.request import read_request, settings_of
 from symdream.training.run_folder import RunFolder, disk_error, is_run, new_run_path, write_json, write_text

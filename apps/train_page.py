@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from symdream.config import fields
 from symdream.data.captions import PLACEHOLDER
 from symdream.diffusion.names import EMBEDDED
 from symdream.presets import PRESETS
+from symdream.settings import fields
 from symdream.tuners.methods import METHODS
 from symdream_apps import run_api, run_pane, train_request
 from symdream_apps.bases import side_of

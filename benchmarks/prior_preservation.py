@@ -26,7 +26,7 @@ from typing import Any
 from PIL import Image
 
 import symdream.quiet  # noqa: F401
-from symdream import config as settings
+from symdream import settings
 from symdream.data.captions import fill
 from symdream.data.images import find_images, read_folder
 from symdream.diffusion.adapters import Disabled

@@ -19,8 +19,8 @@ import torch
 from helpers.runs import adapter_tensors, make_photos, symdream, tiny_config, train_tiny
 from safetensors.torch import load_file, save_file
 
-from symdream.config import read_toml
 from symdream.errors import RequestError, Stopped, WorkError
+from symdream.settings import read_toml
 from symdream.train import run_training
 from symdream.training.run_folder import RunFolder
 
@@ -65,7 +65,7 @@ def test_stopped_after_3_steps_and_resumed_equals_6_unbroken_steps(tmp_path, tin
 
 
 def tiny_config_of(run):
-    from symdream.config import build
+    from symdream.settings import build
 
     return build(read_toml(run.config))
 

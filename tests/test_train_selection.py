@@ -8,9 +8,9 @@ import pytest
 import torch
 from helpers.runs import adapter_tensors, make_photos, tiny_config, train_tiny
 
-from symdream.config import build, read_toml
 from symdream.diffusion.adapters import read_metadata
 from symdream.errors import RequestError, Stopped
+from symdream.settings import build, read_toml
 from symdream.train import run_training
 from symdream.training.checkpoint import best_of, list_checkpoints
 from symdream.training.criterion import Scores

@@ -55,7 +55,7 @@ class Args:
 
 
 def run(args: Args) -> int:
-    from symdream import config as settings
+    from symdream import settings
     from symdream.metrics.prompts import read_prompts
     from symdream.training.request import check_base, check_subject
     from symdream.training.run_folder import RunFolder, new_run_path

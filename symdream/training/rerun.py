@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from symdream import config as settings
-from symdream import presets
+from symdream import presets, settings
 from symdream.config import TrainConfig
 from symdream.training.absolute_paths import with_absolute_paths
 from symdream.ui import say

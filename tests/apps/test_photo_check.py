@@ -145,7 +145,7 @@ def test_blur_is_seen_where_it_is_and_nowhere_else():
 
 
 def test_copied_photos_keep_their_captions_and_train(tmp_path):
-    from symdream.config import build
+    from symdream.settings import build
 
     evil = save(read_image(OWL / "00.png"), tmp_path / "my photo & co_MASK.PNG")
     folder = tmp_path / "photos"
