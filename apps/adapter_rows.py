@@ -110,9 +110,7 @@ def _row(
         if not weights:
             return
         with gr.Row(equal_height=True):
-            on = gr.Checkbox(
-                now["on"], label="on", scale=1, min_width=64, interactive=True, elem_classes="adapter-on"
-            )
+            on = gr.Checkbox(now["on"], label="on", scale=1, min_width=64, interactive=True, elem_classes="adapter-on")
             weight = gr.Slider(
                 low, high, value=now["weight"], step=0.05,
                 label=f"Weight of {card.name}", scale=5, min_width=180, interactive=True, elem_classes="adapter-weight",

@@ -122,9 +122,7 @@ def waited(shared: Shared, request: gr.Request, work: Callable[[Line], Any]) -> 
             return end.value
 
 
-def answer(
-    context: Context, shared: Shared, result: comparison.Comparison, notes: Sequence[str]
-) -> dict[str, Any]:
+def answer(context: Context, shared: Shared, result: comparison.Comparison, notes: Sequence[str]) -> dict[str, Any]:
     flat = [(row, column) for row in range(len(result.rows)) for column in range(len(result.variants))]
     files = shared.history.save(OWNER, [result.cells[row][column].made for row, column in flat])
     cells = []

@@ -207,9 +207,7 @@ def for_views(result: Comparison, saved: list[Path]) -> dict[str, Any]:
     return {
         "variants": [variant.label for variant in result.variants],
         "columns": comparison.column_labels(result.variants, result.rows),
-        "rows": [
-            {"prompt": prompt, "seed": row.seed} for prompt, row in zip(result.prompts, result.rows, strict=True)
-        ],
+        "rows": [{"prompt": prompt, "seed": row.seed} for prompt, row in zip(result.prompts, result.rows, strict=True)],
         "prompts": [[cell.made.settings["prompt"] for cell in row] for row in result.cells],
         "files": [saved[i : i + columns] for i in range(0, len(saved), columns)],
         "dino": [[cell.dino for cell in row] for row in result.cells],

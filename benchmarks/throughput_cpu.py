@@ -89,9 +89,7 @@ def main() -> None:
     run(
         __doc__,
         measure,
-        lambda r: (
-            f"{r['method']} r{r['rank']} in the trainer: {r['median_throughput']:.3f} of a bare loop's with LoRA"
-        ),
+        lambda r: f"{r['method']} r{r['rank']} in the trainer: {r['median_throughput']:.3f} of a bare loop's with LoRA",
         pairs=40,
     )
 

@@ -26,9 +26,7 @@ PRODIGY_LR = 1.0  # its authors': the estimated step size as it is
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
 
 
 class Subject(Section):

@@ -64,9 +64,7 @@ def merge(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, An
 Check = Callable[[TrainConfig], list[Problem]]
 
 
-def build(
-    settings: Mapping[str, Any], where: str = "the settings", checks: Sequence[Check] = ()
-) -> TrainConfig:
+def build(settings: Mapping[str, Any], where: str = "the settings", checks: Sequence[Check] = ()) -> TrainConfig:
     """Validate nested settings once; `checks` look further (files, the machine) and add their problems.
 
     Raises: Problems, naming every wrong key and value, with "did you mean" for unknown ones.

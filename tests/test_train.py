@@ -120,10 +120,12 @@ def assert_same_up_to_rounding(one, two):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
     # Adam turns the rounding of a gradient that is nearly 0 into a whole step: a few elements may differ.
-    differences = torch.cat([
-        (a - b).abs().flatten()
-        for a, b in zip(adapter_tensors(one).values(), adapter_tensors(two).values(), strict=True)
-    ])
+    differences = torch.cat(
+        [
+            (a - b).abs().flatten()
+            for a, b in zip(adapter_tensors(one).values(), adapter_tensors(two).values(), strict=True)
+        ]
+    )
     assert (differences > 1e-6).float().mean() < 0.01
 
 

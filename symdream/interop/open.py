@@ -134,5 +134,3 @@ def tell(match: Match, path: Path) -> None:
     """Say what did not fit, if anything."""
     if match.unmatched or match.ignored or match.notes:
         say(f"{path.name}: {match}")
-
-

@@ -85,8 +85,10 @@ def _read(nested: Mapping[str, Any]) -> TrainConfig | None:
 
 
 def _is_of_preset(name: str, section: str, preset: Any) -> bool:
-    return isinstance(preset, str) and preset in presets.PRESETS and (
-        name in presets.PRESETS[preset].settings.get(section, {})
+    return (
+        isinstance(preset, str)
+        and preset in presets.PRESETS
+        and name in presets.PRESETS[preset].settings.get(section, {})
     )
 
 

@@ -66,7 +66,13 @@ def stop(server: Server) -> int:
 
 
 def write_adapter(
-    path: Path, *, seed: int = 0, noun: str = "bird", trigger: str = "sks", strength: float = 1.0, width: int = 0,
+    path: Path,
+    *,
+    seed: int = 0,
+    noun: str = "bird",
+    trigger: str = "sks",
+    strength: float = 1.0,
+    width: int = 0,
     base: str | None = "sprite",
 ) -> Path:
     """A native LoRA of rank 2 for sprite's attention, random, strong enough to be seen, as a run folder at `path`.
