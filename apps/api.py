@@ -51,7 +51,7 @@ def build(context: Context, shared: Shared) -> None:
         worn = [wear(context, entry) for entry in adapters or []]
         asked = PictureRequest(
             prompt, base, worn, negative_prompt, sampler, steps, guidance, width, height, seed, count
-        )  # fmt: skip
+        )
         check(asked)
         result = waited(shared, request, lambda line: make(shared.studio, asked, line))
         return {

@@ -189,11 +189,15 @@ def compare(
             line.events.put(Told(pictures={i * len(variants) + place: image for i, image in enumerate(images, first)}))
 
         draw(
-            base, prompts, [row.seed for row in rows], asked, line,
+            base,
+            prompts,
+            [row.seed for row in rows],
+            asked,
+            line,
             on_step=lambda done, total: line.on_step(place * total + done, len(variants) * total),
             on_images=finished,
             watched=False,
-        )  # fmt: skip
+        )
         return column
 
     columns = [draw_column(i, *parts) for i, parts in enumerate(zip(variants, everyone, told, strict=True))]

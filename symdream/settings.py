@@ -98,8 +98,9 @@ def _without(settings: Mapping[str, Any], error: ValidationError) -> dict[str, A
         if isinstance(values, list):
             kept[section] = [
                 {k: v for k, v in entry.items() if (section, i, k) not in wrong}
-                for i, entry in enumerate(values) if isinstance(entry, Mapping)
-            ]  # fmt: skip
+                for i, entry in enumerate(values)
+                if isinstance(entry, Mapping)
+            ]
         elif isinstance(values, Mapping):
             kept[section] = {k: v for k, v in values.items() if (section, k) not in wrong}
         else:

@@ -337,8 +337,11 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, tiny_sd1, photos
     script = str(Path(__file__).parent.parent / "symdream" / "train.py")
     two = subprocess.run(
         [sys.executable, "-m", *launcher, script, *common, "--batch-size", "2", "-o", str(tmp_path / "two")],
-        capture_output=True, text=True, timeout=600, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
     assert two.returncode == 0, two.stderr
     one = symdream("train", *common, "--device", "cpu", "--batch-size", "4", "-o", tmp_path / "one")
     assert one.returncode == 0, one.stderr
@@ -407,8 +410,9 @@ def test_a_closed_terminal_saves_the_run(tmp_path, tiny_sd1, photos):
 @pytest.mark.slow
 def test_nohup_is_respected(tmp_path, tiny_sd1, photos):
     run, command = endless(tmp_path, tiny_sd1, photos)
-    process = subprocess.Popen(["nohup", *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        ["nohup", *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     wait_until_it_trains(run)
     process.send_signal(signal.SIGHUP)
     time.sleep(2)

@@ -289,8 +289,10 @@ def test_two_processes_end_together_when_patience_is_over(tmp_path, tiny_sd1, ph
     two = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", script]
         + [str(option) for option in [*options, "-o", tmp_path / "run"]],
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert two.returncode == 0, two.stderr
     run = RunFolder(tmp_path / "run")
     assert run.read_state()["status"] == "finished" and run.read_state()["step"] < 50

@@ -209,9 +209,7 @@ def check_subject(config: TrainConfig) -> list[Problem]:
     return problems + check_class_images(config) + effects(config)
 
 
-CHECKS = (
-    check_utf8, check_subject, check_base, check_start, check_cache, check_rate, check_prompts, check_extras
-)  # fmt: skip
+CHECKS = (check_utf8, check_subject, check_base, check_start, check_cache, check_rate, check_prompts, check_extras)
 
 
 def check_one(subject: Subject, key: str, config: TrainConfig) -> list[Problem]:

@@ -36,8 +36,11 @@ def start(runs: Path, *flags: str, env: dict[str, str] | None = None) -> Server:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "symdream.cli", "app", "--port", str(port), "--runs", str(runs), *flags],
-            stdout=output, stderr=output, cwd=runs.parent, env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})},
-        )  # fmt: skip
+            stdout=output,
+            stderr=output,
+            cwd=runs.parent,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})},
+        )
     server = Server(f"http://127.0.0.1:{port}", runs, log, process)
     for _ in range(START_SECONDS * 10):
         if process.poll() is not None:
