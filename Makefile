@@ -29,6 +29,7 @@ test-all: $(READY)
 
 lint: $(READY)
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 
 $(READY): pyproject.toml
 	@echo "setting up $(VENV): this takes some minutes the first time"

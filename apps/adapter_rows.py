@@ -60,9 +60,13 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
     """
     tell = told(context)
     chosen = gr.Dropdown(
-        [], value=[], multiselect=True, label=label, elem_classes="adapters",
+        [],
+        value=[],
+        multiselect=True,
+        label=label,
+        elem_classes="adapters",
         info="runs and files in the runs folder; any number",
-    )  # fmt: skip
+    )
     # No file_types, here and elsewhere: one wrong file among good ones would refuse them all, in gradio's words. What
     # is no adapter, and no photo, is told by what looks at it.
     files = gr.File(label="or drop .safetensors files", file_count="multiple", height=128, elem_classes="drop-adapters")
@@ -110,9 +114,7 @@ def _row(
         if not weights:
             return
         with gr.Row(equal_height=True):
-            on = gr.Checkbox(
-                now["on"], label="on", scale=1, min_width=64, interactive=True, elem_classes="adapter-on"
-            )
+            on = gr.Checkbox(now["on"], label="on", scale=1, min_width=64, interactive=True, elem_classes="adapter-on")
             weight = gr.Slider(
                 low, high, value=now["weight"], step=0.05,
                 label=f"Weight of {card.name}", scale=5, min_width=180, interactive=True, elem_classes="adapter-weight",

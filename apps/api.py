@@ -51,7 +51,7 @@ def build(context: Context, shared: Shared) -> None:
         worn = [wear(context, entry) for entry in adapters or []]
         asked = PictureRequest(
             prompt, base, worn, negative_prompt, sampler, steps, guidance, width, height, seed, count
-        )  # fmt: skip
+        )
         check(asked)
         result = waited(shared, request, lambda line: make(shared.studio, asked, line))
         return {
@@ -122,9 +122,7 @@ def waited(shared: Shared, request: gr.Request, work: Callable[[Line], Any]) -> 
             return end.value
 
 
-def answer(
-    context: Context, shared: Shared, result: comparison.Comparison, notes: Sequence[str]
-) -> dict[str, Any]:
+def answer(context: Context, shared: Shared, result: comparison.Comparison, notes: Sequence[str]) -> dict[str, Any]:
     flat = [(row, column) for row in range(len(result.rows)) for column in range(len(result.variants))]
     files = shared.history.save(OWNER, [result.cells[row][column].made for row, column in flat])
     cells = []

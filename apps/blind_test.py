@@ -62,9 +62,11 @@ class BlindTest:
         self.start.click(tell(self.begin), result, self.outputs, **PRIVATE)
         for choice, button in self.choose.items():
             button.click(
-                tell(lambda result, state, choice=choice: self.vote(result, state, choice)), [result, self.state],
-                self.outputs, **PRIVATE,
-            )  # fmt: skip
+                tell(lambda result, state, choice=choice: self.vote(result, state, choice)),
+                [result, self.state],
+                self.outputs,
+                **PRIVATE,
+            )
 
     def reset(self) -> tuple:
         hidden = [gr.Gallery(visible=False), gr.Row(visible=False), None, None, gr.Row(visible=False)]

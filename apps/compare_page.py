@@ -50,13 +50,21 @@ class ComparePage:
         self.rows = adapter_rows.build(self.context, weights=False, label="Adapters to compare")
         self.base_too = gr.Checkbox(True, label="The base alone, too", elem_id="base-too")
         self.weights = gr.CheckboxGroup(
-            [(f"{weight:g}", weight) for weight in WEIGHTS], value=[0.0, 0.5, 1.0, 1.5], label="Weights", visible=False,
-            info="of the first adapter chosen", elem_id="weights",
-        )  # fmt: skip
+            [(f"{weight:g}", weight) for weight in WEIGHTS],
+            value=[0.0, 0.5, 1.0, 1.5],
+            label="Weights",
+            visible=False,
+            info="of the first adapter chosen",
+            elem_id="weights",
+        )
         self.prompts = gr.Textbox(
-            EXAMPLE, label="Prompts, one a line", lines=3, max_lines=10, elem_id="compare-prompts",
+            EXAMPLE,
+            label="Prompts, one a line",
+            lines=3,
+            max_lines=10,
+            elem_id="compare-prompts",
             info="{subject} becomes each adapter's own trigger and class noun",
-        )  # fmt: skip
+        )
         with gr.Row():
             self.seeds = gr.Textbox("0, 1", label="Seeds", info="such as 0, 1, 2 or 0-3", min_width=140)
             self.steps = gr.Slider(1, 100, value=25, step=1, label="Steps", min_width=140, elem_id="compare-steps")
@@ -75,20 +83,30 @@ class ComparePage:
 
     def _show(self) -> None:
         self.status = gr.HTML(
-            status("Choose adapters, or one adapter and several weights."), elem_id="compare-status", container=True,
+            status("Choose adapters, or one adapter and several weights."),
+            elem_id="compare-status",
+            container=True,
             padding=True,
-        )  # fmt: skip
+        )
         with gr.Tabs():
             with gr.Tab("Grid"):
                 self.grid = gr.Image(
-                    label="The same prompts and seeds", show_label=False, format="png", interactive=False,
-                    elem_id="grid", buttons=["download", "fullscreen"],
-                )  # fmt: skip
+                    label="The same prompts and seeds",
+                    show_label=False,
+                    format="png",
+                    interactive=False,
+                    elem_id="grid",
+                    buttons=["download", "fullscreen"],
+                )
                 self.table = gr.Dataframe(
-                    headers=["variant", "DINO", "CLIP-T"], datatype=["str", "number", "number"], interactive=False,
+                    headers=["variant", "DINO", "CLIP-T"],
+                    datatype=["str", "number", "number"],
+                    interactive=False,
                     label="Means: DINO (is it the subject?), CLIP-T (does it follow the prompt?); higher is better",
-                    visible=False, wrap=True, elem_id="means",
-                )  # fmt: skip
+                    visible=False,
+                    wrap=True,
+                    elem_id="means",
+                )
             with gr.Tab("Before / after"):
                 self.slider = slider.Slider(self.context)
             with gr.Tab("Blind test"):
@@ -113,15 +131,20 @@ class ComparePage:
         stop_button.connect(shared, self.stop, asked, self.status)
         self.across.change(
             lambda across: (gr.CheckboxGroup(visible=across == "weights"), gr.Checkbox(visible=across == "adapters")),
-            self.across, [self.weights, self.base_too], queue=False, **PRIVATE,
-        )  # fmt: skip
+            self.across,
+            [self.weights, self.base_too],
+            queue=False,
+            **PRIVATE,
+        )
         self.base.input(
             tell(lambda base: sizes_of(self.context, base)[:2]), self.base, [self.steps, self.guidance], **PRIVATE
         )
         shared.handed.change(
-            tell(self.take), [shared.handed, self.rows.chosen, self.base],
-            [*self.rows.shown, self.base, self.steps, self.guidance], **PRIVATE,
-        )  # fmt: skip
+            tell(self.take),
+            [shared.handed, self.rows.chosen, self.base],
+            [*self.rows.shown, self.base, self.steps, self.guidance],
+            **PRIVATE,
+        )
 
     def answer_compare(
         self,
@@ -190,9 +213,12 @@ class ComparePage:
         scores = result.means() if result.scored else []
         means = [(label, round(dino, 3), round(clip_t, 3)) for label, dino, clip_t in scores]
         yield (
-            status("Done.", notes=notes), gr.Image(value=result.grid(), alt_text=in_words(variants, rows)),
-            gr.Dataframe(value=means, visible=bool(means)), kept, off,
-        )  # fmt: skip
+            status("Done.", notes=notes),
+            gr.Image(value=result.grid(), alt_text=in_words(variants, rows)),
+            gr.Dataframe(value=means, visible=bool(means)),
+            kept,
+            off,
+        )
 
     def take(self, handed: dict[str, Any] | None, chosen: list[str], base: str) -> tuple:
         """Adapters that another page sends and, if they are the only ones, their base."""
@@ -207,9 +233,7 @@ def for_views(result: Comparison, saved: list[Path]) -> dict[str, Any]:
     return {
         "variants": [variant.label for variant in result.variants],
         "columns": comparison.column_labels(result.variants, result.rows),
-        "rows": [
-            {"prompt": prompt, "seed": row.seed} for prompt, row in zip(result.prompts, result.rows, strict=True)
-        ],
+        "rows": [{"prompt": prompt, "seed": row.seed} for prompt, row in zip(result.prompts, result.rows, strict=True)],
         "prompts": [[cell.made.settings["prompt"] for cell in row] for row in result.cells],
         "files": [saved[i : i + columns] for i in range(0, len(saved), columns)],
         "dino": [[cell.dino for cell in row] for row in result.cells],

@@ -83,9 +83,7 @@ class Comparison:
         """Each row's prompt: the one that all variants were told, or as it was typed where they were told different
         ones."""
         told = [{cell.made.settings["prompt"] for cell in cells} for cells in self.cells]
-        return [
-            row.prompt if len(prompts) > 1 else prompts.pop() for row, prompts in zip(self.rows, told, strict=True)
-        ]
+        return [row.prompt if len(prompts) > 1 else prompts.pop() for row, prompts in zip(self.rows, told, strict=True)]
 
     def means(self) -> list[tuple[str, float, float]]:
         """(variant, mean DINO, mean CLIP-T), where there are scores."""
@@ -164,9 +162,7 @@ def compare(
     scores cannot be had, a note says why, and the pictures are there all the same.
     Raises: Problems, RequestError, WorkError; Stopped if `line.stop` was set.
     """
-    everyone = [
-        [read_card(studio.context, worn.path) for worn in variant.adapters] for variant in variants
-    ]
+    everyone = [[read_card(studio.context, worn.path) for worn in variant.adapters] for variant in variants]
     all_cards = list(dict.fromkeys(card for cards in everyone for card in cards))
     notes: list[str] = []
     told = [[words_for(row.prompt, cards or all_cards) for row in rows] for cards in everyone]
@@ -193,11 +189,15 @@ def compare(
             line.events.put(Told(pictures={i * len(variants) + place: image for i, image in enumerate(images, first)}))
 
         draw(
-            base, prompts, [row.seed for row in rows], asked, line,
+            base,
+            prompts,
+            [row.seed for row in rows],
+            asked,
+            line,
             on_step=lambda done, total: line.on_step(place * total + done, len(variants) * total),
             on_images=finished,
             watched=False,
-        )  # fmt: skip
+        )
         return column
 
     columns = [draw_column(i, *parts) for i, parts in enumerate(zip(variants, everyone, told, strict=True))]

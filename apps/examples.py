@@ -38,8 +38,11 @@ def build(context: Context, prompt: gr.Textbox, chosen: gr.Dropdown) -> None:
     subject.change(lambda name: gr.Dataset(samples=texts(known[name])), subject, listed, queue=False, **PRIVATE)
     listed.click(
         lambda sample, name, paths: filled(context, sample[0], known[name].class_noun, paths),
-        [listed, subject, chosen], prompt, queue=False, **PRIVATE,
-    )  # fmt: skip
+        [listed, subject, chosen],
+        prompt,
+        queue=False,
+        **PRIVATE,
+    )
 
 
 def texts(prompts: PromptSet) -> list[list[str]]:

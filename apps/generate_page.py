@@ -59,17 +59,25 @@ class GeneratePage:
 
     def _ask(self) -> None:
         self.prompt = gr.Textbox(
-            label="Prompt", lines=3, max_lines=8, autofocus=True, elem_id="prompt",
+            label="Prompt",
+            lines=3,
+            max_lines=8,
+            autofocus=True,
+            elem_id="prompt",
             placeholder="a 3d render of a sks bird on a red background",
-        )  # fmt: skip
+        )
         with gr.Row():
             self.go = gr.Button("Generate", variant="primary", scale=3, min_width=140, elem_id="generate")
             self.stop = gr.Button("Stop", scale=1, min_width=90, interactive=False, elem_id="stop")
         self.rows = adapter_rows.build(self.context, self.prompt)
         self.base = gr.Dropdown(
-            BASES, value="sprite", label="Base", allow_custom_value=True, elem_id="base",
+            BASES,
+            value="sprite",
+            label="Base",
+            allow_custom_value=True,
+            elem_id="base",
             info="or a hub id (owner/name), or a folder or .safetensors file in the runs folder",
-        )  # fmt: skip
+        )
         self.count = gr.Slider(1, MAX_COUNT, value=1, step=1, label="Pictures", elem_id="count")
         with gr.Row(equal_height=True):
             # No limits here: gradio would refuse a seed beyond them without saying what it speaks of.
@@ -150,13 +158,17 @@ class GeneratePage:
         self.compare.click(tell(self.to_compare), self.picked, shared.receivers, **PRIVATE)
         # A choice of the user's, not a restored picture, which brings sizes of its own.
         self.base.input(
-            tell(lambda base: sizes_of(self.context, base)), self.base,
-            [self.steps, self.guidance, self.width, self.height], **PRIVATE,
-        )  # fmt: skip
+            tell(lambda base: sizes_of(self.context, base)),
+            self.base,
+            [self.steps, self.guidance, self.width, self.height],
+            **PRIVATE,
+        )
         shared.handed.change(
-            tell(self.take), [shared.handed, self.rows.chosen, self.base],
-            [*self.rows.shown, self.base, self.steps, self.guidance, self.width, self.height], **PRIVATE,
-        )  # fmt: skip
+            tell(self.take),
+            [shared.handed, self.rows.chosen, self.base],
+            [*self.rows.shown, self.base, self.steps, self.guidance, self.width, self.height],
+            **PRIVATE,
+        )
 
     def answer_generate(
         self,

@@ -203,10 +203,12 @@ class _Detail:
     def connect(self, chosen: gr.State, fill: Any, shelf: list[Any]) -> None:
         """The events, once the left half is there too."""
         for button, page in ((self.to_generate, "generate"), (self.to_compare, "compare")):
-            button.click(self.tell(lambda card, page=page: self._hand_over(card, page)), chosen,
-                         self.shared.receivers, **QUIET)  # fmt: skip
-        self.export.click(self.tell(self._export), [chosen, self.to, self.dtype], self.exported,
-                          api_visibility="private")  # fmt: skip
+            button.click(
+                self.tell(lambda card, page=page: self._hand_over(card, page)), chosen, self.shared.receivers, **QUIET
+            )
+        self.export.click(
+            self.tell(self._export), [chosen, self.to, self.dtype], self.exported, api_visibility="private"
+        )
         again = {"fn": fill, "outputs": shelf, **QUIET}
         self.rename.click(self.tell(self._rename), [chosen, self.name], chosen, **QUIET).success(
             self.show, chosen, self.outputs, **QUIET

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from symdream.config import read_toml
 from symdream.data.images import find_images, read_image
 from symdream.errors import RequestError
+from symdream.settings import read_toml
 from symdream.training.run_folder import is_run
 from symdream_apps.context import Context
 from symdream_apps.upload import check_image

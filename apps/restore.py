@@ -34,10 +34,14 @@ def settings_in(path: Path) -> dict[str, Any]:
 def describe(settings: Mapping[str, Any]) -> str:
     """The settings in a few words of Markdown."""
     facts = [
-        f"seed {settings.get('seed')}", f"{settings.get('steps')} steps", f"guidance {settings.get('guidance')}",
-        f"sampler {settings.get('sampler')}", f"{settings.get('width')} × {settings.get('height')}",
-        str(settings.get("base")), *(f"{x['name']} × {x['weight']:g}" for x in settings["adapters"]),
-    ]  # fmt: skip
+        f"seed {settings.get('seed')}",
+        f"{settings.get('steps')} steps",
+        f"guidance {settings.get('guidance')}",
+        f"sampler {settings.get('sampler')}",
+        f"{settings.get('width')} × {settings.get('height')}",
+        str(settings.get("base")),
+        *(f"{x['name']} × {x['weight']:g}" for x in settings["adapters"]),
+    ]
     lines = [f"**{no_markdown(settings['prompt'])}**"]
     if settings.get("negative_prompt"):
         lines.append(f"not: {no_markdown(settings['negative_prompt'])}")

@@ -34,9 +34,12 @@ def build(context: Context, shared: Shared, runs: Runs, name_started: gr.State) 
         to_compare = gr.Button("Compare", visible=False)
         to_file = gr.Button("Export for ComfyUI and A1111", visible=False)
     exported = gr.File(
-        label="For ComfyUI, A1111 and kohya's tools", file_count="multiple", visible=False, interactive=False,
+        label="For ComfyUI, A1111 and kohya's tools",
+        file_count="multiple",
+        visible=False,
+        interactive=False,
         elem_id="run-export",
-    )  # fmt: skip
+    )
     plot = gr.LinePlot(
         x="step", y="loss", color="line", x_title="step", y_title="loss", color_title=" ", visible=False,
         color_map={watching.EACH: "#9aa5b1", watching.SMOOTHED: "#d9480f"}, tooltip="all", label="Loss",
@@ -125,5 +128,7 @@ def build(context: Context, shared: Shared, runs: Runs, name_started: gr.State) 
     for button, page in ((to_generate, "generate"), (to_compare, "compare")):
         button.click(
             tell(lambda chosen, page=page: shared.hand_over(page, runs.get(chosen).path)),
-            picked, shared.receivers, **quiet,
-        )  # fmt: skip
+            picked,
+            shared.receivers,
+            **quiet,
+        )

@@ -23,8 +23,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import symdream.train
-from symdream.config import to_toml
 from symdream.errors import RequestError, SymdreamError
+from symdream.settings import to_toml
 from symdream.training.absolute_paths import with_absolute_paths
 from symdream.training.request import read_request, settings_of
 from symdream.training.run_folder import RunFolder, disk_error, is_run, new_run_path, write_json, write_text
@@ -55,9 +55,10 @@ class Runs:
         if not self.folder.is_dir():
             return []
         found = [
-            path for path in self.folder.iterdir()
+            path
+            for path in self.folder.iterdir()
             if is_run(path) and not path.name.startswith(".") and not path.is_symlink()
-        ]  # fmt: skip
+        ]
         return [path.name for path in sorted(found, key=last_change, reverse=True)]
 
     def get(self, name: str) -> RunFolder:
@@ -86,10 +87,7 @@ class Runs:
 
     def queue(self) -> list[str]:
         """The runs that wait, the one whose turn it is first."""
-        waiting = [
-            name for name in self.names()
-            if state_of(RunFolder(self.folder / name)).get("status") == "queued"
-        ]  # fmt: skip
+        waiting = [name for name in self.names() if state_of(RunFolder(self.folder / name)).get("status") == "queued"]
         return sorted(waiting, key=lambda name: last_change(self.folder / name))
 
     # What a person does

@@ -22,9 +22,13 @@ class Slider:
             self.after = gr.Dropdown([], label="Right", min_width=130, elem_id="after")
             self.which = gr.Dropdown([], label="Picture", min_width=180, scale=2)
         self.pictures = gr.ImageSlider(
-            label="Move the slider; or focus it and use the arrow keys", interactive=False, format="png",
-            elem_id="slider", buttons=["fullscreen"], max_height=560,
-        )  # fmt: skip
+            label="Move the slider; or focus it and use the arrow keys",
+            interactive=False,
+            format="png",
+            elem_id="slider",
+            buttons=["fullscreen"],
+            max_height=560,
+        )
 
     def connect(self, result: gr.State) -> None:
         choices, show = [self.before, self.after, self.which], told(self.context)(self.show)
@@ -38,9 +42,10 @@ class Slider:
         variants = [(column, i) for i, column in enumerate(result["columns"])]
         rows = [(f"{row['prompt']} · seed {row['seed']}", i) for i, row in enumerate(result["rows"])]
         return (
-            gr.Dropdown(choices=variants, value=0), gr.Dropdown(choices=variants, value=len(variants) - 1),
+            gr.Dropdown(choices=variants, value=0),
+            gr.Dropdown(choices=variants, value=len(variants) - 1),
             gr.Dropdown(choices=rows, value=0),
-        )  # fmt: skip
+        )
 
     def show(self, result: dict[str, Any] | None, before: int | None, after: int | None, which: int | None) -> Any:
         if not result or before is None or after is None or which is None:

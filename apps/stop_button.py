@@ -32,6 +32,10 @@ def connect(shared: Shared, stop: gr.Button, asked: Any, line: gr.HTML) -> None:
     asked.failure(None, None, stop, js=OFF, **PRIVATE)
     stop.click(end, None, taken_back, **PRIVATE)  # outside the queue a State's change is not told
     taken_back.change(
-        lambda: (status("Stopped."), gr.Button(interactive=False, variant="secondary")), None, [line, stop],
-        cancels=[asked], queue=False, **PRIVATE,
-    )  # fmt: skip
+        lambda: (status("Stopped."), gr.Button(interactive=False, variant="secondary")),
+        None,
+        [line, stop],
+        cancels=[asked],
+        queue=False,
+        **PRIVATE,
+    )

@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from symdream.config import fields
 from symdream.data.captions import PLACEHOLDER
 from symdream.diffusion.names import EMBEDDED
 from symdream.presets import PRESETS
+from symdream.settings import fields
 from symdream.tuners.methods import METHODS
 from symdream_apps import run_api, run_pane, train_request
 from symdream_apps.bases import side_of
@@ -49,8 +49,11 @@ def _setup(context: Context, runs: Runs) -> gr.State:
     gr.Markdown("### 1. Photos\n3 to 6 of one subject: different backgrounds and views, the subject whole and sharp.")
     sample = gr.Dropdown(
         [NO_SAMPLE, *((name.replace("_", " "), name) for name in train_request.sample_subjects(context))],
-        value="", label="Subject", info="Your own photos, or a sample subject to try it with.", elem_id="subject",
-    )  # fmt: skip
+        value="",
+        label="Subject",
+        info="Your own photos, or a sample subject to try it with.",
+        elem_id="subject",
+    )
     photos = gr.File(
         file_count="multiple", label="Drop photos here, or click to choose", height=150, elem_id="train-photos"
     )
@@ -81,10 +84,13 @@ def _setup(context: Context, runs: Runs) -> gr.State:
 
     gr.Markdown("### 3. Method")
     base = gr.Dropdown(
-        train_request.base_choices(), value=EMBEDDED, allow_custom_value=True, label="Base",
+        train_request.base_choices(),
+        value=EMBEDDED,
+        allow_custom_value=True,
+        label="Base",
         elem_id="train-base",
         info="sprite (here, draws toys), sd15, sdxl, a hub id, or a folder or file among the runs.",
-    )  # fmt: skip
+    )
     method = gr.Radio(list(METHODS), value="singlora", label="Method", info="Which adapter is trained.")
     preset = gr.Radio(["default", *PRESETS], value="default", label="Preset", info=_why("default"))
     with gr.Accordion("More settings", open=False, elem_id="more-training"):
@@ -117,12 +123,19 @@ def _setup(context: Context, runs: Runs) -> gr.State:
     look_out = [shown_as, crops, findings, to_real, captions_box, captions, paths]
     gr.on([photos.change, base.change], look, outputs=look_out, **look_at)
     sample.change(
-        choose, sample, [photos, noun], show_progress="hidden", api_visibility="private",
-    ).then(look, outputs=look_out, **look_at)  # fmt: skip
+        choose,
+        sample,
+        [photos, noun],
+        show_progress="hidden",
+        api_visibility="private",
+    ).then(look, outputs=look_out, **look_at)
     preset.change(
         lambda chosen: (gr.Radio(info=_why(chosen)), _of_preset(chosen, "steps"), _of_preset(chosen, "rank")),
-        preset, [preset, settings["steps"], settings["rank"]], show_progress="hidden", api_visibility="private",
-    )  # fmt: skip
+        preset,
+        [preset, settings["steps"], settings["rank"]],
+        show_progress="hidden",
+        api_visibility="private",
+    )
     to_real.click(lambda: "sd15", outputs=base, api_visibility="private")
 
     @tell
@@ -140,9 +153,11 @@ def _setup(context: Context, runs: Runs) -> gr.State:
         return started
 
     start_button.click(
-        begin, [photos, sample, captions, paths, noun, trigger, base, method, preset, name, *settings.values()],
-        name_started, api_visibility="private",
-    )  # fmt: skip
+        begin,
+        [photos, sample, captions, paths, noun, trigger, base, method, preset, name, *settings.values()],
+        name_started,
+        api_visibility="private",
+    )
     return name_started
 
 
@@ -163,9 +178,11 @@ def _settings() -> dict[str, Any]:
             _default("checkpoint_every"), label="Steps between saves", info="0: at the end", precision=0, min_width=90
         )
     made["sample_prompts"] = gr.Textbox(
-        label="Prompts of the pictures, one a line", lines=2, placeholder="two scenes of the base's language",
+        label="Prompts of the pictures, one a line",
+        lines=2,
+        placeholder="two scenes of the base's language",
         info=f"None given: two scenes of the base's language. {PLACEHOLDER} becomes trigger and class noun.",
-    )  # fmt: skip
+    )
     made["flip"] = gr.Checkbox(False, label="Mirror half of the samples", info=describe("flip"))
     return made
 

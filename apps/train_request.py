@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from symdream.config import fields
 from symdream.diffusion.names import EMBEDDED
 from symdream.diffusion.sizes import KNOWN
 from symdream.errors import Problem, Problems, RequestError
 from symdream.metrics.prompts import PHOTO_SCENES, SPRITE_SCENES, read_prompts
 from symdream.presets import PRESETS
+from symdream.settings import fields
 from symdream.tuners.methods import METHODS
 from symdream_apps.bases import checked_base, side_of
 from symdream_apps.context import Context

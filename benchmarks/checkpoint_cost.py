@@ -28,8 +28,9 @@ from symdream.threads import choose_waiting
 
 choose_waiting()  # as the symdream command does, before torch is imported
 
-from symdream import config as settings  # noqa: E402
+from symdream import settings  # noqa: E402
 from symdream.commands.demo import SUBJECT, sample_data  # noqa: E402
+from symdream.config import Output, Training  # noqa: E402
 from symdream.train import run_training  # noqa: E402
 from symdream.training import checkpoint  # noqa: E402
 from symdream.training.recorder import Recorder  # noqa: E402
@@ -86,8 +87,8 @@ def main() -> None:
     flags = {"method": args.method, "rank": args.rank, "batch_size": args.batch, "steps": args.steps}
     with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
         figures = measure(flags, Path(temporary))
-    steps = settings.Training.model_fields["steps"].default
-    every = settings.Output.model_fields["checkpoint_every"].default
+    steps = Training.model_fields["steps"].default
+    every = Output.model_fields["checkpoint_every"].default
     count = math.ceil(steps / every)
     cost = count * figures["checkpoint"]
     share = cost / (steps * figures["step"] + cost)

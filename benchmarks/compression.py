@@ -66,8 +66,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     base, metadata = open_adapter(args.run)
     asked = read_prompts(args.prompts)
-    prompts = [fill(p.text, trigger=metadata["trigger"], class_noun=metadata["class_noun"])
-               for p in asked.prompts if p.held_out]  # fmt: skip
+    prompts = [
+        fill(p.text, trigger=metadata["trigger"], class_noun=metadata["class_noun"])
+        for p in asked.prompts
+        if p.held_out
+    ]
     looks = looks_at(base, prompts, [SEED])
     whole = answers(base, looks)
     with Disabled(base):

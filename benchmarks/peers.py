@@ -124,9 +124,7 @@ class Floor:
     ours: by those that a recording of ours takes (symdream/diffusion/lean_unet.py).
     """
 
-    def __init__(
-        self, unet: nn.Module, latents: Tensor, text: Tensor, extra: dict, *, graph: bool, ours: bool = False
-    ):
+    def __init__(self, unet: nn.Module, latents: Tensor, text: Tensor, extra: dict, *, graph: bool, ours: bool = False):
         from symdream.diffusion.captured import Captured
 
         unet.requires_grad_(False)

@@ -26,7 +26,7 @@ from typing import Any
 from PIL import Image
 
 import symdream.quiet  # noqa: F401
-from symdream import config as settings
+from symdream import settings
 from symdream.data.captions import fill
 from symdream.data.images import find_images, read_folder
 from symdream.diffusion.adapters import Disabled
@@ -99,15 +99,17 @@ def main() -> None:
         rows.setdefault(f"{name} subject", of_subject)
         moved = dino.images(of_class)
         likeness = (dino.images(of_subject) @ photos.T).mean(1).tolist()
-        runs.setdefault(name, []).append({
-            "training_seed": training_seed,
-            "drift": drift(base_embedded, moved),
-            "class_to_photos": dino_score(moved, photos),
-            "subject_dino": statistics.mean(likeness),
-            "subject_dino_of_each": likeness,
-            "seconds_per_step": run.read_summary()["seconds_per_step"],
-            "drift_of_each": (1 - paired_cosines(base_embedded, moved)).tolist(),
-        })  # fmt: skip
+        runs.setdefault(name, []).append(
+            {
+                "training_seed": training_seed,
+                "drift": drift(base_embedded, moved),
+                "class_to_photos": dino_score(moved, photos),
+                "subject_dino": statistics.mean(likeness),
+                "subject_dino_of_each": likeness,
+                "seconds_per_step": run.read_summary()["seconds_per_step"],
+                "drift_of_each": (1 - paired_cosines(base_embedded, moved)).tolist(),
+            }
+        )
         write_json(args.output / "results.json", results)
     shown = slice(0, None, args.seeds)
     names = list(map(label, trials))

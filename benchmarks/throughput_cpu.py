@@ -29,7 +29,7 @@ import torch  # noqa: E402
 
 from benchmarks.pairs import run, sign_interval  # noqa: E402
 from benchmarks.step_cpu import Trainee, draw  # noqa: E402
-from symdream import config as settings  # noqa: E402
+from symdream import settings  # noqa: E402
 from symdream.commands.demo import SUBJECT, sample_data  # noqa: E402
 from symdream.diffusion.base import load_base  # noqa: E402
 from symdream.train import run_training  # noqa: E402
@@ -89,9 +89,7 @@ def main() -> None:
     run(
         __doc__,
         measure,
-        lambda r: (
-            f"{r['method']} r{r['rank']} in the trainer: {r['median_throughput']:.3f} of a bare loop's with LoRA"
-        ),
+        lambda r: f"{r['method']} r{r['rank']} in the trainer: {r['median_throughput']:.3f} of a bare loop's with LoRA",
         pairs=40,
     )
 

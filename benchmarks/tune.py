@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 import symdream.quiet  # noqa: F401
-from symdream import config as settings
+from symdream import settings
 from symdream.data.captions import fill
 from symdream.data.images import read_folder
 from symdream.diffusion.adapters import Disabled

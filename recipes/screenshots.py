@@ -44,7 +44,7 @@ def main() -> None:
         with browser.opened() as opened:
             for page_name in args.pages:
                 # Plots take their colours when they are drawn, so pages with plots are opened anew in the dark.
-                for shades in ([["light"], ["dark"]] if page_name in PLOTS else [["light", "dark"]]):
+                for shades in [["light"], ["dark"]] if page_name in PLOTS else [["light", "dark"]]:
                     shoot(opened, url, page_name, shades, args)
     finally:
         if (args.runs / RUN).exists():

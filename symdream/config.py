@@ -2,20 +2,16 @@
 
 Sections are TOML tables; field names are unique over all sections, so that a flag needs no prefix
 (`[adapter] rank = 8` is `--rank 8`). `None` means "the default of the chosen method or base".
-An unknown key is an error, and all problems of a request are told at once.
+An unknown key is an error. How a TrainConfig comes from what was asked: `symdream.settings`.
 """
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from symdream.errors import Problem, Problems, RequestError, did_you_mean
+from pydantic import BaseModel, ConfigDict, Field
 
 MethodName = Literal["lora", "lora+", "dora", "singlora", "symlora"]
 PresetName = Literal["quick", "quality", "paper"]
@@ -30,9 +26,7 @@ PRODIGY_LR = 1.0  # its authors': the estimated step size as it is
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
 
 
 class Subject(Section):
@@ -230,240 +224,3 @@ class TrainConfig(Section):
     def learned(self) -> Sequence[Subject]:
         """The subjects of the run, one or several: the very objects of the config."""
         return self.subjects or [self.subject]
-
-
-def conflicts(config: TrainConfig) -> list[Problem]:
-    """Settings that are each valid but do nothing, or contradict each other, together."""
-    problems = []
-    method = config.adapter.method
-    for key, value, owner in (
-        ("adapter.ramp", config.adapter.ramp, "singlora"),
-        ("training.lambda_lr", config.training.lambda_lr, "symlora"),
-        ("training.lora_plus_ratio", config.training.lora_plus_ratio, "lora+"),
-    ):
-        if value is not None and method != owner:
-            problems.append(Problem(key, f"belongs to method {owner}; this run trains {method}"))
-    if config.adapter.init is not None and method not in ("singlora", "symlora"):
-        problems.append(Problem("adapter.init", f"belongs to singlora and symlora; this run trains {method}"))
-    if config.adapter.components == "unet" and config.training.text_encoder_lr is not None:
-        problems.append(Problem("training.text_encoder_lr", "does nothing: components = unet trains no text encoder"))
-    if not config.selection.select_every:
-        for name in ("patience", "dino", "clip"):
-            if getattr(config.selection, name):
-                problems.append(Problem(f"selection.{name}", "does nothing without select_every"))
-    return problems + one_rate_problems(config) + data_conflicts(config)
-
-
-def one_rate_problems(config: TrainConfig) -> list[Problem]:
-    """Prodigy estimates one step size for all parameters and takes no second rate."""
-    training = config.training
-    if training.optimizer != "prodigy":
-        return []
-    problems = []
-    if config.adapter.method == "lora+":
-        problems.append(Problem("training.optimizer = prodigy", "has one rate for all; LoRA+ is two rates"))
-    for name in ("text_encoder_lr", "lambda_lr"):
-        rate = getattr(training, name)
-        if rate is not None and rate != (training.lr or PRODIGY_LR):
-            problems.append(Problem(f"training.{name} = {rate}", "prodigy has one rate for all: leave it out"))
-    return problems
-
-
-def data_conflicts(config: TrainConfig) -> list[Problem]:
-    """Conflicts of [subject], [[subjects]] and [prior]."""
-    problems = []
-    prior, subjects = config.prior, config.subjects
-    if subjects and config.subject != Subject():
-        given = [name for name in Subject.model_fields if getattr(config.subject, name) != getattr(Subject(), name)]
-        problems += [Problem(f"subject.{name}", "does not go with [[subjects]], which say it each") for name in given]
-    if len(subjects) == 1 and subjects[0].repeats > 1:
-        problems.append(Problem("subjects[1].repeats", "does nothing: there is no other subject to count beside"))
-    triggers = [subject.trigger.lower() for subject in subjects]  # the tokenizer knows no case
-    for trigger in sorted({trigger for trigger in triggers if triggers.count(trigger) > 1}):
-        problems.append(Problem(f"subjects: trigger = {trigger}", "stands for two subjects; each needs its own"))
-    if prior.class_images and prior.class_count:
-        problems.append(Problem("prior.class_count", "does not go with class_images: they are given or drawn"))
-    if not prior.wanted:
-        for name in ("class_prompt", "prior_loss_weight"):
-            if getattr(prior, name) != getattr(Prior(), name):
-                problems.append(Problem(f"prior.{name}", "does nothing without class_count or class_images"))
-    if len({subject.class_noun for subject in subjects}) > 1:
-        for name in ("class_images", "class_prompt"):
-            if getattr(prior, name):
-                problems.append(Problem(f"prior.{name}", "is one class, the subjects are of several: take class_count"))
-    return problems
-
-
-def fields(model: type[Section] = TrainConfig) -> dict[str, tuple[str, Any]]:
-    """Every setting by its flat name: (its section, its pydantic field)."""
-    found: dict[str, tuple[str, Any]] = {}
-    for section, info in sections(model).items():
-        for name, setting in info.annotation.model_fields.items():
-            assert name not in found, f"two settings are called {name}"
-            found[name] = (section, setting)
-    return found
-
-
-def sections(model: type[Section] = TrainConfig) -> dict[str, Any]:
-    """The tables with one value a setting: all but the list [[subjects]], which has no flags, and `preset`."""
-    return {k: v for k, v in model.model_fields.items() if isinstance(v.default, Section)}
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The nested settings of a TOML file.
-
-    Raises: RequestError if it cannot be read or is not TOML (with line and column).
-    """
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise RequestError(f"No settings file {path}.") from None
-    except IsADirectoryError:
-        raise RequestError(f"{path} is a folder, not a settings file.") from None
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not a text file: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"{path} is not valid TOML: {error}.") from None
-
-
-def merge(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay flat command-line values over nested settings; the command line wins."""
-    merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in settings.items()}
-    where = {name: section for name, (section, _) in fields().items()}
-    for name, value in flags.items():
-        section = merged.setdefault(where[name], {})
-        if isinstance(section, dict):  # else it is told, in words, when the settings are built
-            section[name] = value
-    return merged
-
-
-Check = Callable[[TrainConfig], list[Problem]]
-
-
-def build(
-    settings: Mapping[str, Any], where: str = "the settings", checks: Sequence[Check] = ()
-) -> TrainConfig:
-    """Validate nested settings once; `checks` look further (files, the machine) and add their problems.
-
-    Raises: Problems, naming every wrong key and value, with "did you mean" for unknown ones.
-    """
-    problems: list[Problem] = []
-    try:
-        config = TrainConfig.model_validate(settings)
-    except ValidationError as error:
-        problems = [_problem(e) for e in error.errors()]
-        # What is right is checked further, so that the user hears of everything at once.
-        config = TrainConfig.model_validate(_without(settings, error))
-    told = {_key(problem) for problem in problems}
-    for check in (conflicts, *checks):
-        # A wrong value was taken out above: that it is missing now is no news.
-        problems += [problem for problem in check(config) if _key(problem) not in told]
-    if problems:
-        raise Problems(where, problems)
-    return config
-
-
-def _key(problem: Problem) -> str:
-    return problem.key.partition(" = ")[0]
-
-
-def _without(settings: Mapping[str, Any], error: ValidationError) -> dict[str, Any]:
-    wrong = {tuple(e["loc"][: 3 if e["loc"][0] == "subjects" else 2]) for e in error.errors()}
-    kept: dict[str, Any] = {}
-    for section, values in settings.items():
-        if (section,) in wrong:
-            continue
-        if isinstance(values, list):
-            kept[section] = [
-                {k: v for k, v in entry.items() if (section, i, k) not in wrong}
-                for i, entry in enumerate(values) if isinstance(entry, Mapping)
-            ]  # fmt: skip
-        elif isinstance(values, Mapping):
-            kept[section] = {k: v for k, v in values.items() if (section, k) not in wrong}
-        else:
-            kept[section] = values
-    return kept
-
-
-def _problem(error: Mapping[str, Any]) -> Problem:
-    location = [str(part) for part in error["loc"] if isinstance(part, str)]
-    numbers = [part for part in error["loc"] if isinstance(part, int)]
-    key = ".".join(location[:2])
-    if location[0] == "subjects" and numbers:
-        key = f"subjects[{numbers[0] + 1}]" + "".join(f".{part}" for part in location[1:2])
-    if error["type"] == "extra_forbidden":
-        return Problem(key, "unknown key" + _did_you_mean(location))
-    shown = key if isinstance(error["input"], Mapping) else f"{key} = {error['input']}"
-    return Problem(shown, error["msg"][0].lower() + error["msg"][1:] + _default(location))
-
-
-def _default(location: list[str]) -> str:
-    known = fields()
-    if len(location) < 2 or location[1] not in known or known[location[1]][1].default is None:
-        return ""
-    return f" (default {known[location[1]][1].default})"
-
-
-# What other trainers call the same setting.
-SYNONYMS = {
-    "learning_rate": "lr",
-    "unet_lr": "lr",
-    "max_train_steps": "steps",
-    "train_batch_size": "batch_size",
-    "gradient_accumulation_steps": "accumulation",
-    "instance_data_dir": "images",
-    "pretrained_model_name_or_path": "base",
-    "network_dim": "rank",
-    "network_alpha": "alpha",
-    "lr_scheduler": "lr_schedule",
-    "lr_warmup_steps": "warmup",
-    "checkpointing_steps": "checkpoint_every",
-    "output_dir": "output",
-    "snr_gamma": "min_snr_gamma",
-    "rescale_betas_zero_snr": "zero_terminal_snr",
-    "use_8bit_adam": "optimizer",
-}
-
-
-def _did_you_mean(location: list[str]) -> str:
-    known = fields()
-    name = location[-1]
-    if location[0] == "subjects" and len(location) > 1:
-        return did_you_mean(name, OneOfSubjects.model_fields) or f"; it knows {', '.join(OneOfSubjects.model_fields)}"
-    if len(location) == 1 and name not in known:
-        close = difflib.get_close_matches(name, list(TrainConfig.model_fields), 1)
-        if close:
-            return f"; did you mean [{close[0]}]?"
-    if name in known:
-        return f"; it belongs in [{known[name][0]}]"
-    close = difflib.get_close_matches(name, [*known, *SYNONYMS], 1, cutoff=0.6)
-    if not close:
-        return f"; [{location[0]}] knows {', '.join(_names(location[0]))}" if _names(location[0]) else ""
-    setting = SYNONYMS.get(close[0], close[0])
-    section = known[setting][0]
-    return f'; did you mean "{setting}"' + (f" in [{section}]?" if section != location[0] else "?")
-
-
-def _names(section: str) -> list[str]:
-    return [name for name, (owner, _) in fields().items() if owner == section]
-
-
-def to_toml(config: TrainConfig) -> str:
-    """The complete settings as TOML. TOML has no null: settings left to the method's default are comments.
-
-    `overwrite` is false in it: what one call was allowed to replace, the next that reads the file is not.
-    """
-    import tomli_w
-
-    lines = ["# preset: not set" if config.preset is None else f'preset = "{config.preset}"', ""]
-    for section, info in sections(type(config)).items():
-        values = getattr(config, section).model_dump(mode="json")
-        if "overwrite" in values:
-            values["overwrite"] = False
-        lines.append(f"# {info.annotation.__doc__.splitlines()[0]}\n[{section}]")
-        for name, value in values.items():
-            lines.append(f"# {name}: not set" if value is None else tomli_w.dumps({name: value}).rstrip("\n"))
-        lines.append("")
-    for subject in config.subjects:
-        lines += ["[[subjects]]", tomli_w.dumps(subject.model_dump(mode="json", exclude_none=True))]
-    return "\n".join(lines)

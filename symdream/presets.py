@@ -53,7 +53,7 @@ def apply(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str] | None
     """Put the preset that nested `settings` name under them.
 
     Returns the settings and what the preset decided, as "rank = 16" (None without a preset; one that does not exist
-    is left for `symdream.config.build` to refuse). With [[subjects]] its words go to each of them.
+    is left for `symdream.settings.build` to refuse). With [[subjects]] its words go to each of them.
     """
     merged = dict(settings)
     preset = PRESETS.get(merged["preset"]) if isinstance(merged.get("preset"), str) else None

@@ -19,8 +19,9 @@ if __name__ == "__main__":
     # Launched as a file, Python looks for imports in symdream/ first; it must look beside it.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from symdream.config import TrainConfig, to_toml
+from symdream.config import TrainConfig
 from symdream.errors import RequestError, Stopped, WorkError
+from symdream.settings import to_toml
 from symdream.signals import signals_like_ctrl_c
 from symdream.training.run_folder import RunFolder, is_leader, write_text
 from symdream.ui import log_to, say

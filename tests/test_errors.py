@@ -23,8 +23,10 @@ def test_an_error_tells_what_where_and_what_to_do():
 def test_problems_are_told_together_and_counted():
     told = str(Problems("x.toml", [Problem("rank = 0", "is too small"), Problem("lr", "is missing")]))
     assert told.splitlines() == [
-        "2 problems in x.toml; nothing was started.", "  rank = 0  is too small", "  lr        is missing"
-    ]  # fmt: skip
+        "2 problems in x.toml; nothing was started.",
+        "  rank = 0  is too small",
+        "  lr        is missing",
+    ]
     assert str(Problems("x", [Problem("a", "b")])).startswith("1 problem in x;")
 
 

@@ -7,8 +7,7 @@ import tomli_w
 import torch
 from helpers.runs import adapter_tensors, make_photos, symdream
 
-from symdream import config as settings
-from symdream import presets
+from symdream import presets, settings
 from symdream.errors import Problems
 from symdream.presets import PRESETS
 from symdream.train import run_training

@@ -78,9 +78,13 @@ def test_every_readme_command_runs(tmp_path, tiny_sd1):
 def test_every_readme_snippet_runs(tmp_path, number):
     code = blocks("python")[number]
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )  # fmt: skip
+    )
     assert result.returncode == 0, result.stderr
 
 

@@ -19,8 +19,8 @@ import torch
 from helpers.runs import adapter_tensors, make_photos, symdream, tiny_config, train_tiny
 from safetensors.torch import load_file, save_file
 
-from symdream.config import read_toml
 from symdream.errors import RequestError, Stopped, WorkError
+from symdream.settings import read_toml
 from symdream.train import run_training
 from symdream.training.run_folder import RunFolder
 
@@ -65,7 +65,7 @@ def test_stopped_after_3_steps_and_resumed_equals_6_unbroken_steps(tmp_path, tin
 
 
 def tiny_config_of(run):
-    from symdream.config import build
+    from symdream.settings import build
 
     return build(read_toml(run.config))
 
@@ -120,10 +120,12 @@ def assert_same_up_to_rounding(one, two):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
     # Adam turns the rounding of a gradient that is nearly 0 into a whole step: a few elements may differ.
-    differences = torch.cat([
-        (a - b).abs().flatten()
-        for a, b in zip(adapter_tensors(one).values(), adapter_tensors(two).values(), strict=True)
-    ])
+    differences = torch.cat(
+        [
+            (a - b).abs().flatten()
+            for a, b in zip(adapter_tensors(one).values(), adapter_tensors(two).values(), strict=True)
+        ]
+    )
     assert (differences > 1e-6).float().mean() < 0.01
 
 
@@ -335,8 +337,11 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, tiny_sd1, photos
     script = str(Path(__file__).parent.parent / "symdream" / "train.py")
     two = subprocess.run(
         [sys.executable, "-m", *launcher, script, *common, "--batch-size", "2", "-o", str(tmp_path / "two")],
-        capture_output=True, text=True, timeout=600, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
     assert two.returncode == 0, two.stderr
     one = symdream("train", *common, "--device", "cpu", "--batch-size", "4", "-o", tmp_path / "one")
     assert one.returncode == 0, one.stderr
@@ -405,8 +410,9 @@ def test_a_closed_terminal_saves_the_run(tmp_path, tiny_sd1, photos):
 @pytest.mark.slow
 def test_nohup_is_respected(tmp_path, tiny_sd1, photos):
     run, command = endless(tmp_path, tiny_sd1, photos)
-    process = subprocess.Popen(["nohup", *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        ["nohup", *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     wait_until_it_trains(run)
     process.send_signal(signal.SIGHUP)
     time.sleep(2)

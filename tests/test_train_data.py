@@ -11,7 +11,7 @@ from helpers.encoder_folders import write_clip, write_vit
 from helpers.runs import adapter_tensors, make_photos, symdream, tiny_config
 from PIL import Image
 
-from symdream import config as settings
+from symdream import settings
 from symdream.data.store import Store
 from symdream.data.training_set import TrainingSet
 from symdream.diffusion.base import load_base

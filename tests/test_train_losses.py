@@ -55,7 +55,7 @@ def test_all_together_from_toml_and_flags(tmp_path, tiny_sd2, photos):
     toml.write_text(
         f'[subject]\nimages = "{photos}"\nclass_noun = "toy"\n'
         f'[model]\nbase = "{tiny_sd2}"\ndevice = "cpu"\n'
-        '[loss]\nmin_snr_gamma = 5.0\nnoise_offset = 0.1\n'
+        "[loss]\nmin_snr_gamma = 5.0\nnoise_offset = 0.1\n"
         '[training]\noptimizer = "prodigy"\nsteps = 2\nbatch_size = 2\n'
     )
     result = symdream(

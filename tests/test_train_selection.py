@@ -8,9 +8,9 @@ import pytest
 import torch
 from helpers.runs import adapter_tensors, make_photos, tiny_config, train_tiny
 
-from symdream.config import build, read_toml
 from symdream.diffusion.adapters import read_metadata
 from symdream.errors import RequestError, Stopped
+from symdream.settings import build, read_toml
 from symdream.train import run_training
 from symdream.training.checkpoint import best_of, list_checkpoints
 from symdream.training.criterion import Scores
@@ -289,8 +289,10 @@ def test_two_processes_end_together_when_patience_is_over(tmp_path, tiny_sd1, ph
     two = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", script]
         + [str(option) for option in [*options, "-o", tmp_path / "run"]],
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert two.returncode == 0, two.stderr
     run = RunFolder(tmp_path / "run")
     assert run.read_state()["status"] == "finished" and run.read_state()["step"] < 50

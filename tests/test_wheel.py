@@ -20,8 +20,10 @@ REPOSITORY = Path(__file__).parent.parent
 def build(kind: str, source: Path, place: Path) -> Path:
     subprocess.run(
         [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", "--outdir", str(place), str(source)],
-        check=True, capture_output=True, timeout=600,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+        timeout=600,
+    )
     [made] = place.glob("symdream-*.whl" if kind == "wheel" else "symdream-*.tar.gz")
     return made
 
@@ -51,8 +53,10 @@ def test_the_demo_runs_from_a_wheel_in_a_fresh_environment(tmp_path):
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True, timeout=600)
     site = subprocess.run(
         [sys.executable, "-c", "import torch, pathlib; print(pathlib.Path(torch.__file__).parent.parent)"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
     packages = subprocess.run(
         [python, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True, check=True
     ).stdout.strip()

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from symdream import config as settings
+from symdream import settings
 from symdream.data.captions import fill
 from symdream.data.images import read_folder
 from symdream.diffusion.base import Base

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from symdream import config as settings
+from symdream import settings
 from symdream.bench.dreambooth import is_data_set
 from symdream.bench.presets import PRESETS
 from symdream.bench.subjects import BenchSubject, read_subjects, unknown_subjects

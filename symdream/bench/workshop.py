@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from symdream import config as settings
+from symdream import settings
 from symdream.bench.cells import Cell, failed_entry, identity, read_done, write_done
 from symdream.bench.grid import TRIGGER, Grid, prompts_of, subjects_of
 from symdream.bench.judging import Judge, SubjectJudge, mean_scores

@@ -55,7 +55,7 @@ class Args:
 
 
 def run(args: Args) -> int:
-    from symdream import config as settings
+    from symdream import settings
     from symdream.metrics.prompts import read_prompts
     from symdream.training.request import check_base, check_subject
     from symdream.training.run_folder import RunFolder, new_run_path
@@ -96,7 +96,7 @@ def run(args: Args) -> int:
     print_table(folder)
     subject = f"{metadata['trigger']} {metadata['class_noun']}"
     print(f"pictures       {grid_of(path)}")
-    print(f"LoRA file      {lora_of(path)}  (ComfyUI, A1111, diffusers; its subject answers to \"{subject}\")")
+    print(f'LoRA file      {lora_of(path)}  (ComfyUI, A1111, diffusers; its subject answers to "{subject}")')
     print(f"run folder     {path}")
     prompt = f"a 3d render of a {subject} on a red background"
     print(f'more pictures  {program()} generate --adapter {typed(path)} --prompt "{prompt}" -o images')

@@ -117,8 +117,9 @@ def thinned(caption: str, rate: float, keep: str, seed: int) -> list[str]:
     variants = []
     for variant in range(TAG_VARIANTS):
         shown = [
-            tag for i, tag in enumerate(tags)
+            tag
+            for i, tag in enumerate(tags)
             if i in stays or draws.uniform(seed, variant, f"tag {i} of {caption}") >= rate
-        ]  # fmt: skip
+        ]
         variants.append(", ".join(shown))
     return variants

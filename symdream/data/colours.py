@@ -61,9 +61,13 @@ def _transform(profile: bytes) -> tuple[ImageCms.ImageCmsTransform | None, str |
         if mode is None:
             return None, None
         transform = ImageCms.buildTransform(
-            source, ImageCms.createProfile("sRGB"), mode, "RGB",
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC, flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )  # fmt: skip
+            source,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
         if mode != "CMYK" and _changes_nothing(transform, mode):
             return None, mode
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):

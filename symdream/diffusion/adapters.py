@@ -186,9 +186,7 @@ def attach_saved(base: Base, folder: Path, name: str = NAME) -> dict[str, Any]:
     modules = base.components()
     found = [c for c in modules if (folder / c / WEIGHTS).is_file()]
     if not found:
-        raise RequestError(
-            f"No adapter in {folder}.", fix=f"name a run folder, or a folder with unet/{WEIGHTS} in it"
-        )
+        raise RequestError(f"No adapter in {folder}.", fix=f"name a run folder, or a folder with unet/{WEIGHTS} in it")
     metadata: dict[str, Any] = {}
     for component in found:
         file = folder / component / WEIGHTS

@@ -86,9 +86,7 @@ class GraphEngine(Engine):
         tensors = batch.tensors()
         if shapes_of(tensors) not in self.passes:
             buffers = {name: None if t is None else t.clone() for name, t in tensors.items()}
-            captured = Captured(
-                lambda: self._forward_backward(buffers), self.parts.device, self.pool, self.parts.unet
-            )
+            captured = Captured(lambda: self._forward_backward(buffers), self.parts.device, self.pool, self.parts.unet)
             self.passes[shapes_of(tensors)] = buffers, captured
             self._clear()
 

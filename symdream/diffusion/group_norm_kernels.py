@@ -55,9 +55,7 @@ def _moved(x, mean, rstd, weight, bias):
 
 
 @triton.jit
-def _read_gradient(
-    x, dy, weight, bias, mean, rstd, silu, begin, high, group, inverse, channels, BLOCK: tl.constexpr
-):  # fmt: skip
+def _read_gradient(x, dy, weight, bias, mean, rstd, silu, begin, high, group, inverse, channels, BLOCK: tl.constexpr):
     """Of the numbers from `begin` on: where they lie, which there are, x̂, and the loss's gradient to it."""
     where, held, values, scale, shift = _read(x, weight, bias, begin, high, group, inverse, channels, BLOCK)
     upper = tl.load(dy + where, mask=held, other=0.0).to(tl.float32)

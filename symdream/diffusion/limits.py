@@ -9,9 +9,7 @@ MAX_GUIDANCE = 100
 MIN_SIDE, MULTIPLE = 64, 8  # pixels: the UNet halves the latents three times, the VAE halves the picture as often
 
 
-def wrong_settings(
-    steps: int | None, guidance: float | None, width: int | None, height: int | None
-) -> dict[str, str]:
+def wrong_settings(steps: int | None, guidance: float | None, width: int | None, height: int | None) -> dict[str, str]:
     """What is wrong with each of these, by name (None: the base's own, which is right)."""
     wrong = {}
     if steps is not None and not 1 <= steps <= MAX_STEPS:

@@ -69,7 +69,7 @@ def package_versions() -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """"NVIDIA H100 80GB HBM3", or "cpu (x86_64)"."""
+    """What it calls itself: "NVIDIA H100 80GB HBM3", or "cpu (x86_64)"."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"

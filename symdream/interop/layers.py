@@ -119,4 +119,3 @@ class Adapter:
         """Every layer as LoRA (or DoRA)."""
         layers = {p: x.plain() if isinstance(x, SymmetricLayer) else x for p, x in self.layers.items()}
         return replace(self, layers=layers)
-

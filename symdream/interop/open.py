@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from symdream.config import read_toml
 from symdream.diffusion.adapters import NAME
 from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
@@ -18,6 +17,7 @@ from symdream.interop.layers import Adapter
 from symdream.interop.metadata import trained_base
 from symdream.interop.read import read_adapter
 from symdream.interop.several import attach_several
+from symdream.settings import read_toml
 from symdream.ui import say
 
 
@@ -134,5 +134,3 @@ def tell(match: Match, path: Path) -> None:
     """Say what did not fit, if anything."""
     if match.unmatched or match.ignored or match.notes:
         say(f"{path.name}: {match}")
-
-

@@ -81,9 +81,7 @@ def evaluate_run(
     config = run.read_config()
     check_output(output, overwrite)
     if not run.adapter.is_dir():
-        raise RequestError(
-            f"{run.path} has no adapter yet.", fix=f"finish its training: {resume_command_of(run.path)}"
-        )
+        raise RequestError(f"{run.path} has no adapter yet.", fix=f"finish its training: {resume_command_of(run.path)}")
     accelerator, dtype = open_accelerator(device, config.model.dtype)
     references = [_photos_of_run(subject) for subject in config.learned]
     warn_if_changed(run, config, references)

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from symdream.config import TrainConfig, to_toml
+from symdream.config import TrainConfig
 from symdream.data.cache_folder import cache_folder
 from symdream.data.store import Store
 from symdream.data.training_set import TrainingSet
@@ -33,6 +33,7 @@ from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.diffusion.parking import park
 from symdream.diffusion.sampling_engine import forget
 from symdream.errors import Problem, Problems, collected
+from symdream.settings import to_toml
 from symdream.train import leave
 from symdream.training import checkpoint, outputs
 from symdream.training.absolute_paths import with_absolute_paths

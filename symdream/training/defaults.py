@@ -5,10 +5,11 @@ The rates lie in the table of methods (symdream.tuners.methods); how they were f
 
 from __future__ import annotations
 
-from symdream.config import PRODIGY_LR, TrainConfig, fields
+from symdream.config import PRODIGY_LR, TrainConfig
 from symdream.diffusion.base import Base
 from symdream.diffusion.names import EMBEDDED
 from symdream.errors import RequestError
+from symdream.settings import fields
 from symdream.training.absolute_paths import with_absolute_paths
 from symdream.tuners import METHODS
 

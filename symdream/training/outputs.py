@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from symdream import __version__
-from symdream.config import TrainConfig, to_toml
+from symdream.config import TrainConfig
 from symdream.data.cache_folder import cache_folder
 from symdream.data.captions import caption_file, fill, lonely_captions, says
 from symdream.data.class_images import from_base
@@ -24,6 +24,7 @@ from symdream.diffusion.machine import device_name, package_versions
 from symdream.diffusion.prompts import cut_off
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError
+from symdream.settings import to_toml
 from symdream.training.memory import peak_memory
 from symdream.training.photo_notes import photo_notes
 from symdream.training.photos import Photo, Photos

@@ -110,8 +110,10 @@ def add_class_images(photos: Photos, config: TrainConfig, base: Base, *, quiet: 
     ]
     if not prior.class_images:
         photos.class_recipe = {
-            "prompts": photos.class_prompts, "count": prior.class_count, "resolution": config.model.resolution
-        }  # fmt: skip
+            "prompts": photos.class_prompts,
+            "count": prior.class_count,
+            "resolution": config.model.resolution,
+        }
     for prompt in dict.fromkeys(photos.class_prompts):
         if prior.class_images:
             photos.class_images[prompt] = class_images.from_folder(prior.class_images)

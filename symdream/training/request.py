@@ -8,9 +8,8 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from symdream import config as settings
-from symdream import presets
-from symdream.config import Subject, TrainConfig
+from symdream import presets, settings
+from symdream.config import PresetName, Subject, TrainConfig
 from symdream.data.cache_folder import cache_folder
 from symdream.data.captions import caption_of, prompt_problem, template_problem
 from symdream.data.checks import check_class_images, effects
@@ -34,7 +33,7 @@ def arguments_class() -> type:
     flags: list[tuple[str, Any, Any]] = [
         ("config", Annotated[Path | None, tyro.conf.arg(help="TOML file with settings; flags win over it.")], None),
         ("resume", Annotated[Path | None, tyro.conf.arg(help="Run folder to continue; takes no other flag.")], None),
-        ("preset", Annotated[settings.PresetName | None, tyro.conf.arg(help=presets.explained())], None),
+        ("preset", Annotated[PresetName | None, tyro.conf.arg(help=presets.explained())], None),
     ]
     for name, (_, field) in settings.fields().items():
         default = field.get_default(call_default_factory=True)
@@ -210,9 +209,7 @@ def check_subject(config: TrainConfig) -> list[Problem]:
     return problems + check_class_images(config) + effects(config)
 
 
-CHECKS = (
-    check_utf8, check_subject, check_base, check_start, check_cache, check_rate, check_prompts, check_extras
-)  # fmt: skip
+CHECKS = (check_utf8, check_subject, check_base, check_start, check_cache, check_rate, check_prompts, check_extras)
 
 
 def check_one(subject: Subject, key: str, config: TrainConfig) -> list[Problem]:

@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from symdream import config as settings
-from symdream import presets
+from symdream import presets, settings
 from symdream.config import TrainConfig
 from symdream.training.absolute_paths import with_absolute_paths
 from symdream.ui import say
@@ -86,8 +85,10 @@ def _read(nested: Mapping[str, Any]) -> TrainConfig | None:
 
 
 def _is_of_preset(name: str, section: str, preset: Any) -> bool:
-    return isinstance(preset, str) and preset in presets.PRESETS and (
-        name in presets.PRESETS[preset].settings.get(section, {})
+    return (
+        isinstance(preset, str)
+        and preset in presets.PRESETS
+        and name in presets.PRESETS[preset].settings.get(section, {})
     )
 
 

@@ -359,7 +359,7 @@ class RunFolder:
 
     def read_config(self) -> TrainConfig:
         """The settings in config.toml, checked. Raises: RequestError, Problems if they cannot be read or are wrong."""
-        from symdream import config as settings
+        from symdream import settings
 
         return settings.build(settings.read_toml(self.config), str(self.config))
 

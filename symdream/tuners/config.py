@@ -98,9 +98,7 @@ class SingLoraConfig(SymmetricConfig):
     A starts at random, not at zero: train with a ramp of `u` from 0 to 1 (`set_ramp`).
     """
 
-    u: float = field(
-        default=1.0, metadata={"help": "The ramp's present value, 0 to 1; kept up to date by `set_ramp`."}
-    )
+    u: float = field(default=1.0, metadata={"help": "The ramp's present value, 0 to 1; kept up to date by `set_ramp`."})
 
     def __post_init__(self) -> None:
         super().__post_init__()

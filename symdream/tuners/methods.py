@@ -43,9 +43,7 @@ class Method:
 
 
 def _lora(rank: int, alpha: float, targets: Sequence[str] | str, dropout: float, use_dora: bool = False) -> LoraConfig:
-    return LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=_names(targets), lora_dropout=dropout, use_dora=use_dora
-    )
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=_names(targets), lora_dropout=dropout, use_dora=use_dora)
 
 
 def _dora(rank: int, alpha: float, targets: Sequence[str] | str, dropout: float) -> LoraConfig:

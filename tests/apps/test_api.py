@@ -86,8 +86,10 @@ def test_the_picture_is_the_librarys_own(client, tmp_path):
 
 
 def test_three_users_at_once_get_their_own_pictures(server, client, tmp_path):
-    alone = {seed: pixels(client.predict(prompt=PROMPT, seed=seed, **QUICK, api_name="/generate")["images"][0])
-             for seed in (11, 12, 13)}  # fmt: skip
+    alone = {
+        seed: pixels(client.predict(prompt=PROMPT, seed=seed, **QUICK, api_name="/generate")["images"][0])
+        for seed in (11, 12, 13)
+    }
 
     def user(seed):
         mine = Client(server.url, verbose=False, download_files=str(tmp_path / str(seed)))
@@ -102,9 +104,12 @@ def test_three_users_at_once_get_their_own_pictures(server, client, tmp_path):
 
 def test_compare_scores_every_cell_against_the_runs_photos(client):
     result = client.predict(
-        prompts=["a 3d render of a {subject} on a red background"], adapters=["owl", "owl two"], seeds=[0, 1], **QUICK,
+        prompts=["a 3d render of a {subject} on a red background"],
+        adapters=["owl", "owl two"],
+        seeds=[0, 1],
+        **QUICK,
         api_name="/compare",
-    )  # fmt: skip
+    )
     assert [(c["variant"], c["seed"]) for c in result["cells"]] == [
         (variant, seed) for seed in (0, 1) for variant in ("base alone", "owl", "owl two")
     ]
@@ -116,9 +121,12 @@ def test_compare_scores_every_cell_against_the_runs_photos(client):
     with Image.open(result["grid"]) as grid:
         assert grid.width > 3 * 128 and grid.height > 2 * 128
     single = client.predict(
-        prompt="a 3d render of a sks bird on a red background", adapters=[{"name": "owl two"}], seed=1, **QUICK,
+        prompt="a 3d render of a sks bird on a red background",
+        adapters=[{"name": "owl two"}],
+        seed=1,
+        **QUICK,
         api_name="/generate",
-    )  # fmt: skip
+    )
     assert close(single["images"][0], result["cells"][5]["image"])
 
 
@@ -174,14 +182,14 @@ def test_a_long_prompt_says_what_is_cut(client):
         ({"prompt": "a", "base": "model.ckpt"}, "pickle"),
         ({"prompt": "a", "adapters": [{"name": "../secret"}]}, "not a path inside"),
         ({"prompt": "a", "adapters": [{"name": "/etc/passwd"}]}, "outside the folders"),
-        ({"prompt": "a", "adapters": [{"name": "nobody"}]}, "no \"nobody\""),
+        ({"prompt": "a", "adapters": [{"name": "nobody"}]}, 'no "nobody"'),
         ({"prompt": "a", "adapters": [{"name": "owl", "wieght": 1}]}, "weight"),
         ({"prompt": "a {subject}"}, "No adapter here says"),
         ({"prompt": "a", "steps": "many"}, "steps"),
         ({"prompt": "a", "adapters": ["owl", 3]}, "adapters[1]"),
         ({"prompt": None, "seed": [1]}, "2 problems"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_request_gets_a_plain_message_and_the_app_lives_on(client, arguments, expected):
     assert expected in refused(client, "/generate", **arguments)
 
@@ -207,9 +215,11 @@ def test_adapters_that_cannot_be_used_are_refused_and_the_app_lives_on(server, c
     write_adapter(outside)
     (server.runs / "link").symlink_to(outside)
     for name, expected in {
-        "other width": "another architecture", "broken.safetensors": "broken.safetensors",
-        "text.safetensors": "text.safetensors", "link": "outside the folders",
-    }.items():  # fmt: skip
+        "other width": "another architecture",
+        "broken.safetensors": "broken.safetensors",
+        "text.safetensors": "text.safetensors",
+        "link": "outside the folders",
+    }.items():
         assert expected in refused(client, "/generate", prompt="a", adapters=[{"name": name}], **QUICK)
     alone = client.predict(prompt=PROMPT, **QUICK, api_name="/generate")
     worn = client.predict(prompt=PROMPT, adapters=[{"name": "owl"}], **QUICK, api_name="/generate")

@@ -73,9 +73,7 @@ def test_rows_and_columns_tell_the_prompt_that_each_picture_was_made_with(contex
     for _ in pairs:
         state, text = page.blind.vote(kept, state, "A")[:2]
     for pair, vote in zip(pairs, state["votes"], strict=True):
-        for place, name, prompt in (
-            (pair.a, vote.shown_as_a, vote.prompt_a), (pair.b, vote.shown_as_b, vote.prompt_b)
-        ):  # fmt: skip
+        for place, name, prompt in ((pair.a, vote.shown_as_a, vote.prompt_a), (pair.b, vote.shown_as_b, vote.prompt_b)):
             assert name == ("base alone", "fox", "owl")[place]
             assert prompt == read_settings(Path(kept["files"][pair.row][place]))["prompt"]
     assert "| fox |" in text and "sks" not in text

@@ -156,9 +156,11 @@ def test_a_pictures_base_comes_back_by_the_name_that_the_page_has(context, page)
     (context.runs / "my base").mkdir()
     (context.runs / "my base" / "model_index.json").touch()
     known = {
-        "sprite": "sprite", "folder:my base": "my base",
-        "stabilityai/stable-diffusion-xl-base-1.0@4621": "sdxl", "folder:gone": "folder:gone",
-    }  # fmt: skip
+        "sprite": "sprite",
+        "folder:my base": "my base",
+        "stabilityai/stable-diffusion-xl-base-1.0@4621": "sdxl",
+        "folder:gone": "folder:gone",
+    }
     for identity, name in known.items():
         values = page.restore(str(keep(page, "a" * 24, base=identity)))
         assert values[1] == name

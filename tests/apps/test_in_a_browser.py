@@ -430,8 +430,9 @@ def test_axe_finds_nothing_to_mend(browser, server, dark):
         # gradio's own placeholder of an empty picture has a name on a plain div.
         found += [
             (tab, v["id"], [node["html"][:150] for node in v["nodes"]])
-            for v in result.response["violations"] if v["id"] != "aria-prohibited-attr"
-        ]  # fmt: skip
+            for v in result.response["violations"]
+            if v["id"] != "aria-prohibited-attr"
+        ]
     page.context.close()
     assert not found
 

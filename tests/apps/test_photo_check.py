@@ -84,8 +84,11 @@ def test_what_is_no_image_is_left_out_with_its_reason_and_the_rest_is_kept(tmp_p
     assert [photo.name for photo in report.photos] == ["00.png"]
     told = dict(zip(("letter.png", "cut.png", "huge.png", "tiny.png"), report.refused, strict=True))
     for name, words in {
-        "letter.png": "not an image", "cut.png": "damaged", "huge.png": "million", "tiny.png": "at least 32",
-    }.items():  # fmt: skip
+        "letter.png": "not an image",
+        "cut.png": "damaged",
+        "huge.png": "million",
+        "tiny.png": "at least 32",
+    }.items():
         assert told[name].startswith(name) and words in told[name]
         assert str(tmp_path) not in told[name]
 
@@ -145,7 +148,7 @@ def test_blur_is_seen_where_it_is_and_nowhere_else():
 
 
 def test_copied_photos_keep_their_captions_and_train(tmp_path):
-    from symdream.config import build
+    from symdream.settings import build
 
     evil = save(read_image(OWL / "00.png"), tmp_path / "my photo & co_MASK.PNG")
     folder = tmp_path / "photos"

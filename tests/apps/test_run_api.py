@@ -155,9 +155,12 @@ def test_two_runs_train_stop_and_go_on(client, server, uploads, tiny_sd1):
     shutil.copytree(tiny_sd1, server.runs / "tiny-base")
     asked = {"class_noun": "toy", "photos": uploads, "base": "tiny-base", "method": "symlora"}
     first = client.predict(
-        **asked, name="first", captions=["a {subject} on red", "", ""], settings={**TINY, "steps": 3000},
+        **asked,
+        name="first",
+        captions=["a {subject} on red", "", ""],
+        settings={**TINY, "steps": 3000},
         api_name="/train_start",
-    )  # fmt: skip
+    )
     second = client.predict(
         **asked, name="second", settings={**TINY, "steps": 3, "sample_every": 3}, api_name="/train_start"
     )

@@ -148,7 +148,7 @@ def test_the_spectrum_is_of_the_card_that_is_open_and_counts_each_value_once(pag
                     return texts.slice(0, texts.indexOf('singular value')).join() === numbers.join()
                 }""",
                 arg=numbers,
-            )  # fmt: skip
+            )
     finally:
         file.unlink()
 

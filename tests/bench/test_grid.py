@@ -5,7 +5,7 @@ from helpers.grids import make_subjects, tiny_grid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symdream import config as settings
+from symdream import settings
 from symdream.bench.arms import make_arms, matched_rank
 from symdream.bench.cells import grid_cells, of_shard
 from symdream.bench.comparisons import EQUAL_PARAMETERS

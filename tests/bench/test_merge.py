@@ -11,8 +11,8 @@ from symdream.bench.cells import write_done
 from symdream.bench.grid import Grid
 from symdream.bench.merge import merge_folders
 from symdream.bench.results import SCORES, read_results, write_results, write_rows
-from symdream.config import read_toml
 from symdream.errors import RequestError, WorkError
+from symdream.settings import read_toml
 
 
 def shards(tmp_path, change=None, **told):

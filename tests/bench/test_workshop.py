@@ -10,8 +10,8 @@ from symdream.bench.cells import Settings, grid_cells
 from symdream.bench.grid import build
 from symdream.bench.tuning import first_trials, trial_cells
 from symdream.bench.workshop import Workshop
-from symdream.config import read_toml
 from symdream.diffusion.sampling import sample
+from symdream.settings import read_toml
 
 
 @pytest.fixture(scope="module")

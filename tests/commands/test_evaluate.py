@@ -135,8 +135,9 @@ def test_the_nearest_photo_of_each_image_is_named(folders, capsys):
         shutil.copy(folders / "phôtos" / f"{photo}.png", folders / "made images" / f"{image}.png")
     result, _ = scored(capsys, arguments(folders, "--prompts", folders / "prompts.txt"))
     assert [(e["file"], e["nearest_reference"]) for e in result["images"]] == [
-        ("00.png", "11.png"), ("01.png", "10.png")
-    ]  # fmt: skip
+        ("00.png", "11.png"),
+        ("01.png", "10.png"),
+    ]
     assert all(e["nearest_cosine"] == pytest.approx(1, abs=1e-5) for e in result["images"])
 
 
@@ -443,8 +444,12 @@ def test_an_adapter_file_of_another_tool_is_scored_as_its_run_is(trained, tiny_s
         assert of_file["after"][name] == pytest.approx(of_run["after"][name], abs=2e-3)
     assert of_file["after"]["dino"] != of_file["before"]["dino"]
     assert {path.name for path in (tmp_path / "of-file").iterdir()} == {
-        "before", "after", "class", "grid.png", "scores.json",
-    }  # fmt: skip
+        "before",
+        "after",
+        "class",
+        "grid.png",
+        "scores.json",
+    }
     assert "never writes over another" in refused(capsys, [*argv, "-o", str(tmp_path / "of-file")])
 
 

@@ -327,7 +327,7 @@ def test_an_adapter_without_words_cannot_fill_the_placeholder(tmp_path, run):
 
 
 def run_base(run):
-    from symdream.config import read_toml
+    from symdream.settings import read_toml
 
     return read_toml(run.config)["model"]["base"]
 

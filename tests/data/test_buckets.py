@@ -64,8 +64,11 @@ def test_a_cut_lies_inside_the_photo_and_keeps_its_proportions(width, height, re
 
 def test_random_cuts_reach_both_ends_and_center_is_the_middle():
     assert [place[0].box for place in cuts((100, 40), (64, 64), "random")] == [
-        (0, 0, 40, 40), (20, 0, 60, 40), (40, 0, 80, 40), (60, 0, 100, 40),
-    ]  # fmt: skip
+        (0, 0, 40, 40),
+        (20, 0, 60, 40),
+        (40, 0, 80, 40),
+        (60, 0, 100, 40),
+    ]
     assert [place[0].box for place in cuts((101, 40), (64, 64), "center")] == [(30, 0, 70, 40)]
     assert len(cuts((42, 40), (64, 64), "random")) == 3, "0, 1 and 2 pixels from the left"
 

@@ -32,8 +32,10 @@ def test_captions_stand_under_their_pictures_and_move_no_label():
 
 def test_a_word_that_is_longer_than_its_column_stays_in_it_and_is_all_there():
     long = "a/very_long-trigger" * 5
-    columns = [make_grid([[Image.new("RGB", (64, 64), "red")] * 2], column_labels=labels, cell=64)
-               for labels in ([f"an {long} owl", ""], ["", f"an {long} owl"])]  # fmt: skip
+    columns = [
+        make_grid([[Image.new("RGB", (64, 64), "red")] * 2], column_labels=labels, cell=64)
+        for labels in ([f"an {long} owl", ""], ["", f"an {long} owl"])
+    ]
     left, right = (image.crop((x, 0, x + 64, image.height)) for image, x in zip(columns, (10, 84), strict=True))
     assert left.tobytes() == right.tobytes()
     assert columns[0].crop((74, 0, 148, columns[0].height - 64 - MARGIN)).getextrema() == ((255, 255),) * 3

@@ -117,10 +117,12 @@ def test_a_mask_weights_latent_pixels_and_keeps_the_samples_count():
     each = [
         sum(
             float(mask[i, 0, y, x] * ((prediction[i, :, y, x] - target[i, :, y, x]) ** 2).mean())
-            for y in range(6) for x in range(5)
-        ) / float(mask[i].sum())
+            for y in range(6)
+            for x in range(5)
+        )
+        / float(mask[i].sum())
         for i in range(3)
-    ]  # fmt: skip
+    ]
     expected = sum(w * e for w, e in zip(weights.tolist(), each, strict=True)) / 3
     assert diffusion_loss(prediction, target, weights, mask).item() == pytest.approx(expected, rel=1e-5)
     plain = diffusion_loss(prediction, target, weights)

@@ -36,8 +36,11 @@ def start(runs: Path, *flags: str, env: dict[str, str] | None = None) -> Server:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "symdream.cli", "app", "--port", str(port), "--runs", str(runs), *flags],
-            stdout=output, stderr=output, cwd=runs.parent, env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})},
-        )  # fmt: skip
+            stdout=output,
+            stderr=output,
+            cwd=runs.parent,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})},
+        )
     server = Server(f"http://127.0.0.1:{port}", runs, log, process)
     for _ in range(START_SECONDS * 10):
         if process.poll() is not None:
@@ -66,7 +69,13 @@ def stop(server: Server) -> int:
 
 
 def write_adapter(
-    path: Path, *, seed: int = 0, noun: str = "bird", trigger: str = "sks", strength: float = 1.0, width: int = 0,
+    path: Path,
+    *,
+    seed: int = 0,
+    noun: str = "bird",
+    trigger: str = "sks",
+    strength: float = 1.0,
+    width: int = 0,
     base: str | None = "sprite",
 ) -> Path:
     """A native LoRA of rank 2 for sprite's attention, random, strong enough to be seen, as a run folder at `path`.

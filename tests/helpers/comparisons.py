@@ -87,11 +87,14 @@ def simulated(
         "match": match,
         "tuned": True,
         "margin_fraction": 0.02,
-        "primary": {"method": "singlora", "against": ["lora", "lora+", "dora", "symlora"],
-                    "endpoint": "dino at matched clip_t"},
+        "primary": {
+            "method": "singlora",
+            "against": ["lora", "lora+", "dora", "symlora"],
+            "endpoint": "dino at matched clip_t",
+        },
         "protocol": "0123456789abcdef",
         "config": {},
-    }  # fmt: skip
+    }
     content = {
         "format": 1, "symdream": "0.1.0", "complete": True, "created": "2026-01-01T00:00:00+00:00", "grid": grid,
         "notes": [], "environment": {"device": "cpu", "cpu_cores": 2, "python": "3.11", "packages": {},
@@ -135,8 +138,10 @@ def _arm(method, rank, role):
 
 
 def _cell(arm, name, seed, points, draw):
-    layers = ["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
-              "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"]  # fmt: skip
+    layers = [
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
+        "mid_block.attentions.0.transformer_blocks.0.attn2.to_v",
+    ]
     values = np.sort(draw.exponential(1, (len(layers), arm["rank"])), axis=1)[:, ::-1].round(4).tolist()
     spectrum = [
         {"component": "unet", "layer": layer, "shape": [64, 64 if "attn1" in layer else 256], "singular_values": value,

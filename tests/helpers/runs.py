@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from symdream import config as settings
+from symdream import settings
+from symdream.config import TrainConfig
 from symdream.train import run_training
 from symdream.training.request import check_subject
 from symdream.training.run_folder import RunFolder
@@ -27,7 +28,7 @@ def make_photos(folder: Path, count: int = 3, size: tuple[int, int] = (80, 64)) 
     return folder
 
 
-def tiny_config(base: Path, photos: Path, **flags) -> settings.TrainConfig:
+def tiny_config(base: Path, photos: Path, **flags) -> TrainConfig:
     """Six quick steps; any setting can be given by its flat name."""
     given = {
         "base": str(base),

@@ -21,9 +21,7 @@ P1, P2 = Place("unet", "down_blocks.0.a"), Place("text_encoder", "text_model.b")
 
 def layer(r: int, n_in: int, n_out: int, seed: int, factor: float = 1.0) -> PlainLayer:
     generator = torch.Generator().manual_seed(seed)
-    return PlainLayer(
-        torch.randn(r, n_in, generator=generator), torch.randn(n_out, r, generator=generator), factor
-    )
+    return PlainLayer(torch.randn(r, n_in, generator=generator), torch.randn(n_out, r, generator=generator), factor)
 
 
 def dense(x: PlainLayer) -> torch.Tensor:

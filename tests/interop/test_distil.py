@@ -49,8 +49,10 @@ def test_the_taught_adapter_is_nearer_to_the_whole_on_other_seeds(base, whole, f
     assert {place: [t.shape for t in layer.tensors()] for place, layer in result.adapter.layers.items()} == shapes
     assert result.adapter.metadata == small.metadata
     wanted = predictions(whole, others)
-    distance = {name: float((predictions(x, others) - wanted).norm()) for name, x in
-                (("small", small), ("taught", result.adapter))}  # fmt: skip
+    distance = {
+        name: float((predictions(x, others) - wanted).norm())
+        for name, x in (("small", small), ("taught", result.adapter))
+    }
     assert distance["taught"] < distance["small"]
     # The base is as it was, and free for the next one.
     left = dict(base.unet.named_parameters())

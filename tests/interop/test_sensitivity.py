@@ -100,8 +100,9 @@ def test_a_large_update_that_no_answer_owes_anything_to_goes_first(plain):
 
     def answer(kept: Adapter) -> torch.Tensor:
         fresh = tiny_base("sd1")
-        fresh.unet.load_state_dict({k.replace(".base_layer", ""): v for k, v in base.unet.state_dict().items()
-                                    if "lora_" not in k})  # fmt: skip
+        fresh.unet.load_state_dict(
+            {k.replace(".base_layer", ""): v for k, v in base.unet.state_dict().items() if "lora_" not in k}
+        )
         attach_adapter(fresh.components(), kept)
         with torch.no_grad():
             return torch.cat([guided(fresh, PROMPT, x_t, t) for x_t, t in looks])

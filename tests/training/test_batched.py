@@ -261,8 +261,11 @@ def test_what_keeps_runs_apart_is_told_all_at_once(tmp_path, tiny_sd1, photos):
     assert what_differs([config(method="lora", seed=1), config(method="dora", lr=1.0, alpha=2.0)]) == []
     told = what_differs([config(), config(method="lora", steps=7, rank=2, accumulation=2)])
     assert {problem.key.split(" ")[0] for problem in told} == {
-        "training.steps", "adapter.rank", "adapter.method", "training.accumulation",
-    }  # fmt: skip
+        "training.steps",
+        "adapter.rank",
+        "adapter.method",
+        "training.accumulation",
+    }
     with pytest.raises(Problems):
         train_together([RunFolder.create(tmp_path / "a")] * 2, [config(), config(steps=7)])
     assert not (tmp_path / "a" / "state.json").exists()

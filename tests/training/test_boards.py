@@ -8,8 +8,8 @@ import torch
 from helpers.runs import symdream, tiny_config, train_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from symdream.config import build, read_toml
 from symdream.errors import RequestError
+from symdream.settings import build, read_toml
 from symdream.train import run_training
 from symdream.training.boards import open_boards
 from symdream.training.recorder import SPECTRUM_EVERY, Recorder

@@ -1,4 +1,3 @@
-
 import pytest
 import torch
 from helpers.disk import file_size_limit

@@ -9,9 +9,7 @@ from helpers.runs import adapter_tensors, tiny_config, train_tiny, train_tiny_to
 from symdream.train import run_training
 
 
-def test_a_run_in_a_thread_trains_as_elsewhere_and_the_file_stops_it(
-    tmp_path, tiny_sd1, photos, few_denoising_steps
-):
+def test_a_run_in_a_thread_trains_as_elsewhere_and_the_file_stops_it(tmp_path, tiny_sd1, photos, few_denoising_steps):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with ThreadPoolExecutor(1) as threads:
         run = threads.submit(train_tiny_to_step_2, tmp_path / "run", tiny_sd1, photos, steps=3).result()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from symdream import config as settings
+from symdream import settings
 from symdream.diffusion.adapters import attach
 from symdream.diffusion.base import load_base
 from symdream.diffusion.footprint import Footprint, measure

@@ -115,9 +115,7 @@ def test_with_loss_scaling_an_infinite_gradient_is_no_failure_and_an_infinite_lo
         ([0.0, 1.0, 1.0], [0.0, 1.0, 0.0], [1.0, 1.0, 1.0], None),
     ],
 )
-def test_the_first_gradient_that_can_be_judged_must_not_be_zero(
-    tmp_path, tiny_sd1, photos, losses, norms, us, failing
-):
+def test_the_first_gradient_that_can_be_judged_must_not_be_zero(tmp_path, tiny_sd1, photos, losses, norms, us, failing):
     config = tiny_config(tiny_sd1, photos)
 
     def record_all():

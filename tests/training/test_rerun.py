@@ -7,7 +7,7 @@ import pytest
 import tomli_w
 from helpers.runs import symdream, tiny_config
 
-from symdream import config as settings
+from symdream import settings
 from symdream.errors import Problems, RequestError
 from symdream.training import request
 from symdream.training.rerun import differences

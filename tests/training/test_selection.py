@@ -170,8 +170,11 @@ def test_the_run_ends_when_patience_is_over_and_takes_the_best_state_at_its_best
     assert one.layer.weight == 1.0
     summary = one.run.read_summary()["selection"]
     assert {k: summary[k] for k in ("step", "weight", "dino", "clip_t")} == {
-        "step": 20, "weight": 0.8, "dino": 0.7, "clip_t": 1.0
-    }  # fmt: skip
+        "step": 20,
+        "weight": 0.8,
+        "dino": 0.7,
+        "clip_t": 1.0,
+    }
     assert "Training ended at step 40 of 60" in summary["reason"] and "best of 4 states" in summary["reason"]
     assert sorted(one.judge.asked[4:]) == sorted((20, w) for w in WEIGHTS if w != 1.0), "weight 1 was known"
     assert one.shown[20]["selection/DINO"] == 0.6

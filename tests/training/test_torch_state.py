@@ -42,9 +42,7 @@ def usual(tmp_path_factory, tiny_sd1, photos):
     ],
     ids=["float64", "bfloat16", "no_grad", "inference_mode", "autocast"],
 )
-def test_a_run_is_the_same_whatever_its_caller_has_set(
-    tmp_path, tiny_sd1, photos, usual, few_denoising_steps, around
-):
+def test_a_run_is_the_same_whatever_its_caller_has_set(tmp_path, tiny_sd1, photos, usual, few_denoising_steps, around):
     torch.manual_seed(5)
     generator = torch.get_rng_state()
     with around():

@@ -76,13 +76,15 @@ class Blocks(nn.Module):
     ("options", "adapted"),
     [
         ({"target_modules": ["q"]}, {"blocks.0.q", "blocks.1.q", "blocks.2.q"}),
-        ({"target_modules": ["q", "k"], "exclude_modules": ["blocks.0.k", "blocks.1.k", "blocks.2.k", "blocks.2.q"]},
-         {"blocks.0.q", "blocks.1.q"}),
+        (
+            {"target_modules": ["q", "k"], "exclude_modules": ["blocks.0.k", "blocks.1.k", "blocks.2.k", "blocks.2.q"]},
+            {"blocks.0.q", "blocks.1.q"},
+        ),
         ({"target_modules": ["q"], "layers_to_transform": [1], "layers_pattern": ["blocks"]}, {"blocks.1.q"}),
         ({"target_modules": ["k"], "layers_to_transform": 2, "layers_pattern": "blocks"}, {"blocks.2.k"}),
         ({"target_modules": r"blocks\.[01]\.[qk]"}, {"blocks.0.q", "blocks.0.k", "blocks.1.q", "blocks.1.k"}),
     ],
-)  # fmt: skip
+)
 def test_options_choose_the_layers(options, adapted):
     model = get_peft_model(Blocks(), SingLoraConfig(r=2, **options))
     layers = {n.removeprefix("base_model.model.") for n, m in model.named_modules() if hasattr(m, "singlora_A")}
