@@ -122,7 +122,7 @@ class Comparison:
 
     def _take_references(self) -> None:
         wanted = [(name, False) for name in [*self.names, *self.tuned_on]] + [(name, True) for name in self.tuned_on]
-        tasks = [("reference", (name,), {"tuning": tuning}) for name, tuning in wanted]
+        tasks = [(Workshop.reference, (name,), {"tuning": tuning}) for name, tuning in wanted]
         for number, result in self._timed(self.do(tasks)):
             name, tuning = wanted[number]
             if isinstance(result, Exception):
@@ -242,7 +242,7 @@ class Comparison:
 
     def _results(self, groups: Sequence[tuple[Cell, ...]]) -> Iterator[tuple[Cell, dict[str, Any]]]:
         """Run the groups; their cells, each with its result, as they end."""
-        for number, results in self._timed(self.do([("run_cells", (group,), {}) for group in groups])):
+        for number, results in self._timed(self.do([(Workshop.run_cells, (group,), {}) for group in groups])):
             group = groups[number]
             self.computed = True
             if isinstance(results, Exception):

@@ -22,6 +22,7 @@ from symdream.bench.results import RESULTS, SCORES, read_results, read_rows, wri
 from symdream.bench.runner import Comparison
 from symdream.bench.settings import Given, read_settings
 from symdream.bench.workers import Died, Workers
+from symdream.bench.workshop import Workshop
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError, Stopped
 from symdream.training import outputs
@@ -137,8 +138,6 @@ def test_a_stopped_grid_goes_on_and_half_written_cells_are_done_again(whole, tin
 
 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(whole, tiny_sd1, data, tmp_path, monkeypatch):
-    from symdream.bench.workshop import Workshop
-
     train = Workshop._trained
 
     def fails_once(self, cell, place):
@@ -398,7 +397,8 @@ def test_a_worker_that_is_killed_costs_its_own_task_alone(tiny_sd1, data, tmp_pa
 
         killer = threading.Thread(target=kill)
         killer.start()
-        results = {number: result for number, result, _ in workers.do([("run_cells", ((c,),), {}) for c in cells])}
+        tasks = [(Workshop.run_cells, ((cell,),), {}) for cell in cells]
+        results = {number: result for number, result, _ in workers.do(tasks)}
         killer.join()
     assert isinstance(results[0], Died) and "exit code -9" in str(results[0])
     assert results[1][0]["cell"]["status"] == "finished"
@@ -406,7 +406,7 @@ def test_a_worker_that_is_killed_costs_its_own_task_alone(tiny_sd1, data, tmp_pa
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_while_it_waits_costs_nothing(tiny_sd1, data, tmp_path):
-    task = ("draw", ((), ()), {})
+    task = (Workshop.draw, ((), ()), {})
     with locked(tmp_path) as lock, Workers(1, build(tiny_grid(tiny_sd1, data)), tmp_path, lock) as workers:
         assert [result for _, result, _ in workers.do([task])] == [[]]
         [first] = workers._staff.values()
@@ -428,7 +428,7 @@ def test_a_worker_that_is_killed_while_it_loads_costs_its_own_task_alone(tiny_sd
 
         killer = threading.Thread(target=kill)
         killer.start()
-        results = {number: result for number, result, _ in workers.do([("draw", ((), ()), {})] * 2)}
+        results = {number: result for number, result, _ in workers.do([(Workshop.draw, ((), ()), {})] * 2)}
         killer.join()
     assert isinstance(results[0], Died) and "exit code -9" in str(results[0])
     assert results[1] == []
