@@ -18,15 +18,16 @@ from symdream.bench.environments import distinct, environment, environments_of
 from symdream.bench.grid import GRID_FILE, Grid
 from symdream.bench.instrument import test_instrument
 from symdream.bench.lock import locked
+from symdream.bench.references import take_references
 from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
 from symdream.bench.same_grid import other_pictures, other_work
 from symdream.bench.settings import Given
-from symdream.bench.together import grouped, how_many
+from symdream.bench.together import grouped, how_many, run_cells
 from symdream.bench.wording import count
-from symdream.bench.workers import Died, Done, Task, Workers, in_this_process
+from symdream.bench.workers import Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.photographs import FLAT_SHARE, flat_share
-from symdream.errors import RequestError, Stopped, SymdreamError, WorkError, on_one_line, typed
+from symdream.errors import RequestError, Stopped, SymdreamError, typed
 from symdream.signals import signals_like_ctrl_c
 from symdream.training.run_folder import write_text
 from symdream.ui import say
@@ -100,7 +101,7 @@ class Comparison:
             self.do: Callable[[Sequence[Task]], Iterator[Done]] = lambda tasks: in_this_process(workshop, tasks)
             if self.processes > 1:
                 self.do = stack.enter_context(Workers(self.processes, self.grid, self.folder, lock)).do
-            self._take_references()
+            self.references = take_references(self.names, self.tuned_on, lambda tasks: self._timed(self.do(tasks)))
             if not known_settings:
                 self._settle(None)
             if not tuning_only:
@@ -119,17 +120,6 @@ class Comparison:
         return result
 
     # What each phase does.
-
-    def _take_references(self) -> None:
-        wanted = [(name, False) for name in [*self.names, *self.tuned_on]] + [(name, True) for name in self.tuned_on]
-        tasks = [(Workshop.reference, (name,), {"tuning": tuning}) for name, tuning in wanted]
-        for number, result in self._timed(self.do(tasks)):
-            name, tuning = wanted[number]
-            if isinstance(result, Exception):
-                fix = "go on with the same command" if isinstance(result, Died) else None
-                told = on_one_line(result) if isinstance(result, SymdreamError) else str(result)
-                raise WorkError(f"The references of {name} failed: {told.rstrip('.')}.", fix=fix)
-            self.references[f"{name}-tuning" if tuning else name] = result
 
     def _settle(self, given: Given | None) -> None:
         """Find what every arm is trained with: given, tuned, or of the table of methods."""
@@ -163,13 +153,13 @@ class Comparison:
         chosen = {}
         for arm, found in objectives.items():
             best = tuning.best_of(found)
-            chosen[arm] = best.settings(arms[arm], embedded=self._embedded)
+            chosen[arm] = best.settings(arms[arm], embedded=self.workshop.embedded)
             for entry in self.tuning:
                 if entry["arm"] == arm:
                     entry["chosen"] = entry["lr"] == chosen[arm].lr and entry["alpha"] == chosen[arm].alpha
             edge = " (at the edge of the range: the limit of trials is reached)" if tuning.at_edge(found) else ""
             curve = ", ".join(
-                f"{t.settings(arms[arm], embedded=self._embedded).lr:g}: {value:+.3f}"
+                f"{t.settings(arms[arm], embedded=self.workshop.embedded).lr:g}: {value:+.3f}"
                 for t, value in sorted(found.items(), key=lambda item: (item[0].alpha, item[0].place))
             )
             say(f"  {arms[arm].label}: lr {chosen[arm].lr:g}, alpha {chosen[arm].alpha:g}{edge}   [{curve}]")
@@ -180,7 +170,8 @@ class Comparison:
             (trial, cell)
             for trial in trials
             for cell in tuning.trial_cells(
-                trial, arms[trial.arm], self.grid, self.tuned_on, self.subjects, self.protocol, embedded=self._embedded
+                trial, arms[trial.arm], self.grid, self.tuned_on, self.subjects, self.protocol,
+                embedded=self.workshop.embedded,
             )
         ]
         done = self._work([cell for _, cell in each], "tuning")
@@ -242,7 +233,7 @@ class Comparison:
 
     def _results(self, groups: Sequence[tuple[Cell, ...]]) -> Iterator[tuple[Cell, dict[str, Any]]]:
         """Run the groups; their cells, each with its result, as they end."""
-        for number, results in self._timed(self.do([(Workshop.run_cells, (group,), {}) for group in groups])):
+        for number, results in self._timed(self.do([(run_cells, (group,), {}) for group in groups])):
             group = groups[number]
             self.computed = True
             if isinstance(results, Exception):
@@ -258,12 +249,8 @@ class Comparison:
 
     # What was known before.
 
-    @property
-    def _embedded(self) -> bool:
-        return self.workshop.base.identity == "sprite"
-
     def _settings_of_table(self) -> dict[str, Settings]:
-        return {arm.id: tuning.defaults(arm, embedded=self._embedded) for arm in self.arms}
+        return {arm.id: tuning.defaults(arm, embedded=self.workshop.embedded) for arm in self.arms}
 
     def _tuned_before(self) -> dict[str, Settings] | None:
         grid = self.known.get("grid", {})
@@ -393,7 +380,7 @@ class Comparison:
         """What a reader must know of these scores before anything else."""
         names = [*self.names, *self.tuned_on]
         photos = [photo for name in names for photo in self.workshop.judge_of(name).photos.values()]
-        if self._embedded and median(map(flat_share, photos)) < FLAT_SHARE:
+        if self.workshop.embedded and median(map(flat_share, photos)) < FLAT_SHARE:
             return [
                 "The base is sprite, which draws emoji art, and the subjects are photographs: this proves that the "
                 "machinery runs, and the scores mean nothing."

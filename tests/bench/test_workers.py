@@ -8,7 +8,6 @@ from helpers.grids import make_subjects
 
 from symdream.bench.grid import build
 from symdream.bench.lock import locked
-from symdream.bench.runner import Comparison
 from symdream.bench.workers import Died, Workers
 from symdream.bench.workshop import Workshop
 from symdream.errors import RequestError, WorkError
@@ -24,15 +23,6 @@ def test_an_error_of_a_task_comes_whole_from_its_worker(grid, tmp_path):
     with locked(tmp_path) as lock, Workers(1, grid, tmp_path, lock) as workers:
         results = [result for _, result, _ in workers.do([(Workshop.draw, (["an owl"], [0]), {})] * 2)]
     assert all(type(result) is RequestError and "/no/such" in result.what for result in results)
-
-
-def test_what_went_wrong_with_references_is_told_on_one_line(grid, tmp_path):
-    comparison = Comparison(grid, tmp_path)
-    error = RequestError("No encoder /no/such.", where="there", fix="name another")
-    comparison.do = lambda tasks: iter([(0, error, 0.0)])
-    with pytest.raises(WorkError) as caught:
-        comparison._take_references()
-    assert caught.value.what == "The references of owl failed: No encoder /no/such. (name another)."
 
 
 def test_subjects_that_are_gone_are_told_as_the_error_of_the_task(tmp_path):
