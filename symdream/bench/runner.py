@@ -14,20 +14,19 @@ from symdream.bench import grid as grids
 from symdream.bench import tuning
 from symdream.bench.arms import Arm, make_arms
 from symdream.bench.cells import Cell, Settings, failed_entry, grid_cells, of_shard, protocol_of, read_done
-from symdream.bench.environments import distinct, environment, environments_of
+from symdream.bench.earlier import Earlier
+from symdream.bench.environments import environment
 from symdream.bench.grid import GRID_FILE, Grid
 from symdream.bench.instrument import test_instrument
 from symdream.bench.lock import locked
 from symdream.bench.references import take_references
-from symdream.bench.results import assemble, read_results, read_rows, write_results, write_rows
-from symdream.bench.same_grid import other_pictures, other_work
-from symdream.bench.settings import Given
+from symdream.bench.results import assemble, write_results, write_rows
+from symdream.bench.settings import Chosen
 from symdream.bench.together import grouped, how_many, run_cells
-from symdream.bench.wording import count
 from symdream.bench.workers import Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.photographs import FLAT_SHARE, flat_share
-from symdream.errors import RequestError, Stopped, SymdreamError, typed
+from symdream.errors import RequestError, Stopped, SymdreamError
 from symdream.signals import signals_like_ctrl_c
 from symdream.training.run_folder import write_text
 from symdream.ui import say
@@ -52,20 +51,17 @@ class Comparison:
         self.subjects = self.workshop.subjects
         self.names = grids.compared_subjects(grid, self.subjects)
         self.tuned_on = grids.tuning_subjects(grid, self.subjects) if grid.tune else []
-        self.known = read_results(self.folder) or {}
-        self.rows_before = read_rows(self.folder)
+        self.earlier = Earlier.read(self.folder)
         self.found: dict[str, dict[str, Any]] = {}
         self.references: dict[str, dict[str, Any]] = {}
-        self.tuning: list[dict[str, Any]] = []
-        self.settings: dict[str, Settings] = {}
-        self.tuned_under: dict[str, Any] | None = None  # None: tuned here, or not at all
+        self.chosen = Chosen()
         self.instrument: dict[str, Any] = {}
         self.cells: list[Cell] = []
         self.arms: list[Arm] = []
         self.worked = 0.0  # seconds inside tasks
         self.computed = False  # whether this start has run a cell
 
-    def run(self, given: Given | None = None, *, tuning_only: bool = False) -> dict[str, Any]:
+    def run(self, given: Chosen | None = None, *, tuning_only: bool = False) -> dict[str, Any]:
         """Do what is not done yet; returns results.json. `given`: settings tuned before; `tuning_only`: then stop.
 
         Raises: RequestError if the folder holds another grid, is in use, or an encoder cannot be had; Stopped.
@@ -80,14 +76,14 @@ class Comparison:
                 fix="go on with the same command",
             ) from None
 
-    def _run(self, given: Given | None, tuning_only: bool, lock: int) -> dict[str, Any]:
+    def _run(self, given: Chosen | None, tuning_only: bool, lock: int) -> dict[str, Any]:
         began = time.monotonic()
         with ExitStack() as stack:
             workshop = self.workshop
             say(f"Comparing in {self.folder}: loading {self.grid.base} and the encoders.")
             self.arms = make_arms(self.grid, workshop.base)
             self.protocol = protocol_of(self.grid, workshop.base.hash, workshop.encoder_names())
-            self._refuse_another_grid()
+            self.earlier.refuse_another_grid(self._grid_told())
             known_settings = given is not None or not self.grid.tune
             if known_settings:
                 self._settle(given)
@@ -121,22 +117,22 @@ class Comparison:
 
     # What each phase does.
 
-    def _settle(self, given: Given | None) -> None:
+    def _settle(self, given: Chosen | None) -> None:
         """Find what every arm is trained with: given, tuned, or of the table of methods."""
         if given is not None:
-            self.settings, self.tuning, self.tuned_under = given.settings, given.trials, given.under
-            if lacking := [arm.label for arm in self.arms if arm.id not in self.settings]:
+            self.chosen = given
+            if lacking := [arm.label for arm in self.arms if arm.id not in given.settings]:
                 raise RequestError(f"The given settings have none for {', '.join(lacking)}.", fix="tune these arms too")
         elif self.grid.tune:
-            self.settings = self._tune()
+            self.chosen = self._tune()
         else:
-            self.settings = self._settings_of_table()
+            self.chosen = Chosen(self._settings_of_table())
         for note in self._notes_on_settings():
             say(f"  note: {note}")
 
-    def _tune(self) -> dict[str, Settings]:
+    def _tune(self) -> Chosen:
         """Tune every arm, or take over what an earlier results.json found."""
-        if taken := self._tuned_before():
+        if taken := self.earlier.tuned(self._grid_told()):
             return taken
         self._write()  # so that what the trials learn from is known before any is trained
         arms = {arm.id: arm for arm in self.arms}
@@ -154,7 +150,7 @@ class Comparison:
         for arm, found in objectives.items():
             best = tuning.best_of(found)
             chosen[arm] = best.settings(arms[arm], embedded=self.workshop.embedded)
-            for entry in self.tuning:
+            for entry in self.chosen.trials:
                 if entry["arm"] == arm:
                     entry["chosen"] = entry["lr"] == chosen[arm].lr and entry["alpha"] == chosen[arm].alpha
             edge = " (at the edge of the range: the limit of trials is reached)" if tuning.at_edge(found) else ""
@@ -163,7 +159,7 @@ class Comparison:
                 for t, value in sorted(found.items(), key=lambda item: (item[0].alpha, item[0].place))
             )
             say(f"  {arms[arm].label}: lr {chosen[arm].lr:g}, alpha {chosen[arm].alpha:g}{edge}   [{curve}]")
-        return chosen
+        return Chosen(chosen, self.chosen.trials)
 
     def _try(self, trials: Sequence[tuning.Trial], arms: Mapping[str, Arm], objectives: dict[str, dict]) -> None:
         each = [
@@ -185,7 +181,7 @@ class Comparison:
             objectives[trial.arm][trial] = value
             for cell in cells:
                 points = done[cell.id]["cell"]["points"]
-                self.tuning.append({
+                self.chosen.trials.append({
                     "arm": cell.arm, "lr": cell.settings.lr, "text_encoder_lr": cell.settings.text_encoder_lr,
                     "alpha": cell.settings.alpha, "subject": cell.subject, "seed": cell.seed,
                     "scores": points[-1]["scores"] if points else None, "error": done[cell.id]["cell"]["error"],
@@ -200,8 +196,8 @@ class Comparison:
 
     def _plan_cells(self) -> None:
         """Raises: RequestError if finished cells would be lost."""
-        self.cells = grid_cells(self.grid, self.arms, self.names, self.subjects, self.settings, self.protocol)
-        self._take_over()
+        self.cells = grid_cells(self.grid, self.arms, self.names, self.subjects, self.chosen.settings, self.protocol)
+        self.found = self.earlier.done(self.cells, tune=self.grid.tune)
 
     def _take_cells(self) -> None:
         self._write()  # so that what the cells learn from is known before any is trained
@@ -247,77 +243,8 @@ class Comparison:
             self.worked += seconds
             yield number, result
 
-    # What was known before.
-
     def _settings_of_table(self) -> dict[str, Settings]:
         return {arm.id: tuning.defaults(arm, embedded=self.workshop.embedded) for arm in self.arms}
-
-    def _tuned_before(self) -> dict[str, Settings] | None:
-        grid = self.known.get("grid", {})
-        if not self.known.get("tuning") or grid.get("protocol") != self.protocol:
-            return None
-        if changed := tuning.changed(grid, self._grid_told()):
-            told = f"The rates were tuned with other {', '.join(changed)} before"
-            if self._finished_before:
-                raise RequestError(
-                    f"{told}, and {self.folder} holds finished cells that were trained with them.",
-                    fix="put the old ones back, or choose another --output",
-                )
-            say(f"{told}; they are tuned anew.")
-            return None
-        settings = {arm: Settings(**found) for arm, found in self.known.get("settings", {}).items()}
-        if any(arm.id not in settings for arm in self.arms):
-            return None
-        self.tuning, self.tuned_under = self.known["tuning"], grid.get("tuned_under")
-        say("The settings are those that were tuned before.")
-        return settings
-
-    def _take_over(self) -> None:
-        """Cells that are finished in an earlier results.json, wherever their run folders are."""
-        rows: dict[str, list[dict[str, Any]]] = {}
-        for row in self.rows_before:
-            rows.setdefault(row["cell"], []).append(row)
-        cells = {cell.id: cell for cell in self.cells}
-        others = [entry for entry in self._finished_before if not cells[entry["id"]].is_told_by(entry)]
-        if others:
-            old, new = others[0]["settings"], asdict(cells[others[0]["id"]].settings)
-            raise RequestError(
-                f"{self.folder} holds {count(len(others), 'finished cell')} that would be lost, as their settings are "
-                f"others than this grid's: {others[0]['id']} has {old}, not {new}.",
-                fix="give the same --settings, or --fixed, as before; or choose another --output"
-                + (f", with --settings {typed(self.folder)}" if self.grid.tune else ""),
-            )
-        for entry in self._finished_before:
-            if entry["id"] in rows:
-                self.found[entry["id"]] = {"cell": entry, "rows": rows[entry["id"]]}
-
-    @property
-    def _finished_before(self) -> list[dict[str, Any]]:
-        return [entry for entry in self.known.get("cells", []) if entry["status"] == "finished"]
-
-    def _refuse_another_grid(self) -> None:
-        """Refuse a grid whose cells cannot be compared with those that are here, or that lacks finished ones."""
-        before, now = self.known.get("grid"), self._grid_told()
-        if before is None:
-            return
-        finished = self._finished_before
-        if found := other_work(before, now) + (other_pictures(before, now) if finished else []):
-            raise RequestError(
-                f"{self.folder} holds another comparison; this one has {'; '.join(found)}.",
-                fix=f"put the old ones back (its grid: --config {typed(self.folder / GRID_FILE)}), "
-                "or choose another --output",
-            )
-        asked = {"arm": [arm.id for arm in self.arms], "subject": self.names, "seed": self.grid.training_seeds}
-        lacking = {
-            name: list(dict.fromkeys(entry[name] for entry in finished if entry[name] not in values))
-            for name, values in asked.items()
-        }
-        if told := [f"{name} {', '.join(map(str, values))}" for name, values in lacking.items() if values]:
-            raise RequestError(
-                f"{self.folder} holds finished cells that this grid does not ask for, and that would be lost: "
-                f"{'; '.join(told)}.",
-                fix="ask for them too (--methods, --ranks, --match, --subjects, --seeds), or choose another --output",
-            )
 
     # What is written.
 
@@ -340,8 +267,8 @@ class Comparison:
             "checkpoints": grid.scored_steps,
             "sampling": workshop.sampling,
             "match": grid.match,
-            "tuned": bool(self.tuning),
-            "tuned_under": self.tuned_under,
+            "tuned": bool(self.chosen.trials),
+            "tuned_under": self.chosen.under,
             "margin_fraction": grid.margin_fraction,
             "primary": {
                 "method": "singlora",
@@ -362,19 +289,13 @@ class Comparison:
             "grid": self._grid_told(),
             "notes": self._notes() + self._notes_on_settings(),
             "environment": here,
-            "environments": self._environments(here),
+            "environments": self.earlier.environments(here, computed=self.computed),
             "encoders": workshop.encoders(),
             "instrument": self.instrument,
-            "tuning": self.tuning,
-            "settings": {arm: asdict(found) for arm, found in self.settings.items()},
+            "tuning": self.chosen.trials,
+            "settings": {arm: asdict(found) for arm, found in self.chosen.settings.items()},
             "references": {name: self.references[name]["scores"] for name in self.names if name in self.references},
         }
-
-    def _environments(self, here: dict[str, Any]) -> list[dict[str, Any]]:
-        """All that the cells were computed in: earlier starts may have had another machine or other versions."""
-        finished = any(cell["status"] == "finished" for cell in self.known.get("cells", []))
-        before = environments_of(self.known) if finished else []
-        return distinct([*before, here]) if self.computed or not before else before
 
     def _notes(self) -> list[str]:
         """What a reader must know of these scores before anything else."""
@@ -389,7 +310,7 @@ class Comparison:
 
     def _notes_on_settings(self) -> list[str]:
         """What a reader must know of the settings that were taken from elsewhere."""
-        under, grid = self.tuned_under, self.grid
+        under, grid = self.chosen.under, self.grid
         if under is None or under["protocol"] == self.protocol:
             return []
         return [
@@ -401,18 +322,19 @@ class Comparison:
     def _rows(self) -> list[dict[str, Any]]:
         rows = [row for name in self.names for row in self.references[name]["rows"]]
         if not self.cells:
-            return rows + [row for row in self.rows_before if row["cell"]]
+            return rows + [row for row in self.earlier.rows if row["cell"]]
         return rows + [row for cell in self.cells if cell.id in self.found for row in self.found[cell.id]["rows"]]
 
     def _write(self) -> dict[str, Any]:
         content, rows = assemble(self._head(), self.cells, self.found), self._rows()
         if not self.cells:  # references and tuning come first: what an earlier start finished is not lost meanwhile
-            content["cells"] = self.known.get("cells", [])
-        if not self.settings and self.known.get("settings"):
+            content["cells"] = self.earlier.content.get("cells", [])
+        if not self.chosen.settings and self.earlier.content.get("settings"):
             # While rates are tuned anew: those that were tuned before, and what they were tuned by.
-            photos = {of: {**self.known["grid"].get(of, {}), **content["grid"][of]} for of in ("photos", "beside")}
-            content |= {name: self.known[name] for name in ("notes", "tuning", "settings")}
-            content["grid"] = {**self.known["grid"], **photos}
+            before = self.earlier.content
+            photos = {of: {**before["grid"].get(of, {}), **content["grid"][of]} for of in ("photos", "beside")}
+            content |= {name: before[name] for name in ("notes", "tuning", "settings")}
+            content["grid"] = {**before["grid"], **photos}
         write_rows(self.folder, rows)
         write_results(self.folder, content)
         return content

@@ -21,7 +21,7 @@ from symdream.bench.lock import locked
 from symdream.bench.merge import merge_folders
 from symdream.bench.results import RESULTS, SCORES, read_results, read_rows, write_results
 from symdream.bench.runner import Comparison
-from symdream.bench.settings import Given, read_settings
+from symdream.bench.settings import Chosen, read_settings
 from symdream.bench.together import run_cells
 from symdream.bench.tuning import defaults
 from symdream.bench.workers import Died, Workers
@@ -318,7 +318,7 @@ def test_other_settings_than_those_of_finished_cells_are_refused(whole, tiny_sd1
     folder, content = whole
     two_files(folder, tmp_path)
     settings = {arm: Settings(**found | {"lr": 0.5}) for arm, found in content["settings"].items()}
-    given = Given(settings, [], content["grid"])
+    given = Chosen(settings, [], content["grid"])
     (tmp_path / "grid.toml").write_text("# as it was")
     with pytest.raises(RequestError, match="4 finished cells that would be lost.*'lr': 0.5"):
         Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path).run(given)
