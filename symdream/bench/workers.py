@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
@@ -38,6 +38,16 @@ def in_this_process(workshop: Any, tasks: Sequence[Task]) -> Iterator[Done]:
         began = time.monotonic()
         result = function(workshop, *args, **options)
         yield number, result, time.monotonic() - began
+
+
+@contextmanager
+def crew(count: int, workshop: Any, lock: int) -> Iterator[Callable[[Sequence[Task]], Iterator[Done]]]:
+    """`do`: this process's own for a single one, with the workshop that it has; else that of `count` workers."""
+    if count > 1:
+        with Workers(count, workshop.grid, workshop.folder, lock) as workers:
+            yield workers.do
+    else:
+        yield lambda tasks: in_this_process(workshop, tasks)
 
 
 class Workers:
