@@ -12,6 +12,7 @@ from symdream.bench import tuning
 from symdream.bench.arms import HALVED, Arm, make_arms
 from symdream.bench.cells import Cell, grid_cells, of_shard
 from symdream.bench.grid import Grid
+from symdream.bench.runs import config_of
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.detach import detach
 from symdream.diffusion.names import resolve_name
@@ -71,7 +72,7 @@ def measure(workshop: Workshop) -> tuple[float, float]:
     """Seconds of a training step (the median of a few, with LoRA) and of a picture, on this device."""
     arm = next(iter(make_arms(workshop.grid, workshop.base)))
     cell = _cells(workshop.grid, workshop, [arm])[0]
-    config = workshop.config_of(cell)
+    config = config_of(workshop, cell)
     config.training.steps, config.output.checkpoint_every = MEASURED_STEPS, 0
     with tempfile.TemporaryDirectory() as temporary:
         run = RunFolder.create(Path(temporary) / "measured")
@@ -86,7 +87,7 @@ def measure(workshop: Workshop) -> tuple[float, float]:
 
 
 def _cells(grid: Grid, workshop: Workshop, arms: list[Arm]) -> list[Cell]:
-    settings = {arm.id: tuning.defaults(arm, embedded=workshop.base.identity == "sprite") for arm in arms}
+    settings = {arm.id: tuning.defaults(arm, embedded=workshop.embedded) for arm in arms}
     names = grids.compared_subjects(grid, workshop.subjects)
     return grid_cells(grid, arms, names, workshop.subjects, settings, "")
 

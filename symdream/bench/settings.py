@@ -1,9 +1,9 @@
-"""Settings that an earlier comparison tuned, taken for this one."""
+"""What the arms of a comparison are trained with; and how those of an earlier one are taken for this one."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,18 @@ from symdream.errors import RequestError
 
 
 @dataclass(frozen=True)
-class Given:
-    """Settings by arm, the trials they come from, and what those were trained under."""
+class Chosen:
+    """Settings by arm, the trials they come from, and what those were trained under.
 
-    settings: dict[str, Settings]
-    trials: list[dict[str, Any]]
-    under: dict[str, Any]
+    No settings: they are not chosen yet; no trials: the table of methods chose; under None: tuned here, or not at all.
+    """
+
+    settings: dict[str, Settings] = field(default_factory=dict)
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    under: dict[str, Any] | None = None
 
 
-def read_settings(path: Path) -> Given:
+def read_settings(path: Path) -> Chosen:
     """What results.json (or the one in this folder) was tuned to.
 
     Raises: RequestError if there is no such file, it is of another format, or nothing was tuned in it.
@@ -37,7 +40,7 @@ def read_settings(path: Path) -> Given:
         raise RequestError(f"{folder} was not tuned: it has no settings to take.", fix="leave --settings out to tune")
     settings = {arm: Settings(**found) for arm, found in content["settings"].items()}
     grid = content["grid"]
-    return Given(settings, content["tuning"], grid.get("tuned_under") or under(grid))
+    return Chosen(settings, content["tuning"], grid.get("tuned_under") or under(grid))
 
 
 def under(grid: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +48,7 @@ def under(grid: dict[str, Any]) -> dict[str, Any]:
     return {name: grid[name] for name in ("protocol", "steps", "batch_size")} | {"base": grid["base"]["name"]}
 
 
-def without_tuned(grid: Grid, given: Given, compared: Collection[str] = ()) -> Grid:
+def without_tuned(grid: Grid, given: Chosen, compared: Collection[str] = ()) -> Grid:
     """The grid without the subjects that the given settings were tuned on, as one that tunes itself leaves them out.
 
     compared: those of which cells are finished already; they stay, and the report says that they were tuned on.

@@ -1,7 +1,8 @@
 """Who does the tasks: this process, or several of one thread each.
 
-A task is (name of a Workshop's method, arguments). Workers are fresh processes with their own base and encoders; one
-that dies (out of memory, killed) costs the task it was at, and another takes its place.
+A task is (function of a module, arguments); the function gets a Workshop before them. Workers are fresh processes with
+their own base and encoders; one that dies (out of memory, killed) costs the task it was at, and another takes its
+place.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
@@ -23,7 +24,7 @@ from symdream.bench.grid import Grid
 from symdream.errors import Stopped, SymdreamError, WorkError
 from symdream.signals import signals_like_ctrl_c
 
-Task = tuple[str, tuple[Any, ...], dict[str, Any]]
+Task = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 Done = tuple[int, Any, float]  # number of the task, its result, seconds
 
 
@@ -33,10 +34,20 @@ class Died(Exception):
 
 def in_this_process(workshop: Any, tasks: Sequence[Task]) -> Iterator[Done]:
     """One after another."""
-    for number, (name, args, options) in enumerate(tasks):
+    for number, (function, args, options) in enumerate(tasks):
         began = time.monotonic()
-        result = getattr(workshop, name)(*args, **options)
+        result = function(workshop, *args, **options)
         yield number, result, time.monotonic() - began
+
+
+@contextmanager
+def crew(count: int, workshop: Any, lock: int) -> Iterator[Callable[[Sequence[Task]], Iterator[Done]]]:
+    """`do`: this process's own for a single one, with the workshop that it has; else that of `count` workers."""
+    if count > 1:
+        with Workers(count, workshop.grid, workshop.folder, lock) as workers:
+            yield workers.do
+    else:
+        yield lambda tasks: in_this_process(workshop, tasks)
 
 
 class Workers:
@@ -140,11 +151,11 @@ def _work(connection: Connection, grid: Grid, folder: Path) -> None:
             threading.Thread(target=_end_with, args=(multiprocessing.parent_process().sentinel,), daemon=True).start()
             workshop = None
             while True:
-                name, args, options = connection.recv()
+                function, args, options = connection.recv()
                 began = time.monotonic()
                 try:
                     workshop = workshop or _open_workshop(grid, folder)
-                    result = getattr(workshop, name)(*args, **options)
+                    result = function(workshop, *args, **options)
                 except SymdreamError as error:
                     result = error
                 except Exception as error:  # noqa: BLE001 - told by the parent, as the task's failure

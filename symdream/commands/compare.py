@@ -20,7 +20,7 @@ from symdream.writable import not_writable
 
 if TYPE_CHECKING:
     from symdream.bench.grid import Grid
-    from symdream.bench.settings import Given
+    from symdream.bench.settings import Chosen
 
 
 @dataclass
@@ -173,7 +173,7 @@ def check_flags(args: Run, grid: Grid | None) -> list[Problem]:
     return problems
 
 
-def check(args: Run) -> tuple[Grid, Path, tuple[int, int], Given | None]:
+def check(args: Run) -> tuple[Grid, Path, tuple[int, int], Chosen | None]:
     """Grid, folder, shard and given settings, before what takes seconds is loaded. Raises: Problems, all at once."""
     from symdream.bench.results import read_results
     from symdream.bench.settings import read_settings, without_tuned

@@ -12,6 +12,7 @@ import pytest
 from helpers.grids import make_subjects, tiny_grid
 from PIL import Image
 
+from symdream.bench import runs
 from symdream.bench.arms import make_arms
 from symdream.bench.cells import Settings, grid_cells, read_done
 from symdream.bench.comparisons import path_of
@@ -20,8 +21,11 @@ from symdream.bench.lock import locked
 from symdream.bench.merge import merge_folders
 from symdream.bench.results import RESULTS, SCORES, read_results, read_rows, write_results
 from symdream.bench.runner import Comparison
-from symdream.bench.settings import Given, read_settings
+from symdream.bench.settings import Chosen, read_settings
+from symdream.bench.together import run_cells
+from symdream.bench.tuning import defaults
 from symdream.bench.workers import Died, Workers
+from symdream.bench.workshop import Workshop
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError, Stopped
 from symdream.training import outputs
@@ -137,16 +141,14 @@ def test_a_stopped_grid_goes_on_and_half_written_cells_are_done_again(whole, tin
 
 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(whole, tiny_sd1, data, tmp_path, monkeypatch):
-    from symdream.bench.workshop import Workshop
+    train = runs.train_cell
 
-    train = Workshop._trained
-
-    def fails_once(self, cell, place):
+    def fails_once(workshop, cell, place):
         if cell.id == "singlora-r2-alpha-s0":
             raise RuntimeError("the disk is made of cheese")
-        return train(self, cell, place)
+        return train(workshop, cell, place)
 
-    monkeypatch.setattr(Workshop, "_trained", fails_once)
+    monkeypatch.setattr(runs, "train_cell", fails_once)
     grid, place = build(tiny_grid(tiny_sd1, data, subjects=["alpha"])), tmp_path / "grid"
     result = Comparison(grid, place).run()
     states = {cell["id"]: (cell["status"], cell["error"]) for cell in result["cells"]}
@@ -257,21 +259,13 @@ def test_other_files_beside_the_photos_are_refused(whole, tiny_sd1, data, tmp_pa
 
 
 def test_what_a_grid_learns_from_is_known_before_its_first_cell(tiny_sd1, data, tmp_path, monkeypatch):
-    def stops(self, cells):
+    def stops(workshop, cells):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("symdream.bench.workshop.Workshop.run_cells", stops)
+    monkeypatch.setattr("symdream.bench.runner.run_cells", stops)
     with pytest.raises(Stopped):
         Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path).run()
     assert read_results(tmp_path)["grid"]["photos"].keys() == {"alpha", "beta"}
-
-
-def test_references_are_of_the_base_and_the_photos_at_hand(tiny_sd1, data, tmp_path):
-    workshop = Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path).workshop
-    first = workshop.reference("alpha", tuning=False)
-    assert workshop.reference("alpha", tuning=False) == first
-    vars(workshop.base)["hash"] = "another"  # as if its weights had changed
-    assert workshop.reference("alpha", tuning=False)["asked"] != first["asked"]
 
 
 def test_states_of_one_image_seed_know_what_the_others_would_have_added(tiny_sd1, data, tmp_path):
@@ -324,7 +318,7 @@ def test_other_settings_than_those_of_finished_cells_are_refused(whole, tiny_sd1
     folder, content = whole
     two_files(folder, tmp_path)
     settings = {arm: Settings(**found | {"lr": 0.5}) for arm, found in content["settings"].items()}
-    given = Given(settings, [], content["grid"])
+    given = Chosen(settings, [], content["grid"])
     (tmp_path / "grid.toml").write_text("# as it was")
     with pytest.raises(RequestError, match="4 finished cells that would be lost.*'lr': 0.5"):
         Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path).run(given)
@@ -384,9 +378,10 @@ def test_two_processes_make_the_same_scores(whole, tiny_sd1, data, tmp_path, cap
 @pytest.mark.slow
 def test_a_worker_that_is_killed_costs_its_own_task_alone(tiny_sd1, data, tmp_path):
     grid = build(tiny_grid(tiny_sd1, data, subjects=["alpha"]))
-    plan = Comparison(grid, tmp_path)
-    plan.arms = make_arms(grid, plan.workshop.base)
-    cells = grid_cells(grid, plan.arms, plan.names, plan.subjects, plan._settings_of_table(), "protocol")
+    workshop = Workshop(grid, tmp_path)
+    arms = make_arms(grid, workshop.base)
+    settings = {arm.id: defaults(arm, embedded=False) for arm in arms}
+    cells = grid_cells(grid, arms, ["alpha"], workshop.subjects, settings, "protocol")
     with locked(tmp_path) as lock, Workers(1, grid, tmp_path, lock) as workers:
         victim = tmp_path / "cells" / cells[0].id / "state.json"
 
@@ -398,7 +393,8 @@ def test_a_worker_that_is_killed_costs_its_own_task_alone(tiny_sd1, data, tmp_pa
 
         killer = threading.Thread(target=kill)
         killer.start()
-        results = {number: result for number, result, _ in workers.do([("run_cells", ((c,),), {}) for c in cells])}
+        tasks = [(run_cells, ((cell,),), {}) for cell in cells]
+        results = {number: result for number, result, _ in workers.do(tasks)}
         killer.join()
     assert isinstance(results[0], Died) and "exit code -9" in str(results[0])
     assert results[1][0]["cell"]["status"] == "finished"
@@ -406,7 +402,7 @@ def test_a_worker_that_is_killed_costs_its_own_task_alone(tiny_sd1, data, tmp_pa
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_while_it_waits_costs_nothing(tiny_sd1, data, tmp_path):
-    task = ("draw", ((), ()), {})
+    task = (Workshop.draw, ((), ()), {})
     with locked(tmp_path) as lock, Workers(1, build(tiny_grid(tiny_sd1, data)), tmp_path, lock) as workers:
         assert [result for _, result, _ in workers.do([task])] == [[]]
         [first] = workers._staff.values()
@@ -428,7 +424,7 @@ def test_a_worker_that_is_killed_while_it_loads_costs_its_own_task_alone(tiny_sd
 
         killer = threading.Thread(target=kill)
         killer.start()
-        results = {number: result for number, result, _ in workers.do([("draw", ((), ()), {})] * 2)}
+        results = {number: result for number, result, _ in workers.do([(Workshop.draw, ((), ()), {})] * 2)}
         killer.join()
     assert isinstance(results[0], Died) and "exit code -9" in str(results[0])
     assert results[1] == []
@@ -457,7 +453,7 @@ def test_what_fails_in_one_loop_is_trained_alone(whole, tiny_sd1, data, tmp_path
         shutil.rmtree(runs[0].path)  # as of a run that has not begun
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("symdream.bench.workshop.train_together", fails)
+    monkeypatch.setattr("symdream.bench.together.train_together", fails)
     found = Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path / "grid", together=8).run()
     assert cells(found) == cells(content)
     assert "they are trained one by one: out of memory" in capsys.readouterr().err
@@ -490,6 +486,6 @@ def test_settings_that_no_cell_can_have_are_each_cells_failure(tiny_sd1, data, t
     def refuses(config, base):
         raise RequestError("This base cannot have that.")
 
-    monkeypatch.setattr("symdream.bench.workshop.resolve", refuses)
+    monkeypatch.setattr("symdream.bench.runs.resolve", refuses)
     found = Comparison(build(tiny_grid(tiny_sd1, data)), tmp_path, together=8).run()
     assert {(c["status"], c["error"]) for c in found["cells"]} == {("failed", "This base cannot have that.")}

@@ -7,7 +7,8 @@ from PIL import Image
 
 from symdream.bench.dreambooth import read_protocol
 from symdream.bench.grid import Grid, build, compared_subjects, prompts_of, subjects_of, to_toml
-from symdream.bench.runner import Comparison
+from symdream.bench.told import notes_on_photos
+from symdream.bench.workshop import Workshop
 from symdream.commands.demo import sample_data
 from symdream.errors import RequestError
 
@@ -73,7 +74,7 @@ def test_photographs_on_sprite_are_said_to_mean_nothing(tmp_path):
     for photo in layout(tmp_path / "data").glob("*/*.png"):
         Image.fromarray(noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(photo)
     grid = build({"data": tmp_path / "data", "base": "sprite", "subjects": ["dog0", "dog1"]}, "dreambooth")
-    [note] = Comparison(grid, tmp_path / "out")._notes()
+    [note] = notes_on_photos(Workshop(grid, tmp_path / "out"), ["dog0", "dog1"])
     assert "the scores mean nothing" in note
     art = build({"subjects": ["fox"]}, "smoke")
-    assert Comparison(art, tmp_path / "art")._notes() == []
+    assert notes_on_photos(Workshop(art, tmp_path / "art"), ["fox"]) == []

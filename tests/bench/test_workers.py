@@ -8,8 +8,8 @@ from helpers.grids import make_subjects
 
 from symdream.bench.grid import build
 from symdream.bench.lock import locked
-from symdream.bench.runner import Comparison
 from symdream.bench.workers import Died, Workers
+from symdream.bench.workshop import Workshop
 from symdream.errors import RequestError, WorkError
 
 
@@ -21,17 +21,8 @@ def grid():
 def test_an_error_of_a_task_comes_whole_from_its_worker(grid, tmp_path):
     grid = grid.model_copy(update={"base": "/no/such"})
     with locked(tmp_path) as lock, Workers(1, grid, tmp_path, lock) as workers:
-        results = [result for _, result, _ in workers.do([("draw", (["an owl"], [0]), {})] * 2)]
+        results = [result for _, result, _ in workers.do([(Workshop.draw, (["an owl"], [0]), {})] * 2)]
     assert all(type(result) is RequestError and "/no/such" in result.what for result in results)
-
-
-def test_what_went_wrong_with_references_is_told_on_one_line(grid, tmp_path):
-    comparison = Comparison(grid, tmp_path)
-    error = RequestError("No encoder /no/such.", where="there", fix="name another")
-    comparison.do = lambda tasks: iter([(0, error, 0.0)])
-    with pytest.raises(WorkError) as caught:
-        comparison._take_references()
-    assert caught.value.what == "The references of owl failed: No encoder /no/such. (name another)."
 
 
 def test_subjects_that_are_gone_are_told_as_the_error_of_the_task(tmp_path):
@@ -40,7 +31,7 @@ def test_subjects_that_are_gone_are_told_as_the_error_of_the_task(tmp_path):
     grid = build({"tune": False, "methods": ["lora"], "data": data})
     shutil.rmtree(data)
     with locked(tmp_path) as lock, Workers(1, grid, tmp_path, lock) as workers:
-        results = [(result, list(workers._staff)) for _, result, _ in workers.do([("draw", ((), ()), {})] * 3)]
+        results = [(result, list(workers._staff)) for _, result, _ in workers.do([(Workshop.draw, ((), ()), {})] * 3)]
     assert all(type(result) is RequestError and str(data) in str(result) for result, _ in results)
     assert all(staff == results[0][1] for _, staff in results)
 
@@ -56,7 +47,7 @@ def test_workers_that_all_die_at_their_first_task_are_not_replaced_for_ever(grid
     """Two were at work, and one took the place of the first to die."""
     results = []
     with locked(tmp_path) as lock, Workers(2, grid, tmp_path, lock) as workers, pytest.raises(WorkError) as caught:
-        for _, result, _ in workers.do([("draw", (Deadly(), ()), {})] * 6):
+        for _, result, _ in workers.do([(Workshop.draw, (Deadly(), ()), {})] * 6):
             results.append(result)
     assert "3 worker processes in a row ended at their first task, the last with exit code 3" in caught.value.what
     assert [type(result) for result in results] == [Died] * 3

@@ -1,4 +1,4 @@
-"""What the cells of a grid are trained with, and how its reference pictures are drawn: as the grid asks."""
+"""References are drawn as the grid asks, and are of the base and the photos at hand."""
 
 import numpy as np
 import pytest
@@ -6,33 +6,17 @@ from helpers.grids import make_subjects, tiny_grid
 from PIL import Image
 
 from symdream.bench.arms import make_arms
-from symdream.bench.cells import Settings, grid_cells
 from symdream.bench.grid import build
+from symdream.bench.references import class_pictures, reference, take_references
 from symdream.bench.tuning import first_trials, trial_cells
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.sampling import sample
-from symdream.settings import read_toml
+from symdream.errors import RequestError, WorkError
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_subjects(tmp_path_factory.mktemp("subjects"))
-
-
-def test_every_cell_is_trained_with_its_own_seed_and_settings(tiny_sd1, data, tmp_path):
-    settings = {"lora-r2": Settings(3e-3, 2e-3, 4.0), "singlora-r2": Settings(5e-4, 7e-4, 1.0)}
-    few = {"subjects": ["alpha"], "image_seeds": [0], "prompts_per_subject": 1, "steps": 2, "points": 1}
-    grid = build(tiny_grid(tiny_sd1, data, training_seeds=[3, 5], drift_pictures=0, **few))
-    workshop = Workshop(grid, tmp_path)
-    arms = make_arms(grid, workshop.base)
-    first, *_, last = grid_cells(grid, arms, ["alpha"], workshop.subjects, settings, "protocol")
-    for cell, seed in ((first, 3), (last, 5)):
-        assert workshop.run_cell(cell)["cell"]["status"] == "finished"
-        run, own = read_toml(tmp_path / "cells" / cell.id / "config.toml"), settings[cell.arm]
-        assert cell.id == f"{cell.arm}-alpha-s{seed}"
-        assert (run["training"]["seed"], run["adapter"]["alpha"]) == (seed, own.alpha)
-        assert (run["training"]["lr"], run["training"]["text_encoder_lr"]) == (own.lr, own.text_encoder_lr)
-    assert (first.arm, last.arm) == ("lora-r2", "singlora-r2")
 
 
 def drawn(folder):
@@ -51,7 +35,7 @@ def test_references_and_class_pictures_are_drawn_as_the_grid_asks(tiny_sd1, data
     workshop = Workshop(build(tiny_grid(tiny_sd1, data, **asked)), tmp_path)
     how = {"sampler": sampler, "steps": 3, "guidance": 30.0}
     red, blue = (f"a sks toy on a {colour} background" for colour in ("red", "blue"))
-    workshop.reference("alpha")
+    reference(workshop, "alpha")
     found = drawn(tmp_path / "references" / "alpha" / "base")
     assert list(found) == ["00-0.png", "00-1.png", "01-0.png", "01-1.png"]
     expected = sample(workshop.base, [red, red, blue, blue], [0, 1, 0, 1], **how)
@@ -61,7 +45,7 @@ def test_references_and_class_pictures_are_drawn_as_the_grid_asks(tiny_sd1, data
         with pytest.raises(AssertionError, match="00-0.png"):
             assert_same_pictures({"00-0.png": found["00-0.png"]}, [apart])
 
-    workshop.class_pictures("alpha", tmp_path / "class")
+    class_pictures(workshop, "alpha", tmp_path / "class")
     found = drawn(tmp_path / "class")
     assert list(found) == ["00-0.png", "01-0.png", "02-1.png"]
     texts = [text.replace("sks ", "") for text in (red, blue, red)]
@@ -71,11 +55,26 @@ def test_references_and_class_pictures_are_drawn_as_the_grid_asks(tiny_sd1, data
 def test_tuning_never_sees_the_prompts_of_the_report(tiny_sd1, data, tmp_path):
     grid = build(tiny_grid(tiny_sd1, data, tune=True, image_seeds=[0]))
     workshop = Workshop(grid, tmp_path)
-    tuned = {row["prompt"] for row in workshop.reference("gamma", tuning=True)["rows"]}
+    tuned = {row["prompt"] for row in reference(workshop, "gamma", tuning=True)["rows"]}
     arm, *_ = make_arms(grid, workshop.base)
     for trial in first_trials(arm.id, grid):
         for cell in trial_cells(trial, arm, grid, ["gamma"], workshop.subjects, "", embedded=True):
             tuned |= set(cell.prompts)
     assert tuned == {"a {subject} on a green background"}
     held_out = {f"a {{subject}} on a {colour} background" for colour in ("red", "blue")}
-    assert {row["prompt"] for row in workshop.reference("gamma")["rows"]} == held_out
+    assert {row["prompt"] for row in reference(workshop, "gamma")["rows"]} == held_out
+
+
+def test_references_are_of_the_base_and_the_photos_at_hand(tiny_sd1, data, tmp_path):
+    workshop = Workshop(build(tiny_grid(tiny_sd1, data)), tmp_path)
+    first = reference(workshop, "alpha")
+    assert reference(workshop, "alpha") == first
+    vars(workshop.base)["hash"] = "another"  # as if its weights had changed
+    assert reference(workshop, "alpha")["asked"] != first["asked"]
+
+
+def test_what_went_wrong_with_references_is_told_on_one_line():
+    error = RequestError("No encoder /no/such.", where="there", fix="name another")
+    with pytest.raises(WorkError) as caught:
+        take_references(["owl"], [], lambda tasks: iter([(0, error)]))
+    assert caught.value.what == "The references of owl failed: No encoder /no/such. (name another)."
