@@ -25,9 +25,10 @@ from typing import Any
 import symdream.train
 from symdream.config import to_toml
 from symdream.errors import RequestError, SymdreamError
+from symdream.files import disk_error, write_json, write_text
 from symdream.training.absolute_paths import with_absolute_paths
 from symdream.training.request import read_request, settings_of
-from symdream.training.run_folder import RunFolder, disk_error, is_run, new_run_path, write_json, write_text
+from symdream.training.run_folder import RunFolder, is_run, new_run_path
 from symdream_apps.context import HOME, nameable
 from symdream_apps.run_status import BUSY, Status, last_change, state_of, status_of, told
 

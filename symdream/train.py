@@ -21,8 +21,9 @@ if __name__ == "__main__":
 
 from symdream.config import TrainConfig, to_toml
 from symdream.errors import RequestError, Stopped, WorkError
+from symdream.files import write_text
 from symdream.signals import signals_like_ctrl_c
-from symdream.training.run_folder import RunFolder, is_leader, write_text
+from symdream.training.run_folder import RunFolder, is_leader
 from symdream.ui import log_to, say
 
 if TYPE_CHECKING:

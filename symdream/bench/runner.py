@@ -27,8 +27,8 @@ from symdream.bench.workers import Died, Done, Task, Workers, in_this_process
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.photographs import FLAT_SHARE, flat_share
 from symdream.errors import RequestError, Stopped, SymdreamError, WorkError, on_one_line, typed
+from symdream.files import write_text
 from symdream.signals import signals_like_ctrl_c
-from symdream.training.run_folder import write_text
 from symdream.ui import say
 
 

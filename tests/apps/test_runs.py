@@ -12,7 +12,8 @@ import pytest
 from helpers.runs import adapter_tensors, make_photos
 
 from symdream.errors import Problems, RequestError, WorkError
-from symdream.training.run_folder import RunFolder, write_json
+from symdream.files import write_json
+from symdream.training.run_folder import RunFolder
 from symdream_apps import watching
 from symdream_apps.run_status import metrics
 from symdream_apps.runs import Runs

@@ -14,9 +14,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from symdream.diffusion.base import load_base
 from symdream.errors import Problems, RequestError
+from symdream.files import disk_error
 from symdream.training import outputs, recorder
 from symdream.training.batched import train_together, what_differs
-from symdream.training.run_folder import RunFolder, disk_error
+from symdream.training.run_folder import RunFolder
 
 
 def together(folder, configs, base=None):

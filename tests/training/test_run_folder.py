@@ -1,4 +1,3 @@
-import errno
 import json
 import multiprocessing
 import shlex
@@ -6,13 +5,10 @@ import threading
 import time
 
 import pytest
-import torch
 from helpers.disk import file_size_limit
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from symdream.errors import RequestError, WorkError
-from symdream.training.run_folder import RunFolder, disk_error, new_run_path, write_atomically, write_json
+from symdream.training.run_folder import RunFolder, new_run_path
 
 
 def make_run(path):
@@ -99,15 +95,6 @@ def test_a_run_begins_where_a_link_leads_that_nothing_is_at_yet(tmp_path):
     assert (tmp_path / "big disk" / "real" / "lock").exists() and (tmp_path / "run").is_symlink()
 
 
-def test_a_file_that_is_a_link_is_written_through(tmp_path):
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "link.json").symlink_to(tmp_path / "disk" / "real.json")
-    for value in (1, 2):
-        write_json(tmp_path / "link.json", value)
-        assert (tmp_path / "link.json").is_symlink() and (tmp_path / "disk" / "real.json").read_text() == f"{value}\n"
-    assert len(list(tmp_path.rglob("*"))) == 3
-
-
 def test_a_linked_folder_stays_when_its_run_never_begins(tmp_path):
     (tmp_path / "big disk").mkdir()
     (tmp_path / "run").symlink_to("big disk")
@@ -171,25 +158,6 @@ def test_metrics_reach_the_disk_whole_or_not_at_all(tmp_path):
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == list(range(1, 20))
 
 
-@pytest.mark.parametrize(
-    ("error", "free", "fix"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device"), True, "make room"),
-        (SafetensorError("I/O error: No space left on device (os error 28)"), True, "make room"),
-        (SafetensorError("I/O error: File too large (os error 27)"), False, "ulimit -f"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), False, "remove files of yours"),
-        (OSError(errno.EACCES, "Permission denied"), False, "make it writable"),
-        (OSError(errno.EROFS, "Read-only file system"), False, "make it writable"),
-        (OSError(errno.EIO, "Input/output error"), False, "choose another place"),
-    ],
-    ids=str,
-)
-def test_what_could_not_be_written_is_told_with_the_fix_for_its_reason(tmp_path, error, free, fix):
-    told = disk_error(tmp_path / "file", error)
-    assert fix in told.fix and "what was saved before is intact" in told.fix and "--" not in str(told)
-    assert (told.where is not None and "MiB are free" in told.where) == free
-
-
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "fin', "\0" * 40])
 def test_a_damaged_state_or_summary_counts_as_none(tmp_path, content):
     run = make_run(tmp_path / "run")
@@ -234,34 +202,6 @@ def test_a_folder_killed_before_its_settings_were_written_is_free(tmp_path):
     assert [p.name for p in again.path.iterdir()] == ["lock"]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "state.json"
-    write_json(path, {"step": 1})
-    with pytest.raises((WorkError, TypeError)):
-        write_json(path, {"step": object()})
-    assert json.loads(path.read_text()) == {"step": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
-
-
-def test_tensors_on_a_full_disk_leave_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "x.safetensors"
-    path.write_text("old")
-    with file_size_limit(1000), pytest.raises(WorkError, match="Could not write") as caught:
-        write_atomically(path, lambda temporary: save_file({"x": torch.zeros(10_000)}, temporary))
-    assert "ulimit -f" in caught.value.fix
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_write_that_is_stopped_leaves_nothing(tmp_path):
-    def stopped(temporary):
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(tmp_path / "x", stopped)
-    assert not list(tmp_path.iterdir())
-
-
 def test_new_runs_get_names_of_their_own(tmp_path):
     first = new_run_path(tmp_path, "owl")
     first.mkdir()
@@ -299,9 +239,3 @@ def test_a_look_at_the_lock_tells_who_trains_and_hinders_nobody(tmp_path):
     finally:
         stop.set()
         watcher.join()
-
-
-def test_a_place_that_cannot_be_written_to_at_all_is_told_as_such(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(WorkError, match="Could not write"):
-        write_json(tmp_path / "file" / "state.json", {})
