@@ -23,7 +23,8 @@ from symdream.config import TrainConfig, to_toml
 from symdream.errors import RequestError, Stopped, WorkError
 from symdream.files import write_text
 from symdream.signals import signals_like_ctrl_c
-from symdream.training.run_folder import RunFolder, is_leader
+from symdream.training.ranks import is_leader
+from symdream.training.run_folder import RunFolder
 from symdream.ui import log_to, say
 
 if TYPE_CHECKING:
@@ -75,8 +76,10 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
 
     startup = Startup()
     accelerator, dtype = open_accelerator(config.model.device, config.model.dtype, together=True)
-    run.path = broadcast_object_list([run.path])[0]  # the leader's: another may have seen other free names
     leader = accelerator.is_main_process
+    place = broadcast_object_list([run.path])[0]
+    if not leader:
+        run = RunFolder(place)  # the leader's: this process may have seen other free names
     if resume and leader:
         processes.check_number(run, accelerator.num_processes)
     base = base or load_base(config.model.base, device=accelerator.device, dtype=dtype)
@@ -291,7 +294,7 @@ def leave(run: RunFolder, config: TrainConfig, error: BaseException, *, resume: 
     status, told = ("stopped", None) if stopped else ("failed", str(error) or type(error).__name__)
     # On a full disk, or one that turned read-only, these fail too; what comes first is what to tell.
     with contextlib.suppress(WorkError, OSError):
-        run.flush()
+        run.lines.flush()
     with contextlib.suppress(WorkError, OSError):
         run.write_state(status, step=run.read_state().get("step", 0), steps=config.training.steps, error=told)
     if not stopped:

@@ -13,10 +13,8 @@ from pathlib import Path
 
 from symdream.errors import RequestError, typed
 from symdream.files import read_json
-from symdream.training.run_folder import RANKS, WORLD_SIZES, RunFolder
-
-# Where the launchers tell a process its number on its machine.
-LOCAL_RANKS = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
+from symdream.training.ranks import LOCAL_RANKS, RANKS, WORLD_SIZES
+from symdream.training.run_folder import RunFolder
 
 
 def start_all() -> None:

@@ -172,7 +172,7 @@ def test_a_run_that_goes_on_loads_until_its_own_first_step(runs):
     said = watching.sentence(runs, status)
     assert "loads the base and the photos; it goes on from step 100." in said and "<progress" not in said
 
-    run.truncate_metrics(100)  # as the trainer does before its first step
+    run.lines.truncate(100)  # as the trainer does before its first step
     assert "trains: step 100 of 200" in watching.sentence(runs, runs.status("owl"))
     write_metrics(run, 101)
     assert "trains: step 101 of 200" in watching.sentence(runs, runs.status("owl"))
