@@ -11,8 +11,8 @@ from symdream import config as settings
 from symdream import presets
 from symdream.errors import Problems
 from symdream.presets import PRESETS
-from symdream.train import run_training
 from symdream.training import request
+from symdream.training.session import run_training
 
 
 def read(photos, *flags, toml=None, folder=None):

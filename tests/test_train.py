@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from symdream.config import read_toml
 from symdream.errors import RequestError, Stopped, WorkError
-from symdream.train import run_training
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 
 METHODS = ["lora", "lora+", "dora", "singlora", "symlora"]
 

@@ -16,11 +16,11 @@ from symdream.data.store import Store
 from symdream.data.training_set import TrainingSet
 from symdream.diffusion.base import load_base
 from symdream.errors import Problems, RequestError, Stopped
-from symdream.train import run_training
 from symdream.training.defaults import resolve
 from symdream.training.photos import add_class_images, read_photos
 from symdream.training.request import check_subject
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 
 
 def make_subject(folder, shapes=((80, 64), (64, 96), (90, 70)), *, mask=True, tags=True):

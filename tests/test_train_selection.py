@@ -11,12 +11,12 @@ from helpers.runs import adapter_tensors, make_photos, tiny_config, train_tiny
 from symdream.config import build, read_toml
 from symdream.diffusion.adapters import read_metadata
 from symdream.errors import RequestError, Stopped
-from symdream.train import run_training
 from symdream.training.checkpoint import best_of, list_checkpoints
 from symdream.training.criterion import Scores
 from symdream.training.judge import FIRST_SEED, Judge
 from symdream.training.metrics_file import MetricsFile
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 from symdream.training.validation import TRIPLES, VALIDATION_SEED, read_validation
 from symdream.tuners import find_ramps
 

@@ -27,7 +27,6 @@ from symdream.errors import Stopped, SymdreamError
 from symdream.files import read_json, write_json
 from symdream.metrics.cache import EmbeddingCache
 from symdream.metrics.run_scores import load_encoders
-from symdream.train import run_training
 from symdream.training import checkpoint
 from symdream.training.batched import train_together, what_differs
 from symdream.training.defaults import resolve
@@ -35,6 +34,7 @@ from symdream.training.devices import open_accelerator
 from symdream.training.outputs import save_png
 from symdream.training.run_folder import RunFolder, is_run
 from symdream.training.schedule import ramp_after
+from symdream.training.session import run_training
 from symdream.tuners import set_ramp
 from symdream.ui import only_in_the_log, say
 

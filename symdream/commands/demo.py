@@ -135,10 +135,10 @@ def train(folder: RunFolder, config: TrainConfig, goes_on: bool) -> Base:
     """The base with the trained adapter on it; what was trained already is not trained again."""
     # Only now, since torch and diffusers take seconds to import and a wrong request should not wait for them.
     from symdream.interop.open import open_adapter
-    from symdream.train import run_training
     from symdream.training.devices import open_accelerator
     from symdream.training.processes import began
     from symdream.training.request import settings_of
+    from symdream.training.session import run_training
 
     if not goes_on:
         return run_training(folder, config, since=began())

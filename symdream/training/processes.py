@@ -16,6 +16,8 @@ from symdream.files import read_json
 from symdream.training.ranks import LOCAL_RANKS, RANKS, WORLD_SIZES
 from symdream.training.run_folder import RunFolder
 
+SCRIPT = Path(__file__).parent.parent / "train.py"  # what a launcher starts
+
 
 def start_all() -> None:
     """Replace this process by all that were asked for, if a launcher started it alone; else return.
@@ -86,8 +88,6 @@ def resume_command(run: Path, count: int, *, on_cpu: bool) -> str:
     """What to type to resume the run at this path by so many processes."""
     if count == 1:
         return f"symdream train --resume {typed(run)}"
-    script = Path(__file__).parent.parent / "train.py"
-    if script.is_relative_to(Path.cwd()):
-        script = script.relative_to(Path.cwd())
+    script = SCRIPT.relative_to(Path.cwd()) if SCRIPT.is_relative_to(Path.cwd()) else SCRIPT
     cpu = "--cpu " if on_cpu else ""
     return f"accelerate launch {cpu}--num_processes {count} {typed(script)} --resume {typed(run)}"

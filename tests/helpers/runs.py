@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from symdream import config as settings
-from symdream.train import run_training
 from symdream.training.request import check_subject
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 
 
 def make_photos(folder: Path, count: int = 3, size: tuple[int, int] = (80, 64)) -> Path:

@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from symdream.errors import Problems, RequestError, WorkError
-from symdream.train import leave, run_training
 from symdream.training import batched, defaults, request
 from symdream.training.batched import train_together
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import leave, run_training
 
 pytestmark = pytest.mark.usefixtures("few_denoising_steps")
 
@@ -139,7 +139,7 @@ def test_a_run_whose_folder_is_removed_while_it_loads_does_not_rise_again(
         shutil.rmtree(run.path)
         return resolve(*args)
 
-    monkeypatch.setattr(defaults, "resolve", removed)
+    monkeypatch.setattr("symdream.train.resolve", removed)
     monkeypatch.setattr(batched, "resolve", removed)
     with pytest.raises(WorkError, match=rf"{run.path} is gone, removed or moved"):
         train(run, tiny_config(tiny_sd1, photos, steps=1))
