@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 from symdream.errors import RequestError
-from symdream.training.run_folder import disk_error, is_run
+from symdream.files import disk_error
+from symdream.training.run_folder import is_run
 from symdream_apps.adapters import page_name, read_card
 from symdream_apps.bases import checked_base
 from symdream_apps.context import Context

@@ -14,7 +14,7 @@ from PIL import Image
 
 from symdream.diffusion.png import save_png
 from symdream.errors import RequestError
-from symdream.training.run_folder import write_atomically
+from symdream.files import write_atomically
 from symdream_apps.context import Context
 from symdream_apps.generation import Made
 

@@ -22,12 +22,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import symdream.train
 from symdream.errors import RequestError, SymdreamError
+from symdream.files import disk_error, write_json, write_text
 from symdream.settings import to_toml
 from symdream.training.absolute_paths import with_absolute_paths
+from symdream.training.processes import SCRIPT
 from symdream.training.request import read_request, settings_of
-from symdream.training.run_folder import RunFolder, disk_error, is_run, new_run_path, write_json, write_text
+from symdream.training.run_folder import RunFolder, is_run, new_run_path
 from symdream_apps.context import HOME, nameable
 from symdream_apps.run_status import BUSY, Status, last_change, state_of, status_of, told
 
@@ -225,7 +226,7 @@ class Runs:
 
     def _start(self, run: RunFolder, state: dict[str, Any]) -> None:
         # This very installation, whatever folder the app was started in; an argument list, never a shell.
-        argv = [sys.executable, symdream.train.__file__, "--resume", str(run.path.resolve())]
+        argv = [sys.executable, str(SCRIPT), "--resume", str(run.path.resolve())]
         with (run.path / TERMINAL).open("ab") as terminal:
             child = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=terminal, stderr=subprocess.STDOUT, start_new_session=True

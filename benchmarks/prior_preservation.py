@@ -32,12 +32,13 @@ from symdream.data.images import find_images, read_folder
 from symdream.diffusion.adapters import Disabled
 from symdream.diffusion.grid import make_grid
 from symdream.diffusion.sampling import sample
+from symdream.files import write_json
 from symdream.metrics.encoders import load_dino
 from symdream.metrics.prompts import read_prompts
 from symdream.metrics.scores import dino_score, drift, paired_cosines
-from symdream.train import run_training
 from symdream.training.request import check_subject
-from symdream.training.run_folder import RunFolder, write_json
+from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 
 PICTURE = "prior_preservation.webp"
 CLASS_PROMPTS = [

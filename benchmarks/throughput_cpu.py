@@ -30,11 +30,12 @@ import torch  # noqa: E402
 from benchmarks.pairs import run, sign_interval  # noqa: E402
 from benchmarks.step_cpu import Trainee, draw  # noqa: E402
 from symdream import settings  # noqa: E402
+from symdream import train as trainer  # noqa: E402
 from symdream.commands.demo import SUBJECT, sample_data  # noqa: E402
 from symdream.diffusion.base import load_base  # noqa: E402
-from symdream.train import run_training  # noqa: E402
-from symdream.training import interrupt  # noqa: E402
+from symdream.training.interrupt import StopRequest  # noqa: E402
 from symdream.training.run_folder import RunFolder  # noqa: E402
+from symdream.training.session import run_training  # noqa: E402
 
 WARMUP = 3
 
@@ -46,7 +47,7 @@ def measure(method: str, pairs: int, rank: int, batch: int) -> dict:
     inputs = [draw(base, batch, generator) for _ in range(8)]
     seconds: dict[str, list[float]] = {"trainer": [], "bare": []}
 
-    class TakingTurns(interrupt.StopRequest):
+    class TakingTurns(StopRequest):
         """The trainer asks once in every step whether to stop: then the bare loop takes its own."""
 
         resumed = None
@@ -61,12 +62,12 @@ def measure(method: str, pairs: int, rank: int, batch: int) -> dict:
 
     given = {"images": sample_data() / SUBJECT, "class_noun": "bird", "device": "cpu", "method": method, "rank": rank,
              "batch_size": batch, "steps": pairs + WARMUP + 2}  # fmt: skip
-    original, interrupt.StopRequest = interrupt.StopRequest, TakingTurns
+    trainer.StopRequest = TakingTurns
     try:
         with tempfile.TemporaryDirectory() as temporary:
             run_training(RunFolder.create(Path(temporary) / "run"), settings.build(settings.merge({}, given)))
     finally:
-        interrupt.StopRequest = original
+        trainer.StopRequest = StopRequest
     seconds = {name: times[WARMUP:] for name, times in seconds.items()}
     assert len(seconds["bare"]) == len(seconds["trainer"]) == pairs
     ratios = [b / t for b, t in zip(seconds["bare"], seconds["trainer"], strict=True)]

@@ -26,8 +26,8 @@ from symdream.diffusion.sampling import sample
 from symdream.metrics.encoders import load_clip, load_dino
 from symdream.metrics.evaluate import score_images
 from symdream.metrics.prompts import read_prompts
-from symdream.train import run_training
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 from symdream.tuners import METHODS
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"

@@ -5,32 +5,62 @@
     symdream train --resume runs/dog
 
 `train` below is the whole training, top to bottom: base, adapter, photos, optimizer, loop, save.
-What is specific to a method lies in symdream/tuners, what is specific to a base in symdream/diffusion.
+What is specific to a method lies in symdream/tuners, what is specific to a base in symdream/diffusion. What stands
+around it, the request, the run's lock and how it ended, is symdream/training/session.py.
 """
 
 from __future__ import annotations
 
-import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
-    # Launched as a file, Python looks for imports in symdream/ first; it must look beside it.
+    # Launched as a file, this is the command `symdream train`. The command imports this module (symdream.train), and
+    # all that follows, once it has checked the request and taken the run's lock: those imports take seconds.
+    # Python looks for imports in symdream/ first; it must look beside it.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from symdream.cli import run_command
+
+    sys.exit(run_command("train", sys.argv[1:]))
+
+import torch
+from accelerate.utils import broadcast_object_list
 
 from symdream.config import TrainConfig
-from symdream.errors import RequestError, Stopped, WorkError
-from symdream.settings import to_toml
-from symdream.signals import signals_like_ctrl_c
-from symdream.training.run_folder import RunFolder, is_leader, write_text
-from symdream.ui import log_to, say
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from symdream.diffusion.base import Base
-    from symdream.diffusion.batch import Batch
+from symdream.data.cache_folder import cache_folder
+from symdream.data.draws import seed_of
+from symdream.data.store import Store
+from symdream.data.training_set import TrainingSet
+from symdream.diffusion.adapters import attach_configured, train_adapters
+from symdream.diffusion.base import Base, load_base
+from symdream.diffusion.batch import Batch
+from symdream.diffusion.batch_loss import BatchLoss
+from symdream.diffusion.checkpointing import use_gradient_checkpointing
+from symdream.diffusion.engine import StepParts, choose_engine
+from symdream.diffusion.noise_schedule import use_zero_terminal_snr
+from symdream.diffusion.parking import park
+from symdream.diffusion.sampling_engine import forget
+from symdream.errors import RequestError, Stopped
+from symdream.interop.open import tell
+from symdream.interop.warm_start import warm_start
+from symdream.training import checkpoint, outputs, processes
+from symdream.training.defaults import resolve
+from symdream.training.devices import open_accelerator
+from symdream.training.interrupt import StopRequest
+from symdream.training.judge import Judge
+from symdream.training.memory_advice import out_of_memory_explained
+from symdream.training.optimizer import make_optimizer
+from symdream.training.photos import add_class_images, read_photos
+from symdream.training.progress import Progress
+from symdream.training.recorder import Recorder
+from symdream.training.run_folder import RunFolder
+from symdream.training.schedule import lr_factor, ramp
+from symdream.training.selection import Selection
+from symdream.training.startup import Startup
+from symdream.training.validation import validate
+from symdream.tuners import find_ramps
+from symdream.ui import say
 
 
 def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Base | None = None) -> Base:
@@ -40,43 +70,12 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     Returns the base with the trained adapter active on it, in eval mode.
     Raises: Stopped after saving, when asked to stop; RequestError, WorkError.
     """
-    import torch
-    from accelerate.utils import broadcast_object_list
-
-    from symdream.data.cache_folder import cache_folder
-    from symdream.data.draws import seed_of
-    from symdream.data.store import Store
-    from symdream.data.training_set import TrainingSet
-    from symdream.diffusion.adapters import attach_configured, train_adapters
-    from symdream.diffusion.base import load_base
-    from symdream.diffusion.batch_loss import BatchLoss
-    from symdream.diffusion.checkpointing import use_gradient_checkpointing
-    from symdream.diffusion.engine import StepParts, choose_engine
-    from symdream.diffusion.noise_schedule import use_zero_terminal_snr
-    from symdream.diffusion.parking import park
-    from symdream.diffusion.sampling_engine import forget
-    from symdream.interop.open import tell
-    from symdream.interop.warm_start import warm_start
-    from symdream.training import checkpoint, outputs, processes
-    from symdream.training.defaults import resolve
-    from symdream.training.devices import open_accelerator
-    from symdream.training.interrupt import StopRequest
-    from symdream.training.judge import Judge
-    from symdream.training.memory_advice import out_of_memory_explained
-    from symdream.training.optimizer import make_optimizer
-    from symdream.training.photos import add_class_images, read_photos
-    from symdream.training.progress import Progress
-    from symdream.training.recorder import Recorder
-    from symdream.training.schedule import lr_factor, ramp
-    from symdream.training.selection import Selection
-    from symdream.training.startup import Startup
-    from symdream.training.validation import validate
-    from symdream.tuners import find_ramps
-
     startup = Startup()
     accelerator, dtype = open_accelerator(config.model.device, config.model.dtype, together=True)
-    run.path = broadcast_object_list([run.path])[0]  # the leader's: another may have seen other free names
     leader = accelerator.is_main_process
+    place = broadcast_object_list([run.path])[0]
+    if not leader:
+        run = RunFolder(place)  # the leader's: this process may have seen other free names
     if resume and leader:
         processes.check_number(run, accelerator.num_processes)
     base = base or load_base(config.model.base, device=accelerator.device, dtype=dtype)
@@ -222,88 +221,3 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
 def due(every: int, done: int, last: bool = False) -> bool:
     """Whether what happens every so many steps (0: never), and perhaps after the last, happens after `done`."""
     return bool(every) and (last or done % every == 0)
-
-
-def train_from(args: Any) -> RunFolder:
-    """Check what was asked for, open the run folder, train, and leave a state.json that tells how it ended."""
-    from symdream.training import processes, request
-
-    processes.start_all()
-    if args.resume:
-        run, config = request.reopen(args)
-        state = run.read_state()
-        if state.get("status") == "finished":
-            say(f"{run.path} is finished: {state['step']} steps. Nothing to do.")
-            return run
-    else:
-        config = request.read_request(args)
-        run = request.open_output(config)
-    run_training(run, config, resume=bool(args.resume), since=processes.began())
-    return run
-
-
-def run_training(
-    run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Base | None = None, since: float | None = None
-) -> Base:
-    """`train` with the run folder's lock, log and state around it.
-
-    since: when it began, in seconds since the epoch (None: now): a command counts its imports too.
-    """
-    from symdream.training.torch_state import as_torch_starts
-
-    if not is_leader():
-        with as_torch_starts():
-            return train(run, config, resume=resume, base=base)
-    run.acquire()  # before the imports, which take seconds: a second process is refused at once
-    run.begin(since)
-    run.stop_file.unlink(missing_ok=True)  # an old one; whoever sees the lock may ask to stop from here on
-
-    steps = config.training.steps
-    try:
-        from symdream.training.absolute_paths import with_absolute_paths
-
-        if not resume:
-            # Before anything that takes time, so that a run killed while it loads can be resumed.
-            write_text(run.config, to_toml(with_absolute_paths(config)))
-        log_to(run.log)
-        run.write_state("running", step=run.read_state().get("step", 0), steps=steps)
-        with signals_like_ctrl_c(), as_torch_starts():
-            base = train(run, config, resume=resume, base=base)
-        run.write_state("finished", step=run.read_state()["step"], steps=steps)
-        return base
-    except BaseException as error:
-        leave(run, config, error, resume=resume)
-        raise
-    finally:
-        log_to(None)
-        run.release()
-
-
-def leave(run: RunFolder, config: TrainConfig, error: BaseException, *, resume: bool = False) -> None:
-    """Remove the folder of a run that `error` ended before it began; in another, write to state.json how it ended."""
-    if not run.path.is_dir():
-        return  # somebody removed it
-    if not resume and not run.trained and (not run.began or isinstance(error, RequestError)):
-        with contextlib.suppress(OSError):
-            run.remove()  # the next try finds the place free
-        return
-    stopped = isinstance(error, Stopped | KeyboardInterrupt)
-    status, told = ("stopped", None) if stopped else ("failed", str(error) or type(error).__name__)
-    # On a full disk, or one that turned read-only, these fail too; what comes first is what to tell.
-    with contextlib.suppress(WorkError, OSError):
-        run.flush()
-    with contextlib.suppress(WorkError, OSError):
-        run.write_state(status, step=run.read_state().get("step", 0), steps=config.training.steps, error=told)
-    if not stopped:
-        say(f"The run failed; its folder {run.path} keeps what was saved.")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The entry of `accelerate launch symdream/train.py`: the same as `symdream train`."""
-    from symdream.cli import run_command
-
-    return run_command("train", sys.argv[1:] if argv is None else argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from symdream.training.run_folder import disk_error, fsync_folder, fsync_tree
+from symdream.files import disk_error, fsync_folder, fsync_tree
 
 LEFT = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d{1,9})\.(?P<end>tmp|old)", re.DOTALL)
 

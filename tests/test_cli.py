@@ -2,6 +2,7 @@ import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,18 @@ def test_a_wrong_request_is_told_without_loading_torch(argv, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+def test_the_script_of_training_tells_a_wrong_request_without_loading_torch(tmp_path):
+    script = str(Path(cli.__file__).parent / "train.py")
+    code = (
+        f"import runpy, sys; sys.argv = [{script!r}, '--images', 'nowhere', '--class-noun', 'dog']\n"
+        f"try: runpy.run_path({script!r}, run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 2, end.code\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert result.returncode == 0 and "nowhere" in result.stderr, result.stderr
+
+
 @pytest.mark.parametrize("args", [[], ["trian"], ["--nonsense"]])
 def test_a_wrong_command_ends_with_2_and_the_list(args):
     result = run(*args)
@@ -85,7 +98,6 @@ def test_import_symdream_loads_no_library():
 
 def test_no_top_module_shadows_a_library():
     from importlib.metadata import packages_distributions
-    from pathlib import Path
 
     import symdream
 

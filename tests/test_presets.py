@@ -10,8 +10,8 @@ from helpers.runs import adapter_tensors, make_photos, symdream
 from symdream import presets, settings
 from symdream.errors import Problems
 from symdream.presets import PRESETS
-from symdream.train import run_training
 from symdream.training import request
+from symdream.training.session import run_training
 
 
 def read(photos, *flags, toml=None, folder=None):

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import adapter_tensors, make_photos, symdream, tiny_config, train_tiny
+from helpers.runs import adapter_tensors, make_photos, stop_after, symdream, tiny_config, train_tiny
 from safetensors.torch import load_file, save_file
 
 from symdream.errors import RequestError, Stopped, WorkError
 from symdream.settings import read_toml
-from symdream.train import run_training
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 
 METHODS = ["lora", "lora+", "dora", "singlora", "symlora"]
 
@@ -45,19 +45,9 @@ def test_stopped_after_3_steps_and_resumed_equals_6_unbroken_steps(tmp_path, tin
 
     broken = RunFolder.create(tmp_path / "broken")
     config = tiny_config(tiny_sd1, photos, checkpoint_every=1, **options)
-    original = RunFolder.record
-
-    def stop_at_3(self, **values):
-        original(self, **values)
-        if values["step"] == 3:
-            self.stop_file.touch()
-
-    RunFolder.record = stop_at_3
-    try:
-        with pytest.raises(Stopped, match="after step 3 of 6"):
-            run_training(broken, config)
-    finally:
-        RunFolder.record = original
+    stop_after(broken, 3)
+    with pytest.raises(Stopped, match="after step 3 of 6"):
+        run_training(broken, config)
     assert broken.read_state()["status"] == "stopped"
     run_training(broken, tiny_config_of(broken), resume=True)
     assert_same_adapter(whole, broken)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.encoder_folders import write_clip, write_vit
-from helpers.runs import adapter_tensors, make_photos, symdream, tiny_config
+from helpers.runs import adapter_tensors, make_photos, stop_after, symdream, tiny_config
 from PIL import Image
 
 from symdream import settings
@@ -16,11 +16,11 @@ from symdream.data.store import Store
 from symdream.data.training_set import TrainingSet
 from symdream.diffusion.base import load_base
 from symdream.errors import Problems, RequestError, Stopped
-from symdream.train import run_training
 from symdream.training.defaults import resolve
 from symdream.training.photos import add_class_images, read_photos
 from symdream.training.request import check_subject
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 
 
 def make_subject(folder, shapes=((80, 64), (64, 96), (90, 70)), *, mask=True, tags=True):
@@ -74,19 +74,9 @@ def training_set(base, config, cache, *, step_samples=2, frozen=False):
 
 def stop_and_resume(folder, config, at=3):
     run = RunFolder.create(folder)
-    original = RunFolder.record
-
-    def stop(self, **values):
-        original(self, **values)
-        if values["step"] == at:
-            self.stop_file.touch()
-
-    RunFolder.record = stop
-    try:
-        with pytest.raises(Stopped, match=f"after step {at}"):
-            run_training(run, config)
-    finally:
-        RunFolder.record = original
+    stop_after(run, at)
+    with pytest.raises(Stopped, match=f"after step {at}"):
+        run_training(run, config)
     stored = settings.build(tomllib.loads(run.config.read_text(encoding="utf-8")))
     run_training(run, stored, resume=True)
     return run

@@ -11,11 +11,12 @@ from helpers.runs import adapter_tensors, make_photos, tiny_config, train_tiny
 from symdream.diffusion.adapters import read_metadata
 from symdream.errors import RequestError, Stopped
 from symdream.settings import build, read_toml
-from symdream.train import run_training
 from symdream.training.checkpoint import best_of, list_checkpoints
 from symdream.training.criterion import Scores
 from symdream.training.judge import FIRST_SEED, Judge
+from symdream.training.metrics_file import MetricsFile
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 from symdream.training.validation import TRIPLES, VALIDATION_SEED, read_validation
 from symdream.tuners import find_ramps
 
@@ -110,14 +111,14 @@ def scripted(monkeypatch):
 
 
 def stop_after(monkeypatch, step):
-    record = RunFolder.record
+    record = MetricsFile.record
 
     def and_stop(self, **values):
         record(self, **values)
         if values["step"] == step:
-            self.stop_file.touch()
+            RunFolder(self.path.parent).stop_file.touch()
 
-    monkeypatch.setattr(RunFolder, "record", and_stop)
+    monkeypatch.setattr(MetricsFile, "record", and_stop)
 
 
 @pytest.mark.slow

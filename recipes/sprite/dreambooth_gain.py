@@ -15,8 +15,8 @@ from symdream.diffusion.sampling import sample
 from symdream.metrics.encoders import DinoEncoder
 from symdream.metrics.prompts import read_prompts
 from symdream.metrics.scores import dino_score
-from symdream.train import run_training
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 SUBJECTS = ("fox", "teapot", "robot")  # of those for reporting: no setting was chosen on them

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from symdream.bench.grid import Grid, prompts_of
 from symdream.bench.subjects import BenchSubject
-from symdream.training.run_folder import read_json, write_json
+from symdream.files import read_json, write_json
 
 if TYPE_CHECKING:
     from symdream.bench.arms import Arm  # which needs torch: who only reads results does not

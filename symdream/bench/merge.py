@@ -22,7 +22,8 @@ from symdream.bench.results import (
 from symdream.bench.same_grid import other_pictures, other_work
 from symdream.bench.wording import count, listing
 from symdream.errors import Problems, RequestError, WorkError, collected
-from symdream.training.run_folder import is_run, write_text
+from symdream.files import write_text
+from symdream.training.run_folder import is_run
 from symdream.ui import say
 from symdream.whole_folder import write_folder
 from symdream.writable import not_writable

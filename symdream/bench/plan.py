@@ -16,8 +16,8 @@ from symdream.bench.runs import config_of
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.detach import detach
 from symdream.diffusion.names import resolve_name
-from symdream.train import run_training
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 from symdream.ui import only_in_the_log
 
 MEASURED_STEPS = 4

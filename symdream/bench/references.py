@@ -17,8 +17,8 @@ from symdream.bench.workshop import Workshop
 from symdream.data.images import read_image
 from symdream.diffusion.detach import detach
 from symdream.errors import SymdreamError, WorkError, on_one_line
+from symdream.files import read_json, write_json
 from symdream.training.outputs import save_png
-from symdream.training.run_folder import read_json, write_json
 
 REFERENCE_FILE = "reference.json"
 

@@ -17,7 +17,7 @@ from symdream.bench.sections import page_sections
 from symdream.bench.svg import in_file, in_page, render
 from symdream.bench.tables import latex, markdown
 from symdream.bench.wording import headline, warnings
-from symdream.training.run_folder import write_text
+from symdream.files import write_text
 
 REPORT = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"

@@ -17,7 +17,7 @@ from typing import Any
 from symdream import __version__
 from symdream.bench.cells import Cell, failed_entry
 from symdream.errors import Problem, Problems, RequestError, collected
-from symdream.training.run_folder import write_text
+from symdream.files import write_text
 
 FORMAT = 1
 RESULTS, SCORES = "results.json", "scores.csv"

@@ -23,8 +23,8 @@ from symdream.bench.told import Known, content_and_rows, grid_told, notes_on_pho
 from symdream.bench.workers import Done, Task, crew
 from symdream.bench.workshop import Workshop
 from symdream.errors import RequestError, Stopped, SymdreamError
+from symdream.files import write_text
 from symdream.signals import signals_like_ctrl_c
-from symdream.training.run_folder import write_text
 from symdream.ui import say
 
 

@@ -18,10 +18,10 @@ from symdream.diffusion.adapters import attach_configured
 from symdream.diffusion.base import Base
 from symdream.diffusion.detach import detach
 from symdream.errors import Stopped, SymdreamError
-from symdream.train import run_training
 from symdream.training import checkpoint
 from symdream.training.defaults import resolve
 from symdream.training.run_folder import RunFolder, is_run
+from symdream.training.session import run_training
 from symdream.ui import only_in_the_log, say
 
 

@@ -247,8 +247,8 @@ def variants(args: Variants) -> int:
 
     content = read_comparison(args.folder)
     from symdream.bench.dino_variants import PAPER, variants_of
+    from symdream.files import write_text
     from symdream.metrics.encoders import PHOTO_DINO, SPRITE, load_dino
-    from symdream.training.run_folder import write_text
     from symdream.ui import say
 
     grid = grids.check(content["grid"]["config"], str(args.folder))

@@ -113,14 +113,15 @@ def lora_of(path: Path) -> Path:
 
 def mark(folder: RunFolder, flags: Mapping[str, Any]) -> None:
     """Note in the run folder that it is a demo's, and with which settings."""
-    from symdream.training.run_folder import write_json
+    from symdream.files import write_json
 
     write_json(folder.path / MARK, _plain(flags))
 
 
 def was_stopped(path: Path, flags: Mapping[str, Any]) -> bool:
     """Whether `path` is what a demo with these very settings left before it was done."""
-    from symdream.training.run_folder import is_run, read_json
+    from symdream.files import read_json
+    from symdream.training.run_folder import is_run
 
     done = grid_of(path).is_file() and lora_of(path).is_file()
     return is_run(path) and not done and read_json(path / MARK) == _plain(flags)
@@ -134,10 +135,10 @@ def train(folder: RunFolder, config: TrainConfig, goes_on: bool) -> Base:
     """The base with the trained adapter on it; what was trained already is not trained again."""
     # Only now, since torch and diffusers take seconds to import and a wrong request should not wait for them.
     from symdream.interop.open import open_adapter
-    from symdream.train import run_training
     from symdream.training.devices import open_accelerator
     from symdream.training.processes import began
     from symdream.training.request import settings_of
+    from symdream.training.session import run_training
 
     if not goes_on:
         return run_training(folder, config, since=began())
@@ -152,10 +153,10 @@ def train(folder: RunFolder, config: TrainConfig, goes_on: bool) -> Base:
 
 def finish(folder: RunFolder, base: Base, seed: int) -> dict[str, Any]:
     """Score (unless it is scored already), draw the grid, write the LoRA file; returns the adapter's metadata."""
+    from symdream.files import read_json
     from symdream.interop.companions import write_companions
     from symdream.interop.lora_file import write_diffusers_lora
     from symdream.metrics.run_scores import evaluate_run
-    from symdream.training.run_folder import read_json
 
     scores = folder.path / "evaluation" / "scores.json"
     # Without pictures of the class alone, which would take as long as eight more of the subject; `evaluate` draws them.

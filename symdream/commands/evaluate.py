@@ -188,11 +188,11 @@ def evaluate_the_adapter(args: Args) -> dict[str, Any]:
 
 
 def evaluate_the_folder(args: Args) -> dict[str, Any]:
+    from symdream.files import write_json
     from symdream.metrics.cache import EmbeddingCache
     from symdream.metrics.folder_scores import score_folder
     from symdream.metrics.run_scores import check_output
     from symdream.training.devices import open_accelerator
-    from symdream.training.run_folder import write_json
 
     if args.output is not None:
         check_output(args.output, args.overwrite)

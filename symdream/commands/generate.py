@@ -149,10 +149,10 @@ def run(args: Args) -> int:
     from symdream.diffusion.grid import save_grid
     from symdream.diffusion.png import is_ours, save_png
     from symdream.diffusion.sampling import sample
+    from symdream.files import write_atomically
     from symdream.interop.open import open_adapters
     from symdream.training.devices import open_accelerator
     from symdream.training.progress import Progress
-    from symdream.training.run_folder import write_atomically
 
     accelerator, dtype = open_accelerator(args.device, args.dtype)
     names = [f"adapter{place}" for place in range(len(args.adapter))]

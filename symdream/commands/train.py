@@ -15,7 +15,7 @@ def parse(argv: list[str]) -> Any:
 
 
 def run(args: Any) -> int:
-    from symdream.train import train_from
+    from symdream.training.session import train_from
 
     train_from(args)
     return 0

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from symdream.data.captions import fill
+from symdream.files import write_atomically, write_text
 from symdream.interop.metadata import recommended_weight, subject_words, trained_base
 from symdream.replacing import Kind
-from symdream.training.run_folder import write_atomically, write_text
 
 # Sprite knows only this language; the others are usual for photographs.
 SPRITE_PROMPTS = (

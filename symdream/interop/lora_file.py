@@ -15,6 +15,7 @@ from torch import Tensor
 
 from symdream.diffusion.base import Base
 from symdream.errors import RequestError, WorkError
+from symdream.files import write_atomically
 from symdream.interop.collect import collect
 from symdream.interop.grouping import WEIGHTS
 from symdream.interop.keys import PEFT_PREFIX, Place, kohya_name, without_text_model
@@ -32,7 +33,6 @@ from symdream.interop.metadata import (
 from symdream.interop.spectrum import relative_error
 from symdream.replacing import refuse_existing
 from symdream.tensor_file import save_tensors
-from symdream.training.run_folder import write_atomically
 from symdream.whole_folder import write_folder
 
 

@@ -14,10 +14,10 @@ from symdream.diffusion.base import Base
 from symdream.diffusion.export_base import export_base
 from symdream.diffusion.prediction import V_MARKER, ZERO_SNR_MARKER
 from symdream.errors import WorkError
+from symdream.files import write_atomically
 from symdream.interop.metadata import OURS, architecture
 from symdream.interop.original import original_tensors
 from symdream.tensor_file import save_tensors
-from symdream.training.run_folder import write_atomically
 
 
 def merge_into(base: Base) -> int:

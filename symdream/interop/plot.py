@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from symdream.errors import RequestError
-from symdream.training.run_folder import write_atomically
+from symdream.files import write_atomically
 
 
 def plot_layers(facts: dict[str, Any], path: Path) -> None:

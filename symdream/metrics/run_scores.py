@@ -25,6 +25,7 @@ from symdream.diffusion.grid import save_grid
 from symdream.diffusion.hashes import weights_hash
 from symdream.diffusion.png import save_png
 from symdream.errors import RequestError, typed
+from symdream.files import json_text, write_json
 from symdream.interop.metadata import recommended_weight
 from symdream.metrics.bleeding import bleeding
 from symdream.metrics.cache import EmbeddingCache
@@ -37,7 +38,7 @@ from symdream.metrics.references import References, read_references, tell_copies
 from symdream.metrics.suitability import warn_if_unsuitable
 from symdream.training.devices import open_accelerator
 from symdream.training.processes import resume_command_of
-from symdream.training.run_folder import RunFolder, json_text, write_json
+from symdream.training.run_folder import RunFolder
 from symdream.ui import say
 from symdream.whole_folder import write_folder
 

@@ -33,8 +33,8 @@ from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.diffusion.parking import park
 from symdream.diffusion.sampling_engine import forget
 from symdream.errors import Problem, Problems, collected
+from symdream.files import write_text
 from symdream.settings import to_toml
-from symdream.train import leave
 from symdream.training import checkpoint, outputs
 from symdream.training.absolute_paths import with_absolute_paths
 from symdream.training.batched_optimizer import StackedAdamW
@@ -45,8 +45,9 @@ from symdream.training.optimizer import make_optimizer
 from symdream.training.photos import Photos, add_class_images, read_photos
 from symdream.training.progress import Progress
 from symdream.training.recorder import Recorder
-from symdream.training.run_folder import RunFolder, write_text
+from symdream.training.run_folder import RunFolder
 from symdream.training.schedule import lr_factor, ramp, ramp_after
+from symdream.training.session import leave
 from symdream.training.torch_state import as_torch_starts
 from symdream.tuners import METHODS, find_ramps
 from symdream.tuners.batched import FAMILIES, Adapter, AdapterStack, installed, place

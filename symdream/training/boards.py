@@ -14,7 +14,8 @@ from torch import Tensor
 
 from symdream.config import TrainConfig
 from symdream.errors import RequestError
-from symdream.training.run_folder import RunFolder, disk_error, write_text
+from symdream.files import disk_error, write_text
+from symdream.training.run_folder import RunFolder
 
 
 class Board(Protocol):

@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 
 from symdream.diffusion.hashes import file_sha256
 from symdream.errors import WorkError
+from symdream.files import disk_error, write_text
 from symdream.tensor_file import save_tensors
-from symdream.training.run_folder import disk_error, write_text
 from symdream.ui import say
 from symdream.whole_folder import write_folder
 

@@ -11,7 +11,7 @@ from accelerate.state import is_initialized
 from accelerate.utils import InitProcessGroupKwargs
 
 from symdream.errors import RequestError
-from symdream.training.run_folder import WORLD_SIZES, is_leader
+from symdream.training.ranks import WORLD_SIZES, is_leader
 from symdream.ui import say
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -24,12 +24,13 @@ from symdream.diffusion.machine import device_name, package_versions
 from symdream.diffusion.prompts import cut_off
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError
+from symdream.files import disk_error, read_json, write_atomically, write_json, write_text
 from symdream.settings import to_toml
 from symdream.training.memory import peak_memory
 from symdream.training.photo_notes import photo_notes
 from symdream.training.photos import Photo, Photos
 from symdream.training.recorder import Recorder
-from symdream.training.run_folder import RunFolder, disk_error, read_json, write_atomically, write_json, write_text
+from symdream.training.run_folder import RunFolder
 from symdream.tuners import count_parameters
 from symdream.ui import say
 from symdream.whole_folder import write_folder

@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 
 from symdream.errors import RequestError, typed
-from symdream.training.run_folder import RANKS, WORLD_SIZES, RunFolder, read_json
+from symdream.files import read_json
+from symdream.training.ranks import LOCAL_RANKS, RANKS, WORLD_SIZES
+from symdream.training.run_folder import RunFolder
 
-# Where the launchers tell a process its number on its machine.
-LOCAL_RANKS = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
+SCRIPT = Path(__file__).parent.parent / "train.py"  # what a launcher starts
 
 
 def start_all() -> None:
@@ -87,8 +88,6 @@ def resume_command(run: Path, count: int, *, on_cpu: bool) -> str:
     """What to type to resume the run at this path by so many processes."""
     if count == 1:
         return f"symdream train --resume {typed(run)}"
-    script = Path(__file__).parent.parent / "train.py"
-    if script.is_relative_to(Path.cwd()):
-        script = script.relative_to(Path.cwd())
+    script = SCRIPT.relative_to(Path.cwd()) if SCRIPT.is_relative_to(Path.cwd()) else SCRIPT
     cpu = "--cpu " if on_cpu else ""
     return f"accelerate launch {cpu}--num_processes {count} {typed(script)} --resume {typed(run)}"

@@ -58,7 +58,7 @@ class Recorder:
         self._first = first + 1
         self._mark = self._flushed = time.monotonic()
         if self.writing:
-            run.truncate_metrics(first)
+            run.lines.truncate(first)
             self.boards = open_boards(run, config, first)
 
     def __enter__(self) -> Recorder:
@@ -123,14 +123,14 @@ class Recorder:
                 self._see_gradient(step, loss, norm)
             self.smooth_loss = loss if math.isnan(self.smooth_loss) else 0.95 * self.smooth_loss + 0.05 * loss
             if self.writing:
-                self.run.record(**numbers, loss=loss, grad_norm=norm, memory=memory)
+                self.run.lines.record(**numbers, loss=loss, grad_norm=norm, memory=memory)
                 self._show(numbers, loss, norm, memory)
         if self.writing and time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.run.flush()
+            self.run.lines.flush()
             self._flushed = time.monotonic()
 
     def _fail(self, step: int, loss: float, norm: float) -> None:
-        self.run.flush()
+        self.run.lines.flush()
         if self.base is not None:
             refuse_damaged(self.base)
         before = list_checkpoints(self.run.checkpoints)
@@ -147,7 +147,7 @@ class Recorder:
     def _see_gradient(self, step: int, loss: float, norm: float) -> None:
         """Every method has a gradient at its start: LoRA's in B, SymLoRA's in Λ, SingLoRA's in A. Raises: WorkError."""
         if norm == 0:
-            self.run.flush()
+            self.run.lines.flush()
             base = self.config.model.base
             raise WorkError(
                 f"Step {step} of {self.steps}: loss {loss:.4g}, gradient norm 0: the adapter would learn nothing.",
@@ -197,7 +197,7 @@ class Recorder:
         """Read what waits on the device and bring every line to the disk."""
         self._read()
         if self.writing:
-            self.run.flush()
+            self.run.lines.flush()
 
     def median_seconds(self) -> float | None:
         """Median seconds of a step, the first left out (it warms up); None if there was only one."""

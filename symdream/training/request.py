@@ -16,8 +16,9 @@ from symdream.data.checks import check_class_images, effects
 from symdream.data.images import find_images, read_folder
 from symdream.data.masks import lonely_masks, masks_in, misnamed_masks, read_mask
 from symdream.errors import Problem, Problems, RequestError, collected, problems_of
+from symdream.training.ranks import is_leader
 from symdream.training.rerun import derived_anew, without_permission
-from symdream.training.run_folder import RunFolder, is_leader, new_run_path
+from symdream.training.run_folder import RunFolder, new_run_path
 from symdream.ui import say
 from symdream.utf8 import is_utf8
 

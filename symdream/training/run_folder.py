@@ -13,124 +13,27 @@ reader, or a run resumed after a crash, never sees half a file.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
-import glob
-import json
 import os
-import re
 import shutil
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
-from symdream.errors import RequestError, WorkError, typed
+from symdream.errors import RequestError, typed
+from symdream.files import read_json, write_json
+from symdream.training.metrics_file import MetricsFile
+from symdream.training.ranks import is_leader
+from symdream.training.replaced_run import ReplacedRun, left_aside
+from symdream.training.run_lock import RunLock
 from symdream.ui import say
+from symdream.whole_folder import put_back
 
 if TYPE_CHECKING:
     from symdream.config import TrainConfig
 
-# Where torchrun and the MPI launchers tell a process its number, and how many there are.
-RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-GONE = ".gone"  # ends the name of a replaced run that is being removed
 # What a run has in its folder before its first step.
 STARTED = {"config.toml", "state.json", "env.json", "lock", "log.txt", "checkpoints", "samples", "tensorboard", "wandb"}
-MAKE_ROOM = "make room, or choose another place"
-NOT_OURS = "make it writable, or choose another place"
-DISK_FIXES = {
-    None: MAKE_ROOM,
-    errno.ENOSPC: MAKE_ROOM,
-    errno.EDQUOT: "remove files of yours, whose share of that disk is used up, or choose another place",
-    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
-    errno.EACCES: NOT_OURS,
-    errno.EPERM: NOT_OURS,
-    errno.EROFS: NOT_OURS,
-}
 STATUSES = ("queued", "running", "stopped", "finished", "failed")
-
-
-def is_leader() -> bool:
-    """True in the one process that writes, known before accelerate has started."""
-    return all(os.environ.get(name, "0") == "0" for name in RANKS)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable (a rename alone may be lost in a power cut)."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any], *, parents: bool = True) -> None:
-    """Let `write` fill a temporary file beside `path`, fsync it, then rename it to `path`, or to where that link leads.
-
-    parents: make the folders that `path` lies in. Not in a run, whose folder somebody removed if it is not there.
-    Raises: WorkError if there is no space, no permission or no folder; `path` is then as it was before.
-    """
-    place = Path(os.path.realpath(path))
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    try:
-        if parents:
-            place.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, place)
-        fsync_folder(place.parent)
-    except (OSError, SafetensorError) as error:
-        raise disk_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):  # on a disk that turned read-only: what comes first is what to tell
-            temporary.unlink(missing_ok=True)
-
-
-def fsync_tree(folder: Path) -> None:
-    """Make every file under `folder`, and its name, durable."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        else:
-            fsync_folder(path)
-    fsync_folder(folder)
-
-
-def write_text(path: Path, text: str, *, parents: bool = True) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), parents=parents)
-
-
-def write_json(path: Path, value: Any, *, parents: bool = True) -> None:
-    write_text(path, json_text(value), parents=parents)
-
-
-def json_text(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-def disk_error(path: Path, error: Exception) -> WorkError:
-    """What to tell when `path` could not be written (an OSError, or what safetensors makes of one)."""
-    number = getattr(error, "errno", None)
-    if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
-        number = int(told[1])
-    if number == errno.ENOENT and (gone := [p for p in (path.parent, *path.parent.parents) if not p.exists()]):
-        return WorkError(
-            f"Could not write {path}: {gone[-1]} is gone, removed or moved meanwhile.",
-            fix="if it was moved, go on with it where it is now; else start again",
-        )
-    free = shutil.disk_usage(path.parent if path.parent.exists() else Path("/")).free
-    return WorkError(
-        f"Could not write {path}: {getattr(error, 'strerror', None) or error}.",
-        where=f"{free / 2**20:.0f} MiB are free on that disk" if number in (errno.ENOSPC, None) else None,
-        fix=f"{DISK_FIXES.get(number, 'choose another place')}; what was saved before is intact",
-    )
 
 
 class RunFolder:
@@ -138,12 +41,12 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        self._lock: int | None = None
-        self._lines: list[str] = []
+        self._lock = RunLock(self.path / "lock")
+        self.lines = MetricsFile(self.metrics)
         self.since = time.time()  # when the command, or the call, that trains here began
         self.seconds_before = 0.0  # what earlier processes spent on the steps that are kept
         self.replaces = False  # the run that is here now
-        self.replaced: Path | None = None  # where that lies from `acquire` on, until this one begins
+        self.replaced: ReplacedRun | None = None  # that run, from `acquire` on, until this one begins
 
     # Places
     real = property(lambda self: Path(os.path.realpath(self.path)))  # where a link leads: that folder is replaced
@@ -212,100 +115,69 @@ class RunFolder:
 
         Raises: RequestError if another process trains here.
         """
-        from symdream.whole_folder import put_back
-
-        self._lock = self._taken_lock()
+        self._take_lock()
         if self.replaces:
-            aside = Path(tempfile.mkdtemp(prefix=f".{self.real.name}.old-", dir=self.real.parent))
-            os.replace(self.real, aside / self.real.name)
-            old = RunFolder(aside / self.real.name)
-            old._lock, self._lock = self._lock, None  # held on, so that nobody puts it back meanwhile
-            self.replaces, self.replaced = False, old.path
+            self.replaces, self.replaced = False, ReplacedRun.put_aside(self.real)
+            old, self._lock = self._lock, RunLock(self._lock.path)
             self.real.mkdir()
-            self._lock = self._taken_lock()
-            old.release()
+            self._take_lock()
+            old.release()  # only now, so that nobody has put it back meanwhile
         for aside in self.path.glob(".*.old"):  # those among the checkpoints were damaged
             put_back(aside)
         for folder in (self.path, self.checkpoints, self.samples):
             for leftover in [p for p in folder.glob(".*") if _is_debris(p.name)]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
+    def _take_lock(self) -> None:
+        if not self._lock.take():
+            pid = self.read_state().get("pid")
+            raise RequestError(
+                f"{self.path} is being trained by another process" + (f" (pid {pid})." if pid else "."),
+                fix=f"wait for it, or stop it: touch {typed(self.stop_file)}",
+            )
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a process trains or evaluates here now. One that was killed holds nothing: its lock ended with it."""
+        return self._lock.is_taken()
+
     def begin(self, since: float | None = None) -> None:
         """This process, which holds the lock, is going to train: `is_loading` tells by it, and `seconds` counts from
         here, or from `since` (seconds since the epoch)."""
-        os.utime(self._lock)
+        self._lock.mark()
         self.since, self.seconds_before = since or time.time(), 0.0
 
     @property
     def is_loading(self) -> bool:
         """Whether the process that was to train last has not come to it: what lies in metrics.jsonl is older.
 
-        A process that goes on with a run writes the file anew before its first step (`truncate_metrics`).
+        A process that goes on with a run writes the file anew before its first step (`MetricsFile.truncate`).
         """
         try:
-            return self.metrics.stat().st_mtime_ns < (self.path / "lock").stat().st_mtime_ns
+            return self.metrics.stat().st_mtime_ns < self._lock.path.stat().st_mtime_ns
         except OSError:
             return not self.metrics.exists()
 
-    def _taken_lock(self) -> int:
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        if not _lock(descriptor):
-            os.close(descriptor)
-            pid = self.read_state().get("pid")
-            raise RequestError(
-                f"{self.path} is being trained by another process" + (f" (pid {pid})." if pid else "."),
-                fix=f"wait for it, or stop it: touch {typed(self.stop_file)}",
-            )
-        return descriptor
-
-    def _hold(self) -> bool:
-        """Take the lock, if there is nobody who holds it and the folder can be written to."""
-        try:
-            self._lock = self._taken_lock()
-        except (OSError, RequestError):
-            return False
-        return True
-
-    def release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def is_locked(self) -> bool:
-        """Whether a process trains or evaluates here now. One that was killed holds nothing: its lock ended with it."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-
     def remove(self) -> None:
         """Remove the folder of a run without any step (this process holds its lock); what it replaced comes back."""
-        assert self._lock is not None and not self.trained
-        old = None if self.replaced is None else RunFolder(self.replaced)
-        if old is not None:
-            old._hold()  # nobody else shall put it back meanwhile
-        if old is None and self.path.is_symlink():  # made by somebody who wants it: only what is in it goes
+        assert self._lock.is_held and not self.trained
+        if self.replaced is not None:
+            self.replaced.hold()
+            self.replaced.put_back(self.real)
+            self.replaced.release()
+            self.replaced = None
+        elif self.path.is_symlink():  # made by somebody who wants it: only what is in it goes
             for entry in self.path.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         else:
             shutil.rmtree(self.real)
-        if old is not None:
-            os.replace(old.path, self.real)
-            self.replaced.parent.rmdir()
-            self.replaced = None
-            old.release()
 
     def drop_replaced(self) -> None:
         """The first step is done, and its loss and gradient are good: the run that this one replaces goes."""
         if self.replaced is not None:
-            _remove_aside(self.replaced.parent)
+            self.replaced.drop()
             self.replaced = None
 
     def put_back(self) -> None:
@@ -313,17 +185,11 @@ class RunFolder:
         so. Where something else lies in its place, none is touched and the one aside is named. Nothing happens where a
         process is at work.
         """
-        for folder in sorted(self.real.parent.glob(f".{glob.escape(self.real.name)}.old-*")):
-            aside = RunFolder(folder / self.real.name)
-            if folder.name.endswith(GONE):
-                shutil.rmtree(folder, ignore_errors=True)
+        for aside in left_aside(self.real):
             # A process that puts aside holds the old lock until it has the new one (`acquire`): in this order.
-            elif is_run(aside.path) and aside._hold() and not self.is_locked():
+            if is_run(aside.path) and aside.hold() and not self.is_locked():
                 if self._gives_way():
-                    if self.path.exists():
-                        os.replace(self.real, folder / "begun")
-                    os.replace(aside.path, self.real)
-                    _remove_aside(folder)
+                    aside.put_back(self.real)
                     say(
                         f"note: the run that was at {self.path} is there again: the one that was to replace it was "
                         "killed before its first step. Start that again with --overwrite."
@@ -379,75 +245,12 @@ class RunFolder:
         """What this run has taken: this command, and those that it goes on from up to their checkpoint."""
         return self.seconds_before + time.time() - self.since
 
-    def record(self, **values: Any) -> None:
-        """Add one line to metrics.jsonl; lines reach the disk in blocks (`flush`)."""
-        self._lines.append(json.dumps(values))
-
-    def flush(self) -> None:
-        """Bring the waiting lines of metrics.jsonl to the disk: all of them or, on a full one, none."""
-        if not self._lines:
-            return
-        try:
-            with self.metrics.open("ab", buffering=0) as file:
-                size, left = file.tell(), memoryview(("\n".join(self._lines) + "\n").encode())
-                try:
-                    while left:
-                        left = left[file.write(left) :]
-                    os.fsync(file.fileno())
-                except OSError:
-                    os.ftruncate(file.fileno(), size)
-                    raise
-        except OSError as error:
-            raise disk_error(self.metrics, error) from error
-        self._lines.clear()
-
-    def truncate_metrics(self, step: int) -> None:
-        """Drop the lines after `step`: a resumed run writes them again."""
-        if not self.metrics.exists():
-            return
-        kept = []
-        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue  # the last line of a killed process may be cut short
-        write_text(self.metrics, "".join(line + "\n" for line in kept), parents=False)
-
     def update_summary(self, **values: Any) -> None:
         """Set keys of summary.json, keeping the others."""
         write_json(self.summary, {**self.read_summary(), **values}, parents=False)
 
     def read_summary(self) -> dict[str, Any]:
         return read_json(self.summary)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; an empty dict if there is none, or if a crash of the disk left only part of it."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _remove_aside(folder: Path) -> None:
-    """Remove what a run put aside, under another name first: no half of it shall ever be put back."""
-    gone = folder.with_name(folder.name + GONE)
-    os.replace(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-def _lock(descriptor: int) -> bool:
-    """Take the lock; a try or two more pass over the instant in which somebody only looks (`is_locked`)."""
-    for pause in (0.02, 0.05, None):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError:
-            if pause is not None:
-                time.sleep(pause)
-    return False
 
 
 def _is_debris(name: str) -> bool:

@@ -23,10 +23,11 @@ from symdream.config import TrainConfig
 from symdream.diffusion.adapters import set_weight
 from symdream.diffusion.base import Base
 from symdream.errors import RequestError, WorkError
+from symdream.files import read_json, write_json
 from symdream.training import checkpoint, criterion, processes
 from symdream.training.criterion import Scale, Scores
 from symdream.training.judge import Judge
-from symdream.training.run_folder import RunFolder, read_json, write_json
+from symdream.training.run_folder import RunFolder
 from symdream.training.schedule import ramp_after
 from symdream.tuners import set_ramp
 from symdream.ui import say

@@ -19,7 +19,8 @@ from symdream.diffusion.base import Base
 from symdream.diffusion.batch import Batch
 from symdream.diffusion.batch_loss import BatchLoss
 from symdream.diffusion.sampling import evaluating
-from symdream.training.run_folder import RunFolder, write_text
+from symdream.files import write_text
+from symdream.training.run_folder import RunFolder
 
 VALIDATION_SEED = -1  # no run's own: those start at 0
 TRIPLES = 16  # at least, rounded up to whole batches

@@ -12,7 +12,8 @@ import pytest
 from helpers.runs import adapter_tensors, make_photos
 
 from symdream.errors import Problems, RequestError, WorkError
-from symdream.training.run_folder import RunFolder, write_json
+from symdream.files import write_json
+from symdream.training.run_folder import RunFolder
 from symdream_apps import watching
 from symdream_apps.run_status import metrics
 from symdream_apps.runs import Runs
@@ -171,7 +172,7 @@ def test_a_run_that_goes_on_loads_until_its_own_first_step(runs):
     said = watching.sentence(runs, status)
     assert "loads the base and the photos; it goes on from step 100." in said and "<progress" not in said
 
-    run.truncate_metrics(100)  # as the trainer does before its first step
+    run.lines.truncate(100)  # as the trainer does before its first step
     assert "trains: step 100 of 200" in watching.sentence(runs, runs.status("owl"))
     write_metrics(run, 101)
     assert "trains: step 101 of 200" in watching.sentence(runs, runs.status("owl"))

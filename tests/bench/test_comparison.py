@@ -28,8 +28,8 @@ from symdream.bench.workers import Died, Workers
 from symdream.bench.workshop import Workshop
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError, Stopped
+from symdream.files import read_json
 from symdream.training import outputs
-from symdream.training.run_folder import read_json
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from symdream.bench.lock import locked
 from symdream.bench.results import read_results, read_rows, write_results, write_rows
 from symdream.cli import main
 from symdream.commands.compare import Run, check_flags, parse, read_grid
-from symdream.training.run_folder import read_json
+from symdream.files import read_json
 
 
 def small():

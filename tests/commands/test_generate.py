@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from symdream import files
 from symdream.cli import main
 from symdream.commands import generate
 from symdream.diffusion.grid import make_grid
@@ -196,10 +197,8 @@ def test_a_signal_that_a_library_makes_an_error_of_is_told_as_a_stop(tmp_path, r
 
 
 def test_a_picture_written_as_ctrl_c_came_is_counted(tmp_path, run, monkeypatch):
-    from symdream.training import run_folder
-
     make(run, tmp_path, "a {subject}", count=3)
-    write, written = run_folder.write_atomically, []
+    write, written = files.write_atomically, []
 
     def interrupted(path, save):
         write(path, save)
@@ -207,7 +206,7 @@ def test_a_picture_written_as_ctrl_c_came_is_counted(tmp_path, run, monkeypatch)
         if len(written) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder, "write_atomically", interrupted)
+    monkeypatch.setattr(files, "write_atomically", interrupted)
     with pytest.raises(Stopped, match="Stopped with 2 of 4 images made"):
         make(run, tmp_path, "a {subject}", count=4, overwrite=True)
 

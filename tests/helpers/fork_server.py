@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-# What symdream.train imports when it is called, and what those import when a model is loaded.
+# What a training imports, and what that imports when a model is loaded.
 MODULES = [
     "accelerate.utils",
     "diffusers.loaders.peft",
@@ -36,20 +36,9 @@ MODULES = [
     "transformers.models.clip.modeling_clip",
     "transformers.models.clip.tokenization_clip",
     "tyro",
-    "symdream.train",
-    "symdream.data.training_set",
-    "symdream.diffusion.adapters",
-    "symdream.diffusion.base",
-    "symdream.diffusion.engine",
     "symdream.diffusion.graph_engine",
-    "symdream.diffusion.sampling",
-    "symdream.training.checkpoint",
-    "symdream.training.interrupt",
-    "symdream.training.optimizer",
-    "symdream.training.outputs",
-    "symdream.training.photos",
-    "symdream.training.recorder",
-    "symdream.training.request",
+    "symdream.train",
+    "symdream.training.session",
 ]
 
 

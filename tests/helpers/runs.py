@@ -11,9 +11,9 @@ from PIL import Image
 
 from symdream import settings
 from symdream.config import TrainConfig
-from symdream.train import run_training
 from symdream.training.request import check_subject
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 
 
 def make_photos(folder: Path, count: int = 3, size: tuple[int, int] = (80, 64)) -> Path:
@@ -75,19 +75,24 @@ def adapter_tensors(run: RunFolder) -> dict:
     }
 
 
+def stop_after(run: RunFolder, step: int) -> None:
+    """Ask `run` to stop as soon as this step is recorded."""
+    record = run.lines.record
+
+    def and_stop(**values):
+        record(**values)
+        if values["step"] == step:
+            run.stop_file.touch()
+
+    run.lines.record = and_stop
+
+
 def train_tiny_to_step_2(run: Path, base: Path, photos: Path, **flags) -> RunFolder:
     """Train in this process until a stop after step 2; returns the run folder, opened anew."""
     from symdream.errors import Stopped
 
     broken = RunFolder.create(run)
-    record = broken.record
-
-    def stop_at_2(**values):
-        record(**values)
-        if values["step"] == 2:
-            broken.stop_file.touch()
-
-    broken.record = stop_at_2
+    stop_after(broken, 2)
     try:
         run_training(broken, tiny_config(base, photos, **flags))
         raise AssertionError("the run was asked to stop and did not")

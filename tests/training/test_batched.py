@@ -14,9 +14,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from symdream.diffusion.base import load_base
 from symdream.errors import Problems, RequestError
+from symdream.files import disk_error
 from symdream.training import outputs, recorder
 from symdream.training.batched import train_together, what_differs
-from symdream.training.run_folder import RunFolder, disk_error
+from symdream.training.run_folder import RunFolder
 
 
 def together(folder, configs, base=None):
@@ -187,7 +188,7 @@ def test_a_full_disk_on_the_way_is_told_as_such(tmp_path, tiny_sd1, photos, monk
 
     runs, configs = three_runs(tmp_path, tiny_sd1, photos)
     monkeypatch.setattr(recorder, "FLUSH_SECONDS", seconds)
-    monkeypatch.setattr(runs[1], "flush", flush)
+    monkeypatch.setattr(runs[1].lines, "flush", flush)
     assert train_together(runs, configs) == [True, False, True]
     state = runs[1].read_state()
     assert state["status"] == "failed" and f"Could not write {runs[1].metrics}: No space" in state["error"]

@@ -1,6 +1,5 @@
 """What ends a run before its first step, and what it leaves."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -12,10 +11,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from symdream.errors import Problems, RequestError, WorkError
-from symdream.train import leave, run_training
 from symdream.training import batched, defaults, request
 from symdream.training.batched import train_together
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import leave, run_training
 
 pytestmark = pytest.mark.usefixtures("few_denoising_steps")
 
@@ -105,56 +104,6 @@ def test_a_run_whose_successor_was_killed_before_its_first_step_comes_back(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["my [run]"]
 
 
-def test_what_a_killed_process_put_aside_is_put_back_or_named(tmp_path, capsys):
-    run = RunFolder.create(tmp_path / "run")
-    aside = tmp_path / ".run.old-x1" / "run"
-    os.renames(run.path, aside)  # killed before the new folder was made
-    (aside / "config.toml").write_text("old")
-    assert RunFolder.open(run.path).config.read_text() == "old" and not aside.parent.exists()
-    os.renames(run.path, aside)
-    run.path.mkdir()
-    run.config.write_text("new")
-    run.acquire()
-    RunFolder.open(run.path)  # while a process is at work, nothing is touched
-    run.release()
-    assert run.config.read_text() == "new" and aside.exists()
-    (tmp_path / ".run.old-x2.gone" / "run").mkdir(parents=True)  # killed while it removed what was replaced
-    capsys.readouterr()
-    run.metrics.write_text("{}\n")
-    assert RunFolder.open(run.path).config.read_text() == "new" and (aside / "config.toml").read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".run.old-x1", "run"]
-    assert f"{aside} is what {run.path} once replaced" in capsys.readouterr().err
-
-
-def test_what_is_no_started_run_never_gives_way(tmp_path, capsys):
-    aside = RunFolder(tmp_path / ".run.old-x1" / "run")
-    aside.path.mkdir(parents=True)
-    aside.config.write_text("old")
-    run = RunFolder(tmp_path / "run")
-    run.path.mkdir()
-    (run.path / "thesis.tex").write_text("mine")
-    queued = {"config.toml": "new", "state.json": '{"status": "queued"}'}
-    for content in ({"thesis.tex": "mine"}, queued, {**queued, "state.json": '{"status": "running"}', "a.png": "mine"}):
-        for name, text in content.items():
-            (run.path / name).write_text(text)
-        run.put_back()
-        assert all((run.path / name).read_text() == text for name, text in content.items())
-        assert f"{aside.path} is what {run.path} once replaced" in capsys.readouterr().err
-        for name in content:
-            (run.path / name).unlink()
-    run.put_back()
-    assert run.config.read_text() == "old" and not aside.path.exists()
-
-
-def test_nothing_is_put_back_while_the_run_aside_is_held(tmp_path):
-    aside = RunFolder(tmp_path / ".run.old-x1" / "run")
-    aside.path.mkdir(parents=True)
-    aside.config.write_text("old")
-    aside.acquire()  # as by a process that has put it aside and not yet made the new folder
-    RunFolder(tmp_path / "run").put_back()
-    assert aside.config.exists() and not (tmp_path / "run").exists()
-
-
 def test_a_board_that_does_not_open_brings_the_old_run_back(tmp_path, tiny_sd1, photos, monkeypatch):
     old = train_tiny(tmp_path / "run", tiny_sd1, photos, steps=1, rank=3)
     before = adapter_tensors(old)
@@ -190,7 +139,7 @@ def test_a_run_whose_folder_is_removed_while_it_loads_does_not_rise_again(
         shutil.rmtree(run.path)
         return resolve(*args)
 
-    monkeypatch.setattr(defaults, "resolve", removed)
+    monkeypatch.setattr("symdream.train.resolve", removed)
     monkeypatch.setattr(batched, "resolve", removed)
     with pytest.raises(WorkError, match=rf"{run.path} is gone, removed or moved"):
         train(run, tiny_config(tiny_sd1, photos, steps=1))
@@ -202,15 +151,15 @@ def test_a_run_whose_folder_is_removed_while_it_trains_says_so_and_does_not_rise
     tmp_path, tiny_sd1, photos, what
 ):
     run = RunFolder.create(tmp_path / "run")
-    record = run.record
+    record = run.lines.record
 
     def removed_at_2(**values):
         record(**values)
         if values["step"] == 2:
-            run.flush()
+            run.lines.flush()
             shutil.rmtree(run.path)
 
-    run.record = removed_at_2
+    run.lines.record = removed_at_2
     flags = {"checkpoint_every": int(what == "checkpoint"), "sample_every": 2 * int(what == "sample")}
     with pytest.raises(WorkError, match=rf"{run.path} is gone, removed or moved"):
         run_training(run, tiny_config(tiny_sd1, photos, **flags))

@@ -10,10 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from symdream.errors import RequestError
 from symdream.settings import build, read_toml
-from symdream.train import run_training
 from symdream.training.boards import open_boards
 from symdream.training.recorder import SPECTRUM_EVERY, Recorder
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 
 
 def events(run):

@@ -13,12 +13,12 @@ from symdream.diffusion.batch import Batch
 from symdream.diffusion.batch_loss import BatchLoss
 from symdream.diffusion.conditioning import tokenize
 from symdream.errors import RequestError
-from symdream.train import run_training
 from symdream.training import devices
 from symdream.training.checkpoint import load_checkpoint, save_checkpoint
 from symdream.training.defaults import resolve
 from symdream.training.optimizer import make_optimizer
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 
 
 def test_fp16_on_a_cpu_is_refused():

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from helpers.runs import adapter_tensors, tiny_config, train_tiny, train_tiny_to_step_2
 
-from symdream.train import run_training
+from symdream.training.session import run_training
 
 
 def test_a_run_in_a_thread_trains_as_elsewhere_and_the_file_stops_it(tmp_path, tiny_sd1, photos, few_denoising_steps):

@@ -189,9 +189,9 @@ STARVED = """
 import resource, sys
 from pathlib import Path
 from helpers.runs import tiny_config
-from symdream import train
 from symdream.errors import WorkError
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 import symdream.training.recorder as recorder
 
 base, photos, folder = map(Path, sys.argv[1:])
@@ -204,7 +204,7 @@ def starve(self):  # everything is loaded: from here on 400 MB more
 recorder.Recorder.__enter__ = starve
 try:
     config = tiny_config(base, photos, batch_size=256, method="lora", resolution=128)
-    train.run_training(RunFolder.create(folder), config)
+    run_training(RunFolder.create(folder), config)
 except WorkError as error:
     print(error)
 """

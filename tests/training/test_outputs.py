@@ -18,10 +18,10 @@ from symdream.diffusion.adapters import attach
 from symdream.diffusion.base import load_base
 from symdream.diffusion.sampling import sample
 from symdream.errors import WorkError
-from symdream.train import run_training
 from symdream.training.defaults import resolve
 from symdream.training.outputs import adapter_metadata, save_adapter
 from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 
 OWL = sample_data() / "owl"
 

@@ -8,9 +8,9 @@ import pytest
 from helpers.runs import symdream, train_tiny
 
 from symdream.errors import RequestError
+from symdream.files import write_json
 from symdream.interop.read import read_adapter
 from symdream.training.processes import resume_command
-from symdream.training.run_folder import write_json
 
 SCRIPT = Path(__file__).parent.parent.parent / "symdream" / "train.py"
 

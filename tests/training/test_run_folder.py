@@ -1,18 +1,10 @@
-import errno
-import json
 import multiprocessing
 import shlex
-import threading
-import time
 
 import pytest
-import torch
-from helpers.disk import file_size_limit
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
-from symdream.errors import RequestError, WorkError
-from symdream.training.run_folder import RunFolder, disk_error, new_run_path, write_atomically, write_json
+from symdream.errors import RequestError
+from symdream.training.run_folder import RunFolder, new_run_path
 
 
 def make_run(path):
@@ -27,85 +19,12 @@ def test_an_existing_folder_is_never_written_over(tmp_path):
         RunFolder.create(tmp_path / "run")
 
 
-def test_overwrite_replaces_a_run_but_nothing_else(tmp_path):
-    make_run(tmp_path / "run")
-    (tmp_path / "run" / "old").write_text("")
-    run = RunFolder.create(tmp_path / "run", overwrite=True)
-    assert (run.path / "old").exists()  # nothing has begun
-    run.acquire()
-    assert not (run.path / "old").exists()
-    run.config.write_text("")
-    run.drop_replaced()
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    run.release()
-    precious = tmp_path / "thesis"
-    precious.mkdir()
-    (precious / "chapter.txt").write_text("years")
-    with pytest.raises(RequestError, match="not a run folder"):
-        RunFolder.create(precious, overwrite=True)
-    assert (precious / "chapter.txt").read_text() == "years"
-
-
-@pytest.mark.parametrize("linked", [False, True])
-def test_what_was_to_be_replaced_comes_back_if_the_new_run_never_begins(tmp_path, linked):
-    place = tmp_path / "run"
-    if linked:
-        (tmp_path / "big disk").mkdir()
-        place.symlink_to("big disk")
-    make_run(place)
-    (place / "old").write_text("precious")
-    run = RunFolder.create(place, overwrite=True)
-    run.acquire()
-    run.config.write_text("new")
-    run.remove()
-    run.release()
-    assert (place / "old").read_text() == "precious" and run.config.read_text() == ""
-    assert place.is_symlink() == linked
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-
-
-def test_overwrite_through_a_link_replaces_the_run_that_it_leads_to(tmp_path):
-    disk, link = tmp_path / "big disk", tmp_path / "run"
-    link.symlink_to(disk / "real")
-    disk.mkdir()
-    (disk / "real").mkdir()
-    (make_run(link).path / "old").touch()
-    run = RunFolder.create(link, overwrite=True)
-    run.acquire()
-    run.config.write_text("new")
-    run.drop_replaced()
-    run.release()
-    assert link.is_symlink() and (disk / "real" / "config.toml").read_text() == "new"
-    assert sorted(path.name for path in link.iterdir()) == ["config.toml", "lock"]
-    assert [path.name for path in disk.iterdir()] == ["real"] and sorted(tmp_path.iterdir()) == [disk, link]
-
-
-def test_a_run_put_aside_through_a_link_comes_back_where_it_leads(tmp_path, capsys):
-    """As by a process that was killed right after it had put the run aside."""
-    link = tmp_path / "run"
-    link.symlink_to("real")
-    aside = tmp_path / ".real.old-x1" / "real"
-    aside.mkdir(parents=True)
-    make_run(aside)
-    assert RunFolder.open(link).config.exists() and "is there again" in capsys.readouterr().err
-    assert link.is_symlink() and sorted(path.name for path in tmp_path.iterdir()) == ["real", "run"]
-
-
 def test_a_run_begins_where_a_link_leads_that_nothing_is_at_yet(tmp_path):
     (tmp_path / "run").symlink_to(tmp_path / "big disk" / "real")
     run = RunFolder.create(tmp_path / "run")
     run.acquire()
     run.release()
     assert (tmp_path / "big disk" / "real" / "lock").exists() and (tmp_path / "run").is_symlink()
-
-
-def test_a_file_that_is_a_link_is_written_through(tmp_path):
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "link.json").symlink_to(tmp_path / "disk" / "real.json")
-    for value in (1, 2):
-        write_json(tmp_path / "link.json", value)
-        assert (tmp_path / "link.json").is_symlink() and (tmp_path / "disk" / "real.json").read_text() == f"{value}\n"
-    assert len(list(tmp_path.rglob("*"))) == 3
 
 
 def test_a_linked_folder_stays_when_its_run_never_begins(tmp_path):
@@ -145,49 +64,6 @@ def test_a_run_that_another_process_trains_is_refused_with_its_pid(tmp_path):
         done.set()
         process.join()
     run.acquire()  # the lock ends with its process
-
-
-def test_metrics_after_the_checkpoint_and_cut_lines_are_dropped(tmp_path):
-    run = make_run(tmp_path / "run")
-    for step in range(1, 6):
-        run.record(step=step, loss=0.5)
-    run.flush()
-    with run.metrics.open("a") as file:
-        file.write('{"step": 6, "lo')
-    run.truncate_metrics(3)
-    assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2, 3]
-
-
-def test_metrics_reach_the_disk_whole_or_not_at_all(tmp_path):
-    run = make_run(tmp_path / "run")
-    run.record(step=1, loss=0.5)
-    run.flush()
-    for step in range(2, 20):
-        run.record(step=step, loss=0.5)
-    with file_size_limit(200), pytest.raises(WorkError, match=r"metrics\.jsonl: File too large"):
-        run.flush()
-    assert len(run.metrics.read_text().splitlines()) == 1
-    run.flush()
-    assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == list(range(1, 20))
-
-
-@pytest.mark.parametrize(
-    ("error", "free", "fix"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device"), True, "make room"),
-        (SafetensorError("I/O error: No space left on device (os error 28)"), True, "make room"),
-        (SafetensorError("I/O error: File too large (os error 27)"), False, "ulimit -f"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), False, "remove files of yours"),
-        (OSError(errno.EACCES, "Permission denied"), False, "make it writable"),
-        (OSError(errno.EROFS, "Read-only file system"), False, "make it writable"),
-        (OSError(errno.EIO, "Input/output error"), False, "choose another place"),
-    ],
-    ids=str,
-)
-def test_what_could_not_be_written_is_told_with_the_fix_for_its_reason(tmp_path, error, free, fix):
-    told = disk_error(tmp_path / "file", error)
-    assert fix in told.fix and "what was saved before is intact" in told.fix and "--" not in str(told)
-    assert (told.where is not None and "MiB are free" in told.where) == free
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "fin', "\0" * 40])
@@ -234,74 +110,9 @@ def test_a_folder_killed_before_its_settings_were_written_is_free(tmp_path):
     assert [p.name for p in again.path.iterdir()] == ["lock"]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "state.json"
-    write_json(path, {"step": 1})
-    with pytest.raises((WorkError, TypeError)):
-        write_json(path, {"step": object()})
-    assert json.loads(path.read_text()) == {"step": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
-
-
-def test_tensors_on_a_full_disk_leave_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "x.safetensors"
-    path.write_text("old")
-    with file_size_limit(1000), pytest.raises(WorkError, match="Could not write") as caught:
-        write_atomically(path, lambda temporary: save_file({"x": torch.zeros(10_000)}, temporary))
-    assert "ulimit -f" in caught.value.fix
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_write_that_is_stopped_leaves_nothing(tmp_path):
-    def stopped(temporary):
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(tmp_path / "x", stopped)
-    assert not list(tmp_path.iterdir())
-
-
 def test_new_runs_get_names_of_their_own(tmp_path):
     first = new_run_path(tmp_path, "owl")
     first.mkdir()
     second = new_run_path(tmp_path, "owl")
     second.mkdir()
     assert [first.name, second.name, new_run_path(tmp_path, "owl").name] == ["owl", "owl-2", "owl-3"]
-
-
-def test_a_look_at_the_lock_tells_who_trains_and_hinders_nobody(tmp_path):
-    run = make_run(tmp_path / "run")
-    assert not run.is_locked()  # no lock file yet
-    context = multiprocessing.get_context("spawn")
-    ready, done = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(run.path, ready, done))
-    process.start()
-    assert ready.wait(60) and run.is_locked()
-    done.set()
-    process.join()
-    assert not run.is_locked()
-
-    # Somebody who looks all the time holds the lock, shared, for an instant each: a trainer gets it all the same.
-    stop = threading.Event()
-
-    def look():
-        while not stop.is_set():
-            run.is_locked()
-            time.sleep(0.005)
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        for _ in range(50):
-            run.acquire()
-            run.release()
-    finally:
-        stop.set()
-        watcher.join()
-
-
-def test_a_place_that_cannot_be_written_to_at_all_is_told_as_such(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(WorkError, match="Could not write"):
-        write_json(tmp_path / "file" / "state.json", {})
