@@ -44,7 +44,7 @@ class Comparison:
         self.grid, self.folder, self.shard = grid, Path(folder), shard
         self.processes, self.together = processes, together
         self.workshop = Workshop(grid, self.folder)
-        self.earlier = Earlier.read(self.folder)
+        self.earlier: Earlier  # what is here once this process has the folder's lock
         self.known = Known()
         self.worked = 0.0  # seconds inside tasks
         self.scope: Scope  # known once base and encoders are loaded
@@ -58,6 +58,7 @@ class Comparison:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with locked(self.folder) as lock, signals_like_ctrl_c():
+                self.earlier = Earlier.read(self.folder)
                 return self._run(given, tuning_only, lock)
         except (Stopped, KeyboardInterrupt):
             raise Stopped(

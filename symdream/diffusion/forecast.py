@@ -59,9 +59,9 @@ def seconds_per_step(machine: Machine) -> float:
     import torch
 
     from symdream.config import TrainConfig
-    from symdream.data.training_set import Batch
     from symdream.diffusion.adapters import attach
     from symdream.diffusion.base import load_base
+    from symdream.diffusion.batch import Batch
     from symdream.diffusion.batch_loss import BatchLoss
 
     config = TrainConfig()
