@@ -104,7 +104,7 @@ def words_for(prompt: str, cards: Sequence[AdapterCard]) -> str:
 
 def prompt_notes(base: Any, prompt: str, cards: Sequence[AdapterCard]) -> list[str]:
     """What to tell about a prompt: words that the text encoder does not read, triggers that are missing."""
-    notes = cut_off_notes(base, prompt, "prompt") + shared_triggers([(card.name, card.trigger) for card in cards])
+    notes = cut_off_notes(base, prompt, "prompt") + shared_triggers((card.name, card.trigger) for card in cards)
     for card in cards:
         if card.trigger and not says(prompt, card.trigger):
             notes.append(f'{card.name} answers to "{card.words}", which the prompt does not say.')

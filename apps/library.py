@@ -16,6 +16,7 @@ from symdream.errors import RequestError
 from symdream.interop.companions import sample_picture
 from symdream.interop.grouping import adapter_files
 from symdream.training.memory_advice import in_words
+from symdream.training.progress import duration
 from symdream.training.run_folder import RunFolder, is_run, new_run_path
 from symdream_apps import watching
 from symdream_apps.adapters import find_adapters, read_card
@@ -220,7 +221,7 @@ def facts_table(runs: Runs, kind: str, key: str, facts: dict[str, Any]) -> list[
         summary = summary_of(run)
         rows.append(["steps", str(summary.get("steps", ""))])
         for name, label, words in (
-            ("seconds_total", "time", lambda s: watching.time_left(s).removeprefix("about ")),
+            ("seconds_total", "time", lambda s: duration(max(1, s))),
             ("peak_memory_bytes", "peak memory", in_words),
         ):
             if isinstance(summary.get(name), int | float):

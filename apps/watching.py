@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from symdream.training.progress import duration
 from symdream.training.run_folder import RunFolder
 from symdream_apps.run_status import Status, metrics, summary_of, whence
 from symdream_apps.runs import Runs
@@ -67,14 +68,12 @@ def sentence(runs: Runs, status: Status) -> str:
 
 
 def time_left(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+    return f"about {duration(max(1, seconds))}"
 
 
 def took(run: RunFolder) -> str:
     seconds = summary_of(run).get("seconds_total")
-    return f" in {time_left(seconds).removeprefix('about ')}" if isinstance(seconds, int | float) else ""
+    return f" in {duration(max(1, seconds))}" if isinstance(seconds, int | float) else ""
 
 
 def curve(run: RunFolder) -> pd.DataFrame:

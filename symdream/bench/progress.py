@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from symdream.training.progress import duration
 from symdream.ui import say
 
 
@@ -32,7 +33,7 @@ class Progress:
         self.here += 1
         done = self.before + self.here
         remaining = (time.monotonic() - self.began) / self.here * (self.total - done)
-        say(f"{self.title} {done}/{self.total}  {_told(name, entry)}  {_left(remaining)}")
+        say(f"{self.title} {done}/{self.total}  {_told(name, entry)}  {duration(remaining)} left")
 
 
 def _told(name: str, entry: Mapping[str, Any]) -> str:
@@ -40,9 +41,3 @@ def _told(name: str, entry: Mapping[str, Any]) -> str:
         return f"{name} FAILED: {entry['error']}"
     scores = entry["points"][-1]["scores"]
     return f"{name}  DINO {scores['dino']:.3f}  CLIP-T {scores['clip_t']:.3f}  {entry['seconds']:.0f} s"
-
-
-def _left(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s left"
-    return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"

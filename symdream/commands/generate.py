@@ -274,8 +274,8 @@ def filled(args: Args, metadata: Sequence[Mapping[str, Any]], tokenizer: Any) ->
             )
         texts.append(fill(text, **words))
     *prompts, negative = texts
-    triggers = [told.get("trigger") or "" for told in metadata]
-    for note in shared_triggers(list(zip([path.name for path in args.adapter], triggers, strict=True))):
+    of_each = zip(args.adapter, metadata, strict=True)
+    for note in shared_triggers((path.name, told.get("trigger") or "") for path, told in of_each):
         say(f"note: {note}")
     for prompt in prompts:
         for path, told in zip(args.adapter, metadata, strict=True):

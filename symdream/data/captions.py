@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from symdream.data.images import find_images
@@ -89,7 +89,7 @@ def says(text: str, words: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def shared_triggers(triggers: Sequence[tuple[str, str]]) -> list[str]:
+def shared_triggers(triggers: Iterable[tuple[str, str]]) -> list[str]:
     """What to tell of adapters, (name, trigger) each, that are used together and answer to the same word."""
     names: dict[str, list[str]] = {}
     for name, trigger in triggers:

@@ -1,9 +1,10 @@
 """diffusers' modules under the names of the original single-file layout, which A1111 and ComfyUI load as a checkpoint.
 
-model.diffusion_model.     the UNet (symdream.interop.original_unet)
-first_stage_model.         the VAE (CompVis/stable-diffusion, ldm/modules/diffusionmodules/model.py)
-cond_stage_model.          the text encoder: SD 1.x transformers' CLIP, SD 2.x OpenCLIP
-conditioner.embedders.0/1. SDXL's two (Stability-AI/generative-models)
+By their first parts:
+    model.diffusion_model.     the UNet (symdream.interop.original_unet)
+    first_stage_model.         the VAE (CompVis/stable-diffusion, ldm/modules/diffusionmodules/model.py)
+    cond_stage_model.          the text encoder: SD 1.x transformers' CLIP, SD 2.x OpenCLIP
+    conditioner.embedders.0/1. SDXL's two (Stability-AI/generative-models)
 """
 
 from __future__ import annotations

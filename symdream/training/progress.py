@@ -9,6 +9,13 @@ from contextlib import suppress
 from symdream.ui import is_quiet, say
 
 
+def duration(seconds: float) -> str:
+    """As people say it: "75 s", "12 min", "2.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Progress:
     """`with Progress("training", total) as p: p.update(done, "loss 0.1")`; writes to stderr."""
 

@@ -28,6 +28,13 @@ def make_photos(folder: Path, count: int = 3, size: tuple[int, int] = (80, 64)) 
     return folder
 
 
+def bare_run(path: Path) -> RunFolder:
+    """A run folder with settings in it, and nothing else."""
+    run = RunFolder.create(path)
+    run.config.write_text("")
+    return run
+
+
 def tiny_config(base: Path, photos: Path, **flags) -> TrainConfig:
     """Six quick steps; any setting can be given by its flat name."""
     given = {

@@ -1,19 +1,14 @@
 import os
 
 import pytest
+from helpers.runs import bare_run
 
 from symdream.errors import RequestError
 from symdream.training.run_folder import RunFolder
 
 
-def make_run(path):
-    run = RunFolder.create(path)
-    run.config.write_text("")
-    return run
-
-
 def test_overwrite_replaces_a_run_but_nothing_else(tmp_path):
-    make_run(tmp_path / "run")
+    bare_run(tmp_path / "run")
     (tmp_path / "run" / "old").write_text("")
     run = RunFolder.create(tmp_path / "run", overwrite=True)
     assert (run.path / "old").exists()  # nothing has begun
@@ -37,7 +32,7 @@ def test_what_was_to_be_replaced_comes_back_if_the_new_run_never_begins(tmp_path
     if linked:
         (tmp_path / "big disk").mkdir()
         place.symlink_to("big disk")
-    make_run(place)
+    bare_run(place)
     (place / "old").write_text("precious")
     run = RunFolder.create(place, overwrite=True)
     run.acquire()
@@ -54,7 +49,7 @@ def test_overwrite_through_a_link_replaces_the_run_that_it_leads_to(tmp_path):
     link.symlink_to(disk / "real")
     disk.mkdir()
     (disk / "real").mkdir()
-    (make_run(link).path / "old").touch()
+    (bare_run(link).path / "old").touch()
     run = RunFolder.create(link, overwrite=True)
     run.acquire()
     run.config.write_text("new")
@@ -71,7 +66,7 @@ def test_a_run_put_aside_through_a_link_comes_back_where_it_leads(tmp_path, caps
     link.symlink_to("real")
     aside = tmp_path / ".real.old-x1" / "real"
     aside.mkdir(parents=True)
-    make_run(aside)
+    bare_run(aside)
     assert RunFolder.open(link).config.exists() and "is there again" in capsys.readouterr().err
     assert link.is_symlink() and sorted(path.name for path in tmp_path.iterdir()) == ["real", "run"]
 

@@ -2,19 +2,14 @@ import multiprocessing
 import shlex
 
 import pytest
+from helpers.runs import bare_run
 
 from symdream.errors import RequestError
 from symdream.training.run_folder import RunFolder, new_run_path
 
 
-def make_run(path):
-    run = RunFolder.create(path)
-    run.config.write_text("")
-    return run
-
-
 def test_an_existing_folder_is_never_written_over(tmp_path):
-    make_run(tmp_path / "run")
+    bare_run(tmp_path / "run")
     with pytest.raises(RequestError, match="exists"):
         RunFolder.create(tmp_path / "run")
 
@@ -47,7 +42,7 @@ def _hold(path, ready, done):
 
 
 def test_a_run_that_another_process_trains_is_refused_with_its_pid(tmp_path):
-    run = make_run(tmp_path / "a run")
+    run = bare_run(tmp_path / "a run")
     context = multiprocessing.get_context("spawn")
     ready, done = context.Event(), context.Event()
     process = context.Process(target=_hold, args=(run.path, ready, done))
@@ -68,7 +63,7 @@ def test_a_run_that_another_process_trains_is_refused_with_its_pid(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "fin', "\0" * 40])
 def test_a_damaged_state_or_summary_counts_as_none(tmp_path, content):
-    run = make_run(tmp_path / "run")
+    run = bare_run(tmp_path / "run")
     run.state.write_text(content)
     run.summary.write_text(content)
     assert run.read_state() == {} and run.read_summary() == {}
@@ -77,7 +72,7 @@ def test_a_damaged_state_or_summary_counts_as_none(tmp_path, content):
 
 
 def test_the_lock_removes_what_a_killed_process_left_half_written(tmp_path):
-    run = make_run(tmp_path / "run")
+    run = bare_run(tmp_path / "run")
     halves = (".adapter.7.tmp/unet", ".adapter.7.old/unet", "checkpoints/.step-5.7.tmp", "checkpoints/.step-1.7.old")
     for name in halves:
         (run.path / name).mkdir(parents=True)
@@ -92,7 +87,7 @@ def test_the_lock_removes_what_a_killed_process_left_half_written(tmp_path):
 
 
 def test_the_lock_puts_an_adapter_back_that_a_process_killed_between_two_renames_had_put_aside(tmp_path):
-    run = make_run(tmp_path / "run")
+    run = bare_run(tmp_path / "run")
     (run.path / ".adapter.7.old" / "unet").mkdir(parents=True)
     (run.path / ".adapter.7.tmp" / "text_encoder").mkdir(parents=True)
     run.acquire()
