@@ -43,7 +43,7 @@ class Studio:
         self._on: tuple[tuple, ...] = ()
         self._notes: list[str] = []
         self._adapters: OrderedDict[tuple, Adapter] = OrderedDict()
-        self._encoders: dict[str, tuple] = {}
+        self._encoders: dict[bool, tuple] = {}  # by whether they suit the embedded base
         self.state = "No model is loaded yet; the first picture loads it."
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future:
@@ -147,15 +147,14 @@ class Studio:
 
         Raises: RequestError, WorkError if they cannot be had.
         """
-        from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, load_clip, load_dino
+        from symdream.metrics.encoders import load_encoders
 
-        embedded = self._base is not None and self._base.identity == SPRITE
-        names = (SPRITE, SPRITE) if embedded else (PHOTO_DINO, PHOTO_CLIP)
-        if names not in self._encoders:
+        embedded = self._base is not None and self._base.embedded
+        if embedded not in self._encoders:
             say("Loading the encoders for the scores …")
             device = self._base.device if self._base is not None else "cpu"
-            self._encoders = {names: (load_dino(names[0], device=device), load_clip(names[1], device=device))}
-        return self._encoders[names]
+            self._encoders = {embedded: load_encoders(embedded, device=device)}
+        return self._encoders[embedded]
 
     def close(self) -> None:
         self._worker.shutdown(wait=False, cancel_futures=True)

@@ -14,10 +14,9 @@ from symdream.bench.grid import Grid, subjects_of
 from symdream.bench.judging import Judge, SubjectJudge
 from symdream.bench.subjects import BenchSubject
 from symdream.diffusion.base import Base, load_base
-from symdream.diffusion.names import EMBEDDED
 from symdream.diffusion.sampling import sample
 from symdream.metrics.cache import EmbeddingCache
-from symdream.metrics.run_scores import load_encoders
+from symdream.metrics.encoders import load_encoders
 from symdream.training.devices import open_accelerator
 from symdream.training.outputs import save_png
 
@@ -45,11 +44,11 @@ class Workshop:
     @property
     def embedded(self) -> bool:
         """Whether the base is sprite, for which the methods have rates of their own."""
-        return self.base.identity == EMBEDDED
+        return self.base.embedded
 
     @cached_property
     def judge(self) -> Judge:
-        dino, clip = load_encoders(self.base, self.grid.dino, self.grid.clip, self._device[0].device)
+        dino, clip = load_encoders(self.embedded, self.grid.dino, self.grid.clip, device=self._device[0].device)
         return Judge(dino, clip, EmbeddingCache())
 
     def judge_of(self, name: str) -> SubjectJudge:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from symdream.diffusion.hashes import json_hash, settings_of
-from symdream.diffusion.names import Source, resolve_name
+from symdream.diffusion.names import EMBEDDED, Source, resolve_name
 
 # What suits SD 1.x, 2.x and SDXL; sprite has its own.
 SAMPLING_DEFAULTS = {"steps": 30, "guidance": 7.5}
@@ -58,6 +58,11 @@ class Base:
         models = [settings_of(part) for part in (self.unet, self.vae, *self.text_encoders)]
         words = [[tokenizer.get_vocab(), tokenizer.model_max_length] for tokenizer in self.tokenizers]
         return json_hash([self.hash, models, words])
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this is sprite, which draws emoji art and has rates, prompts and encoders of its own."""
+        return self.identity == EMBEDDED
 
     @property
     def text_encoder(self) -> nn.Module:

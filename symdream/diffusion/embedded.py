@@ -14,6 +14,7 @@ import torch
 from symdream.diffusion.base import Base
 from symdream.diffusion.hashes import weights_hash
 from symdream.diffusion.int8 import read_int8
+from symdream.diffusion.names import EMBEDDED
 from symdream.diffusion.quiet import quiet_loading
 
 DEFAULTS = {"steps": 25, "guidance": 4.0}
@@ -54,8 +55,8 @@ def load_sprite(folder: Path | None = None) -> Base:
     folder = folder or sprite_folder("sprite-diffusion")
     scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
     return Base(
-        name="sprite",
-        identity="sprite",
+        name=EMBEDDED,
+        identity=EMBEDDED,
         family="sd1",
         unet=load_diffusers_part(UNet2DConditionModel, folder / "unet"),
         vae=load_diffusers_part(AutoencoderKL, folder / "vae"),

@@ -22,7 +22,7 @@ def export_base(base: Base, folder: Path, *, overwrite: bool = False) -> None:
     def write(partial: Path) -> None:
         with quiet_loading():
             base.pipeline().save_pretrained(partial, safe_serialization=True)
-        if base.identity == "sprite":
+        if base.embedded:
             for name in ("README.md", "LICENSES.md"):  # the artwork's credits travel with the weights
                 shutil.copyfile(sprite_folder(name), partial / name)
         elif base.card is not None:  # the licence and its terms, too

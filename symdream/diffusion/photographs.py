@@ -8,7 +8,9 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from symdream.diffusion.sizes import download_bytes, training_bytes
+from symdream.config import TrainConfig
+from symdream.diffusion.sizes import download_bytes
+from symdream.training.memory_advice import known_footprint, need
 
 SIDE = 128  # pixels, sprite's own resolution
 FLAT_SHARE = 0.36
@@ -33,8 +35,9 @@ def photo_warning(images: Sequence[Image.Image]) -> str | None:
     """What to tell someone who gives these images to 'sprite', or None if they look drawn (median of the set)."""
     if not images or median(map(flat_share, images)) >= FLAT_SHARE:
         return None
-    gpu = training_bytes("sd15", bytes_per_number=2, batch_size=1)
-    cpu = training_bytes("sd15", bytes_per_number=4, batch_size=1)
+    usual = TrainConfig()
+    gpu = need(usual, known_footprint("sd15", bytes_per_number=2), gpu=True)
+    cpu = need(usual, known_footprint("sd15", bytes_per_number=4), gpu=False)
     return (
         "These look like photographs, and the base 'sprite' draws toys: it will make an emoji of your subject. "
         f"For photographs choose --base sd15: it downloads {download_bytes('sd15') / 1e9:.1f} GB once and takes "

@@ -49,9 +49,3 @@ KNOWN = {
 def download_bytes(name: str) -> int:
     """Bytes of the fp16 weights that `symdream base get` fetches (configs and tokenizers add about 2 MB)."""
     return 2 * KNOWN[name].parameters
-
-
-def training_bytes(name: str, *, bytes_per_number: int, batch_size: int) -> float:
-    """Estimated bytes for training adapters: weights, activations of the batch, and 1 GB for libraries and rest."""
-    sizes = KNOWN[name]
-    return sizes.parameters * bytes_per_number + batch_size * sizes.activations[bytes_per_number] + 1e9

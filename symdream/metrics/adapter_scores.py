@@ -12,9 +12,10 @@ from symdream.interop.metadata import recommended_weight
 from symdream.interop.open import open_adapter
 from symdream.metrics.cache import EmbeddingCache
 from symdream.metrics.drawing import Drawing
+from symdream.metrics.encoders import load_encoders
 from symdream.metrics.prompts import read_prompts
 from symdream.metrics.references import read_references
-from symdream.metrics.run_scores import COUNT, check_output, load_encoders, run_prompts, score_subject
+from symdream.metrics.run_scores import COUNT, check_output, run_prompts, score_subject
 from symdream.training.devices import open_accelerator
 
 
@@ -58,7 +59,7 @@ def evaluate_adapter(
     ]:
         raise Problems("the request", unknown)
     subject = Subject(images=reference, class_noun=words["--class-noun"], trigger=words["--trigger"])
-    dino_encoder, clip_encoder = load_encoders(loaded, dino, clip, accelerator.device)
+    dino_encoder, clip_encoder = load_encoders(loaded.embedded, dino, clip, device=accelerator.device)
     method, rank = metadata.get("method", "lora"), metadata.get("rank")
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     cache = cache or EmbeddingCache()

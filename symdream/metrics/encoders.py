@@ -183,6 +183,19 @@ def load_clip(name: str = SPRITE, *, device: str | torch.device = "cpu") -> Clip
     return ClipEncoder(model.to(device), preprocessing, _provenance(files, preprocessing, pooling), tokenizer=tokenizer)
 
 
+def load_encoders(
+    embedded: bool, dino: str | None = None, clip: str | None = None, *, device: str | torch.device = "cpu"
+) -> tuple[DinoEncoder, ClipEncoder]:
+    """The pair of these names; None: sprite's own for pictures of the `embedded` base, else that for photographs.
+
+    Raises: RequestError if one cannot be had.
+    """
+    return (
+        load_dino(dino or (SPRITE if embedded else PHOTO_DINO), device=device),
+        load_clip(clip or (SPRITE if embedded else PHOTO_CLIP), device=device),
+    )
+
+
 def _provenance(files: ModelFiles, preprocessing: Preprocessing, pooling: str) -> dict:
     return {
         "model": files.model,

@@ -12,7 +12,7 @@ from symdream.data.images import read_folder
 from symdream.diffusion.png import read_settings
 from symdream.errors import Problem, Problems, RequestError, problems_of
 from symdream.metrics.cache import EmbeddingCache
-from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, load_clip, load_dino
+from symdream.metrics.encoders import SPRITE, load_encoders
 from symdream.metrics.evaluate import score_images
 from symdream.metrics.prompts import assign_prompts, read_prompts
 from symdream.metrics.references import tell_copies
@@ -59,8 +59,7 @@ def score_folder(
     }
     texts = assign_prompts(carried, given, trigger=trigger)
     embedded = all(settings.get("base", SPRITE) == SPRITE for settings in generated.settings)
-    dino_encoder = load_dino(dino or (SPRITE if embedded else PHOTO_DINO), device=device)
-    clip_encoder = load_clip(clip or (SPRITE if embedded else PHOTO_CLIP), device=device)
+    dino_encoder, clip_encoder = load_encoders(embedded, dino, clip, device=device)
     references = list(photos.values())
     warn_if_unsuitable(references, dino_encoder, clip_encoder)
     if cut := clip_encoder.too_long(sorted(set(texts))):

@@ -31,7 +31,7 @@ from symdream.metrics.bleeding import bleeding
 from symdream.metrics.cache import EmbeddingCache
 from symdream.metrics.class_drift import PICTURES, class_pairs, class_scores
 from symdream.metrics.drawing import Drawing
-from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, ClipEncoder, DinoEncoder, load_clip, load_dino
+from symdream.metrics.encoders import ClipEncoder, DinoEncoder, load_encoders
 from symdream.metrics.evaluate import SCORES, score_images
 from symdream.metrics.prompts import PHOTO_SCENES, SPRITE_SCENES, PromptSet, read_prompts
 from symdream.metrics.references import References, read_references, tell_copies, warn_if_changed
@@ -43,7 +43,7 @@ from symdream.ui import say
 from symdream.whole_folder import write_folder
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 FORMAT_VERSION = 1
 COUNT = 1  # images for each prompt: a sprite image takes seconds on two CPU cores, and each is drawn twice
@@ -90,7 +90,7 @@ def evaluate_run(
         base = load_base(config.model.base, device=accelerator.device, dtype=dtype)
         attach_saved(base, run.adapter)
         _check_base(base, run)
-    dino_encoder, clip_encoder = load_encoders(base, dino, clip, accelerator.device)
+    dino_encoder, clip_encoder = load_encoders(base.embedded, dino, clip, device=accelerator.device)
     cache = cache or EmbeddingCache()
     asked = [run_prompts(subject, base, prompts) for subject in config.learned]
     places = [output / f"subject-{i + 1}" for i in range(len(asked))] if config.subjects else [output]
@@ -132,17 +132,6 @@ def evaluate_run(
     write_json(output / "scores.json", everything)
     run.update_summary(scores=scores, **moved, **{k: everything[k] for k in ("bleeding",) if k in everything})
     return everything
-
-
-def load_encoders(
-    base: Base, dino: str | None, clip: str | None, device: torch.device
-) -> tuple[DinoEncoder, ClipEncoder]:
-    """The encoders of these names (None: the embedded ones for sprite, else those for photographs)."""
-    embedded = base.identity == SPRITE
-    return (
-        load_dino(dino or (SPRITE if embedded else PHOTO_DINO), device=device),
-        load_clip(clip or (SPRITE if embedded else PHOTO_CLIP), device=device),
-    )
 
 
 @dataclass
@@ -303,7 +292,7 @@ def run_prompts(subject: Subject, base: Base, file: Path | None = None) -> Promp
     """
     beside = subject.images / "prompts.toml"
     if file is None and not beside.is_file():
-        return SPRITE_SCENES if base.identity == SPRITE else PHOTO_SCENES
+        return SPRITE_SCENES if base.embedded else PHOTO_SCENES
     source = file or beside
     asked = read_prompts(source).held_out()
     words = (subject.trigger, "{subject}")

@@ -32,7 +32,7 @@ def resolve(config: TrainConfig, base: Base) -> TrainConfig:
         )
     resolved = with_absolute_paths(config)
     where = fields()
-    for name, default in defaults_of(config, embedded=base.identity == EMBEDDED).items():
+    for name, default in defaults_of(config, embedded=base.embedded).items():
         section = getattr(resolved, where[name][0])
         if getattr(section, name) is None:
             setattr(section, name, default)

@@ -16,7 +16,7 @@ from symdream.diffusion.base import Base
 from symdream.diffusion.parking import move, park
 from symdream.diffusion.sampling import sample
 from symdream.metrics.cache import EmbeddingCache
-from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, SPRITE, load_clip, load_dino
+from symdream.metrics.encoders import load_encoders
 from symdream.metrics.evaluate import score_images, without_trigger
 from symdream.metrics.prompts import PHOTO_SELECTION, SPRITE_SELECTION, PromptSet, read_prompts
 from symdream.metrics.scores import cosines, real_vs_real
@@ -47,13 +47,11 @@ class Judge:
     """
 
     def __init__(self, base: Base, config: TrainConfig, photos: Photos):
-        embedded = base.identity == SPRITE
         self.base = base
-        self.dino = load_dino(config.selection.dino or (SPRITE if embedded else PHOTO_DINO))
-        self.clip = load_clip(config.selection.clip or (SPRITE if embedded else PHOTO_CLIP))
+        self.dino, self.clip = load_encoders(base.embedded, config.selection.dino, config.selection.clip)
         self.cache = EmbeddingCache()
         self.cases = [
-            case(subject, [photo.image for photo in photos.photos if photo.subject == place], embedded)
+            case(subject, [photo.image for photo in photos.photos if photo.subject == place], base.embedded)
             for place, subject in enumerate(config.learned)
         ]
         warn_if_unsuitable([photo.image for photo in photos.photos], self.dino, self.clip)

@@ -121,7 +121,7 @@ def describe(
             )
         warn_about_trigger(base, subject.trigger)
         warn_about_captions(base, own)
-    if base.identity == "sprite":
+    if base.embedded:
         from symdream.diffusion.photographs import photo_warning
 
         if warning := photo_warning([photo.image for photo in photos.photos]):
@@ -169,7 +169,7 @@ def warn_about_captions(base: Base, photos: Sequence[Photo]) -> None:
 def show_trigger(run: RunFolder, config: TrainConfig, base: Base) -> None:
     """On a real base, draw once what the trigger alone means to it (sks is also a rifle)."""
     path = run.samples / "trigger-before-training.png"
-    if base.identity == "sprite" or path.exists():
+    if base.embedded or path.exists():
         return
     prompts = [fill(subject.template, trigger=subject.trigger, class_noun="") for subject in config.learned]
     cache = cache_folder(config.data.cache_dir)

@@ -42,6 +42,8 @@ def test_photographs_are_told_what_sprite_is_and_what_sd15_takes(mode):
     assert "draws toys" in warning
     assert "--base sd15" in warning
     assert "2.1 GB" in warning  # (859.5 + 83.7 + 123.1) million parameters of 2 bytes
+    # At the default batch of 4: UNet and text encoder at 2 bytes, 4 x .89 GB, 1 GB; on a CPU at 4 bytes, VAE and all.
+    assert "7 GB of GPU memory" in warning and "12 GB of RAM" in warning
 
 
 def test_one_photograph_among_drawings_does_not_decide():

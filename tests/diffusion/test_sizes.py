@@ -9,7 +9,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from symdream.diffusion.base import load_base
 from symdream.diffusion.original_layout import clip_config
-from symdream.diffusion.sizes import KNOWN, download_bytes, training_bytes
+from symdream.diffusion.sizes import KNOWN, download_bytes
 
 SDXL_UNET = {
     "sample_size": 128,
@@ -68,9 +68,3 @@ def test_the_work_of_a_forward_is_counted_right(meta_models):
 
 def test_the_download_is_half_precision_of_all_parts():
     assert download_bytes("sd15") == 2 * (859_520_964 + 83_653_863 + 123_060_480)
-
-
-def test_memory_grows_by_the_activations_of_each_image():
-    one, four = (training_bytes("sd15", bytes_per_number=2, batch_size=n) for n in (1, 4))
-    assert four - one == pytest.approx(3 * KNOWN["sd15"].activations[2])
-    assert one > download_bytes("sd15")
