@@ -25,7 +25,7 @@ from symdream_apps.generation import (
 from symdream_apps.references import read
 from symdream_apps.studio import Studio, Worn
 from symdream_apps.wording import brief
-from symdream_apps.work import Line, Told
+from symdream_apps.work import Line, Update
 
 MAX_PICTURES = 64
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -186,7 +186,9 @@ def compare(
                 if keep:
                     keep(i * len(variants) + place, made)
                 column.append(Cell(made))
-            line.events.put(Told(pictures={i * len(variants) + place: image for i, image in enumerate(images, first)}))
+            line.events.put(
+                Update(pictures={i * len(variants) + place: image for i, image in enumerate(images, first)})
+            )
 
         draw(
             base,

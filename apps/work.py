@@ -17,7 +17,7 @@ PREVIEW_EVERY = 0.4  # seconds at least between two looks
 
 
 @dataclass(frozen=True)
-class Told:
+class Update:
     """One thing that the work tells its page: `text`, a share from 0 to 1, unfinished pictures by place."""
 
     text: str = ""
@@ -36,7 +36,7 @@ class Line:
     _look_seconds: float = 0.0
 
     def say(self, text: str) -> None:
-        self.events.put(Told(text))
+        self.events.put(Update(text))
 
     def on_step(self, done: int, total: int) -> None:
         """`sample`'s on_step: tells the step and the time left."""
@@ -44,17 +44,17 @@ class Line:
             self.started = time.monotonic()  # the first step is also the one that warms up; count from its end
         left = (time.monotonic() - self.started) / (done - 1) * (total - done) if done > 1 else None
         text = f"Step {done} of {total}" + (f" · {left:.0f} s left" if left is not None else "")
-        self.events.put(Told(text, done / total))
+        self.events.put(Update(text, done / total))
 
-    def watch(self, glimpse: Any) -> None:
+    def watch(self, preview: Any) -> None:
         """`sample`'s watch: shows the unfinished pictures, as often as its share of the time allows."""
         now = time.monotonic()
         if now - self._looked < max(PREVIEW_EVERY, self._look_seconds * (1 / PREVIEW_SHARE - 1)):
             return
-        pictures = glimpse.pictures()
+        pictures = preview.pictures()
         self._looked = time.monotonic()
         self._look_seconds = self._looked - now
-        self.events.put(Told(pictures={glimpse.first + i: picture for i, picture in enumerate(pictures)}))
+        self.events.put(Update(pictures={preview.first + i: picture for i, picture in enumerate(pictures)}))
 
 
 class Desk:
@@ -64,7 +64,7 @@ class Desk:
         self.studio = studio
         self._lines: list[tuple[str, Line]] = []
 
-    def run(self, who: str, work: Callable[[Line], Any]) -> Generator[Told, None, Any]:
+    def run(self, who: str, work: Callable[[Line], Any]) -> Generator[Update, None, Any]:
         """Do `work(line)` on the studio's worker; yields what it tells, and returns (`yield from`) its result.
 
         Raises: what the work raises; Stopped if it was stopped before it began.

@@ -157,7 +157,7 @@ def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> B
     encoders = [name for name in weight_components(plan.family) if name.startswith("text_encoder")]
     unet, vae = parts["unet"], parts["vae"]
     if not hasattr(scheduler, "alphas_cumprod"):
-        # EDM's and flow matching's: the losses and the glimpses of pictures are written in alphas.
+        # EDM's and flow matching's: the losses and the previews of pictures are written in alphas.
         raise wrong_architecture(f"one on the noise schedule of {type(scheduler).__name__}", str(folder))
     card = folder / "README.md"
     return Base(

@@ -14,9 +14,9 @@ from torch import Tensor
 from symdream.diffusion.base import Base
 from symdream.diffusion.conditioning import Text, encode, size_ids, tokenize
 from symdream.diffusion.damage import refuse_damaged
-from symdream.diffusion.glimpse import Glimpse
 from symdream.diffusion.parking import all_present, cast
-from symdream.diffusion.sampling_engine import Told, denoising_step
+from symdream.diffusion.preview import Preview
+from symdream.diffusion.sampling_engine import Conditioning, denoising_step
 from symdream.diffusion.stopping import ask, stoppable
 
 SAMPLERS = ("base", "ddim", "euler", "dpm++")
@@ -71,7 +71,7 @@ def sample(
     batch_size: int = 4,
     on_step: Callable[[int, int], None] | None = None,
     on_images: Callable[[int, list[Image.Image]], None] | None = None,
-    watch: Callable[[Glimpse], None] | None = None,
+    watch: Callable[[Preview], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> list[Image.Image]:
     """One image for each (prompt, seed) pair, in order, by whatever adapters are active on the base, merged or not.
@@ -99,7 +99,7 @@ def sample(
     with all_present(base), evaluating(base), stoppable(base.unet, stop):
         for number, start in enumerate(batches):
             part = slice(start, start + batch_size)
-            told = tell(base, prompts[part], negative_prompt, guidance > 1, size)
+            conditioning = encode_prompts(base, prompts[part], negative_prompt, guidance > 1, size)
             # On the CPU, where the scheduler looks its coefficients up: so no step waits for the device.
             scheduler.set_timesteps(steps, device="cpu")
             count = len(scheduler.timesteps)
@@ -109,20 +109,22 @@ def sample(
                 if on_step:
                     on_step(done, total)
                 if watch:
-                    watch(Glimpse(base, scheduler, number * batch_size, done, total, x_t, prediction, t))
+                    watch(Preview(base, scheduler, number * batch_size, done, total, x_t, prediction, t))
                 ask(stop)
 
             generators = noise_sources(seeds[part])
             latents = starting_noise(base, generators, size) * scheduler.init_noise_sigma
-            made = decode(base, denoise(base, scheduler, latents, told, guidance, generators, report))
+            made = decode(base, denoise(base, scheduler, latents, conditioning, guidance, generators, report))
             if on_images:
                 on_images(start, made)
             images += made
     return images
 
 
-def tell(base: Base, prompts: Sequence[str], negative_prompt: str, guided: bool, size: tuple[int, int]) -> Told:
-    """What the UNet is told of these prompts; with guidance, the rows without them come first. size: height, width."""
+def encode_prompts(
+    base: Base, prompts: Sequence[str], negative_prompt: str, guided: bool, size: tuple[int, int]
+) -> Conditioning:
+    """The conditioning of these prompts; with guidance, the rows without them come first. size: height, width."""
 
     def embed(texts: Sequence[str]) -> Text:
         return encode(base, [ids.to(base.device) for ids in tokenize(base, texts)])
@@ -136,8 +138,8 @@ def tell(base: Base, prompts: Sequence[str], negative_prompt: str, guided: bool,
             empty = embed([negative_prompt] * len(prompts))
         text = Text.cat([empty, text])
     if base.family != "sdxl":
-        return Told(text)
-    return Told(text, size_ids(size, (0, 0), size).to(base.device).repeat(len(text.hidden), 1))
+        return Conditioning(text)
+    return Conditioning(text, size_ids(size, (0, 0), size).to(base.device).repeat(len(text.hidden), 1))
 
 
 def noise_sources(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -158,7 +160,7 @@ def denoise(
     base: Base,
     scheduler,
     latents: Tensor,
-    told: Told,
+    conditioning: Conditioning,
     guidance: float,
     generators: Sequence[torch.Generator],
     report: Callable[..., None],
@@ -168,7 +170,7 @@ def denoise(
     A scheduler that adds noise on its way (Euler ancestral, LCM, DDPM) draws it from the images' `generators`.
     After each, `report(done, x_t, prediction, t)` is told what the UNet was given and said at timestep t.
     """
-    step = denoising_step(base.unet, latents, told, guidance if guidance > 1 else None)
+    step = denoising_step(base.unet, latents, conditioning, guidance if guidance > 1 else None)
     known = inspect.signature(scheduler.step).parameters
     options = {k: v for k, v in {"eta": 0.0, "generator": list(generators)}.items() if k in known}
     timesteps = scheduler.timesteps.to(base.device)

@@ -24,8 +24,8 @@ KEPT = 4  # graphs that one UNet keeps: a size, a batch and an odd last batch, t
 
 
 @dataclass
-class Told:
-    """What the UNet is told of a batch: text of G·B rows (G = 2 with guidance), sizes (G·B, 6) on SDXL."""
+class Conditioning:
+    """What the UNet is given besides x_t and t: text of G·B rows (G = 2 with guidance), sizes (G·B, 6) on SDXL."""
 
     text: Text
     sizes: Tensor | None = None
@@ -37,15 +37,17 @@ class Told:
 class DenoisingStep:
     """ε(x_t, t) of one UNet for batches of one shape: x_t (B, 4, h, w) -> (B, 4, h, w).
 
-    guidance: g, or None for no guidance. `tell` says for which text; `predict` may then run for every timestep.
+    guidance: g, or None for no guidance. `condition_on` says for which text; `predict` may then run for every timestep.
     """
 
-    def __init__(self, unet: nn.Module, latents: Tensor, told: Told, guidance: float | None, pool: object | None):
+    def __init__(
+        self, unet: nn.Module, latents: Tensor, conditioning: Conditioning, guidance: float | None, pool: object | None
+    ):
         device = latents.device
         self.buffers = {
             "latents": torch.zeros_like(latents),
             "timestep": torch.zeros((), dtype=torch.float32, device=device),
-            **{name: None if value is None else value.clone() for name, value in told.tensors().items()},
+            **{name: None if value is None else value.clone() for name, value in conditioning.tensors().items()},
         }
         self.out = torch.zeros_like(latents)
         buffers, out = self.buffers, self.out
@@ -61,8 +63,8 @@ class DenoisingStep:
 
         self.run = Captured(step, device, pool, unet)
 
-    def tell(self, told: Told) -> None:
-        values = told.tensors()
+    def condition_on(self, conditioning: Conditioning) -> None:
+        values = conditioning.tensors()
         fill({name: self.buffers[name] for name in values}, values)
 
     def predict(self, latents: Tensor, timestep: Tensor) -> Tensor:
@@ -78,33 +80,37 @@ class DenoisingSteps:
         self._steps: dict[tuple, DenoisingStep] = {}
         self._fingerprint, self._pool = None, None
 
-    def get(self, unet: nn.Module, latents: Tensor, told: Told, guidance: float | None) -> DenoisingStep:
-        """A step for this shape and guidance, told of `told`; recorded if there is none, or the UNet has changed."""
+    def get(
+        self, unet: nn.Module, latents: Tensor, conditioning: Conditioning, guidance: float | None
+    ) -> DenoisingStep:
+        """A step for this shape and guidance with this conditioning; recorded if there is none, or the UNet changed."""
         found = fingerprint(unet)
         if found != self._fingerprint:
             self._steps.clear()
             self._fingerprint, self._pool = found, None
-        shapes = tuple(None if value is None else tuple(value.shape) for value in told.tensors().values())
+        shapes = tuple(None if value is None else tuple(value.shape) for value in conditioning.tensors().values())
         key = (latents.shape, latents.dtype, latents.device, shapes, guidance)
         if key in self._steps:
-            self._steps[key].tell(told)
+            self._steps[key].condition_on(conditioning)
             return self._steps[key]
         while len(self._steps) >= KEPT:
             del self._steps[next(iter(self._steps))]
         if latents.device.type == "cuda" and self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        self._steps[key] = DenoisingStep(unet, latents, told, guidance, self._pool)
+        self._steps[key] = DenoisingStep(unet, latents, conditioning, guidance, self._pool)
         return self._steps[key]
 
 
 _KEPT_BY: weakref.WeakKeyDictionary[nn.Module, DenoisingSteps] = weakref.WeakKeyDictionary()
 
 
-def denoising_step(unet: nn.Module, latents: Tensor, told: Told, guidance: float | None) -> DenoisingStep:
+def denoising_step(
+    unet: nn.Module, latents: Tensor, conditioning: Conditioning, guidance: float | None
+) -> DenoisingStep:
     """The step for these shapes on this UNet. On CUDA its graph is kept for the next batch of the same shapes."""
     if latents.device.type != "cuda":
-        return DenoisingStep(unet, latents, told, guidance, None)  # keeping it would keep the UNet
-    return _KEPT_BY.setdefault(unet, DenoisingSteps()).get(unet, latents, told, guidance)
+        return DenoisingStep(unet, latents, conditioning, guidance, None)  # keeping it would keep the UNet
+    return _KEPT_BY.setdefault(unet, DenoisingSteps()).get(unet, latents, conditioning, guidance)
 
 
 def forget(unet: nn.Module) -> None:

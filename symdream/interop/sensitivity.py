@@ -22,7 +22,7 @@ from torch import Tensor
 
 from symdream.diffusion.base import Base
 from symdream.diffusion.conditioning import unet_arguments
-from symdream.diffusion.sampling import denoise, make_scheduler, noise_sources, starting_noise, tell
+from symdream.diffusion.sampling import denoise, encode_prompts, make_scheduler, noise_sources, starting_noise
 from symdream.interop.keys import Place, with_text_model
 from symdream.interop.layers import Adapter, PlainLayer
 
@@ -69,20 +69,20 @@ def visited(base: Base, prompt: str, seed: int) -> list[tuple[Tensor, Tensor]]:
     seen: list[tuple[Tensor, Tensor]] = []
     generators = noise_sources([seed])
     latents = starting_noise(base, generators, size) * scheduler.init_noise_sigma
-    told = tell(base, [prompt], "", True, size)
+    conditioning = encode_prompts(base, [prompt], "", True, size)
 
     def see(_done: int, x_t: Tensor, _prediction: Tensor, t: Tensor) -> None:
         seen.append((x_t, t))
 
-    denoise(base, scheduler, latents, told, base.defaults["guidance"], generators, see)
+    denoise(base, scheduler, latents, conditioning, base.defaults["guidance"], generators, see)
     places = torch.linspace(0, len(seen) - 1, min(LOOKS, len(seen))).round().int().tolist()
     return [seen[i] for i in places]
 
 
 def guided(base: Base, prompt: str, x_t: Tensor, t: Tensor) -> Tensor:
     """The guided prediction, with gradients through the UNet and the text encoders."""
-    told = tell(base, [prompt], "", True, (base.resolution, base.resolution))
-    arguments = unet_arguments(told.text, told.sizes)
+    conditioning = encode_prompts(base, [prompt], "", True, (base.resolution, base.resolution))
+    arguments = unet_arguments(conditioning.text, conditioning.sizes)
     unconditional, conditional = base.unet(torch.cat([x_t] * 2), t.to(base.device), **arguments).sample.chunk(2)
     return unconditional + base.defaults["guidance"] * (conditional - unconditional)
 

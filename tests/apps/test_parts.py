@@ -36,7 +36,7 @@ from symdream_apps.adapters import find_adapters, named, read_card  # noqa: E402
 from symdream_apps.blind import NEITHER, A, B, Vote  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
 from symdream_apps.studio import Studio, Worn  # noqa: E402
-from symdream_apps.work import Desk, Told  # noqa: E402
+from symdream_apps.work import Desk, Update  # noqa: E402
 
 
 @pytest.fixture
@@ -313,7 +313,7 @@ def test_a_stop_reaches_ones_own_work_only(context):
         return "done"
 
     mine, other = desk.run("me", work), desk.run("you", work)
-    assert next(mine) == Told("begun")
+    assert next(mine) == Update("begun")
     assert desk.stop("nobody") is False
     results = {}
 

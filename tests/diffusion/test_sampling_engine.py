@@ -13,7 +13,7 @@ from symdream.diffusion.base import load_base
 from symdream.diffusion.captured import Captured, fill, fingerprint
 from symdream.diffusion.conditioning import Text
 from symdream.diffusion.sampling import SAMPLERS, decode, evaluating, make_scheduler, sample
-from symdream.diffusion.sampling_engine import DenoisingSteps, Told
+from symdream.diffusion.sampling_engine import Conditioning, DenoisingSteps
 
 PROMPTS = ["a 3d render of a sks bird on a red background", "a cartoon emoji of a cat on a blue background", "a toy"]
 
@@ -149,7 +149,7 @@ def test_a_step_serves_batches_of_its_shape_and_is_made_anew_when_the_adapters_s
     hidden = torch.randn(2, 2, 77, 32, generator=torch.Generator().manual_seed(1))
 
     def step(rows=2, told=0):
-        return steps.get(base.unet, latents[:rows], Told(Text(hidden[told][:rows])), None)
+        return steps.get(base.unet, latents[:rows], Conditioning(Text(hidden[told][:rows])), None)
 
     def direct(told):
         return base.unet(latents, torch.tensor(500.0), hidden[told]).sample
@@ -169,11 +169,11 @@ def test_a_step_serves_batches_of_its_shape_and_is_made_anew_when_the_adapters_s
 
 def test_only_so_many_steps_are_kept():
     base, steps = tiny_base("sd1"), DenoisingSteps()
-    told = Told(Text(torch.zeros(1, 77, 32)))
-    first = steps.get(base.unet, torch.zeros(1, 4, 8, 8), told, None)
+    conditioning = Conditioning(Text(torch.zeros(1, 77, 32)))
+    first = steps.get(base.unet, torch.zeros(1, 4, 8, 8), conditioning, None)
     for side in (16, 24, 32, 40):
-        steps.get(base.unet, torch.zeros(1, 4, side, 8), told, None)
-    assert steps.get(base.unet, torch.zeros(1, 4, 8, 8), told, None) is not first
+        steps.get(base.unet, torch.zeros(1, 4, side, 8), conditioning, None)
+    assert steps.get(base.unet, torch.zeros(1, 4, 8, 8), conditioning, None) is not first
 
 
 def test_the_fingerprint_tells_moved_weights_merging_weights_and_mode():

@@ -39,11 +39,11 @@ def test_the_guess_is_the_schedulers_own(base, monkeypatch, sampler, prediction_
     seen = []
     sample(base, ["a", "b"], [0, 1], steps=4, sampler=sampler, watch=seen.append)
     assert len(seen) == len(expected) == 4
-    for glimpse, x_0 in zip(seen, expected, strict=True):
-        torch.testing.assert_close(glimpse.latents, x_0, rtol=1e-3, atol=1e-3)
+    for preview, x_0 in zip(seen, expected, strict=True):
+        torch.testing.assert_close(preview.latents, x_0, rtol=1e-3, atol=1e-3)
 
 
-def test_the_last_glimpse_is_nearly_the_picture_and_says_where_it_belongs(base):
+def test_the_last_preview_is_nearly_the_picture_and_says_where_it_belongs(base):
     seen = []
     images = sample(base, ["a", "b", "c"], [0, 1, 2], steps=3, sampler="ddim", batch_size=2, watch=seen.append)
     assert [(g.first, g.done, g.total) for g in seen] == [(first, i, 6) for i, first in enumerate([0] * 3 + [2] * 3, 1)]

@@ -17,7 +17,7 @@ LEAST_SIGNAL = 1e-4  # of ᾱ: at zero terminal SNR the prediction of the noise 
 
 
 @dataclass(frozen=True, repr=False)
-class Glimpse:
+class Preview:
     """A batch after one denoising step, and the model's guess of its end.
 
         x_0 ≈ (x_t - √(1-ᾱ_t) ε) / √ᾱ_t        for a model that predicts the noise ε (DDIM, arXiv:2010.02502, eq. 12)
