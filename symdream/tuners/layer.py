@@ -190,12 +190,12 @@ class SymmetricLinear(nn.Module, BaseTunerLayer):
             weight.copy_((weight.to(delta.dtype) - delta).to(weight.dtype))
 
     def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
-        if adapter_names is not None:
-            return self._mixed_batch_forward(x, adapter_names, *args, **kwargs)
         if self._disable_adapters:
             if self.merged:
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
+        if adapter_names is not None:
+            return self._mixed_batch_forward(x, adapter_names, *args, **kwargs)
         names = [name for name in self.active_adapters if name in self.r and name not in self.merged_adapters]
         if len(names) == 1 and not (args or kwargs) and not self._drops(names[0]) and can_be_one(self.base_layer, x):
             [name], base = names, self.base_layer

@@ -44,5 +44,5 @@ def test_drift_and_pres_are_the_mean_cosines_of_their_pairs(tmp_path):
     assert found["pairs"] == {"drift": 2, "pres": 6} and found["encoder"] == dino.provenance
     first, second = found["images"]
     assert (first["text"], first["seed"]) == pairs[0]
-    assert first["drift"] > 0.001 and second["drift"] == pytest.approx(0, abs=1e-9), "the second has not changed"
+    assert first["drift"] > 1e-4 and second["drift"] == pytest.approx(0, abs=1e-9), "the second has not changed"
     assert second["pres_before"] == second["pres_after"]

@@ -89,7 +89,7 @@ def test_processes_wait_for_the_first_one_for_longer_than_class_images_take():
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run([*launcher, asked], capture_output=True, text=True, timeout=300, env=env)
     assert result.returncode == 0, result.stderr
-    assert float(result.stdout) >= 12
+    assert float(result.stdout.split()[-1]) >= 12  # gloo may tell of itself before
 
 
 def test_an_accelerator_of_the_callers_own_is_no_obstacle(tmp_path, tiny_sd1, photos, few_denoising_steps):

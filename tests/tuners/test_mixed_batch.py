@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from helpers.adapters import CONFIGS, randomize
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 NAMES = ["second", "__base__", "default", "second"]
@@ -58,6 +58,17 @@ def test_every_row_is_what_its_adapter_alone_gives(method, tokens):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(found, model(tokens).logits, atol=1e-3)  # and without names all rows are the active one's
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("config", [LoraConfig, *CONFIGS.values()])
+def test_names_bring_back_no_adapter_that_is_switched_off(config, tokens):
+    model = get_peft_model(language_model(), config(r=4, target_modules=["q_proj"])).eval()
+    randomize(model)
+    model.base_model.disable_adapter_layers()
+    base = language_model()(tokens).logits
+    assert torch.equal(model(tokens, adapter_names=["default"] * len(tokens)).logits, base)
+    model.base_model.enable_adapter_layers()
+    assert not torch.equal(model(tokens, adapter_names=["default"] * len(tokens)).logits, base)
 
 
 @pytest.mark.parametrize("method", CONFIGS)
