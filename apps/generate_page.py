@@ -12,19 +12,21 @@ from typing import Any
 import gradio as gr
 from gradio.context import get_render_context
 
+from symdream.diffusion.limits import SAMPLERS
 from symdream.errors import RequestError, Stopped, SymdreamError
 from symdream_apps import adapter_rows, examples, stop_button
 from symdream_apps.adapters import base_for, page_name
 from symdream_apps.bases import side_of
 from symdream_apps.context import Context
 from symdream_apps.errors import inline, told, warn
-from symdream_apps.generation import MAX_COUNT, MAX_SEED, SAMPLERS, Made, PictureRequest, check, make
+from symdream_apps.generation import MAX_COUNT, Made, PictureRequest, check, make
 from symdream_apps.history import owner_of, served
 from symdream_apps.restore import describe, settings_in
 from symdream_apps.shared import ON_DEVICE, PRIVATE, Shared
 from symdream_apps.status import status
 
 SAMPLER_LABELS = {"base": "the base's own", "ddim": "DDIM", "euler": "Euler", "dpm++": "DPM++ 2M"}
+SURPRISES = 2**32  # seeds: short enough to be read out
 BASES = [
     ("sprite · embedded, draws toys and emoji art", "sprite"),
     ("sd15 · Stable Diffusion 1.5, 2.1 GB", "sd15"),
@@ -192,7 +194,7 @@ class GeneratePage:
         off = gr.Button(interactive=False, variant="secondary")
         try:
             owner = owner_of(browser, request)
-            seed = random.randint(0, MAX_SEED) if surprise else int(seed or 0)
+            seed = random.randrange(SURPRISES) if surprise else int(seed or 0)
             adapters = adapter_rows.worn(self.context, chosen, strengths)
             asked = PictureRequest(
                 prompt or "", base or "", adapters, negative or "", sampler, int(steps), float(guidance), int(width),

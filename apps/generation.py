@@ -9,16 +9,15 @@ from typing import Any
 from PIL import Image
 
 from symdream.data.captions import PLACEHOLDER, fill, prompt_problem, says, shared_triggers
-from symdream.diffusion.limits import wrong_settings
+from symdream.diffusion.limits import SAMPLERS, wrong_settings
 from symdream.errors import Problem, Problems, RequestError, Stopped
 from symdream_apps.adapters import AdapterCard, read_card
 from symdream_apps.context import Context
 from symdream_apps.studio import Studio, Worn
 from symdream_apps.work import Line
 
-SAMPLERS = ("base", "ddim", "euler", "dpm++")  # symdream.diffusion.sampling's, whose import would load torch
 MAX_COUNT = 16
-MAX_SEED = 2**32 - 1
+MAX_SEED = 2**53 - 1  # the browser's numbers are exact up to here
 MAX_TIMES = 4  # the base's own number of pixels: beyond, pictures fall apart into repetitions and memory runs out
 BATCH_PIXELS = 4 * 512 * 512  # made together at most
 

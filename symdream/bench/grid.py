@@ -18,6 +18,7 @@ from symdream.bench.dreambooth import is_data_set
 from symdream.bench.presets import PRESETS
 from symdream.bench.subjects import BenchSubject, read_subjects, unknown_subjects
 from symdream.config import Fraction, MethodName, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from symdream.diffusion.limits import Sampler
 from symdream.errors import Problem, Problems, RequestError, collected, did_you_mean, problems_of
 
 # What the grid decides itself, or what would make cells differ in more than their method.
@@ -66,7 +67,7 @@ class Grid(Section):
     """How many states along the run are scored, evenly spaced, the last step among them."""
     only_last_in_full: bool = False
     """Draw all pictures at the last step only, and at the others one of each prompt."""
-    sampler: Literal["base", "ddim", "euler", "dpm++"] = "dpm++"
+    sampler: Sampler = "dpm++"
     """The solver that draws."""
     sampling_steps: PositiveInt | None = None
     """Denoising steps of a picture (None: the base's)."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from symdream.diffusion.limits import MAX_SEED, wrong_settings
+from symdream.diffusion.limits import MAX_SEED, Sampler, wrong_settings
 from symdream.errors import Problem, Problems, RequestError, Stopped
 from symdream.ui import say
 from symdream.writable import not_writable
@@ -50,7 +50,7 @@ class Args:
     """Denoising steps (None: the base's)."""
     guidance: float | None = None
     """Classifier-free guidance scale (None: the base's; 1: none)."""
-    sampler: Literal["base", "ddim", "euler", "dpm++"] = "base"
+    sampler: Sampler = "base"
     """How noise becomes a picture."""
     width: int | None = None
     """Pixels (None: the base's)."""

@@ -104,7 +104,7 @@ def choose_engine(wanted: str, parts: StepParts, say: Callable[[str], None]) -> 
 
 
 def not_capturable(parts: StepParts) -> str | None:
-    """Why this step cannot be one recorded graph, or None."""
+    """Why this step cannot be recorded as CUDA graphs, or None."""
     if type(parts.optimizer) is not torch.optim.AdamW:
         return f"a graph cannot hold the optimizer {type(parts.optimizer).__name__}"
     if parts.accelerator.num_processes > 1:

@@ -1,6 +1,11 @@
-"""What may be asked of the image maker; the command line and the app share these bounds. Needs no torch."""
+"""What may be asked of the image maker, from the command line and in the app. Needs no torch."""
 
 from __future__ import annotations
+
+from typing import Literal, get_args
+
+Sampler = Literal["base", "ddim", "euler", "dpm++"]
+SAMPLERS: tuple[str, ...] = get_args(Sampler)
 
 # One less than the noise schedules have timesteps: Stable Diffusion's samplers leave out the first (steps_offset).
 MAX_STEPS = 999

@@ -14,12 +14,11 @@ from torch import Tensor
 from symdream.diffusion.base import Base
 from symdream.diffusion.conditioning import Text, encode, size_ids, tokenize
 from symdream.diffusion.damage import refuse_damaged
+from symdream.diffusion.limits import SAMPLERS
 from symdream.diffusion.parking import all_present, cast
 from symdream.diffusion.preview import Preview
 from symdream.diffusion.sampling_engine import Conditioning, denoising_step
 from symdream.diffusion.stopping import ask, stoppable
-
-SAMPLERS = ("base", "ddim", "euler", "dpm++")
 
 
 def make_scheduler(base: Base, sampler: str):

@@ -80,7 +80,7 @@ class SymmetricLayer:
         return [self.A] if self.d is None else [self.A, self.d]
 
     def plain(self) -> PlainLayer:
-        """The same update as LoRA, in closed form (METHODS, section 4). Needs `shape`."""
+        """The same update as LoRA, in closed form (symdream.tuners.symmetric.lora_pair). Needs `shape`."""
         A, B = lora_pair(self.A, self.d, self.scale, *self.shape)
         return PlainLayer(A, B)
 

@@ -22,7 +22,7 @@ LOW_PRECISION = (torch.float16, torch.bfloat16)
 class MasterParameters(nn.ParameterDict):
     """Parameters by adapter name that stay fp32 (or fp64) when a model is cast to fp16 or bf16.
 
-    Small steps are lost in bf16: an adapter trained there can stand still or collapse (METHODS: SingLoRA).
+    Small steps are lost in bf16: an adapter trained there can stand still or collapse (kyegomez/SingLoRA, issue 6).
     `masters(name)` is `masters[name]` after the hooks of whoever moves weights to the device when they are needed.
     """
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from symdream.commands.demo import sample_data
 from symdream.diffusion.adapters import read_metadata
+from symdream.diffusion.limits import SAMPLERS
 from symdream.diffusion.png import save_png
 from symdream.errors import Problems, RequestError, Stopped
 from symdream.training.run_folder import RunFolder
@@ -26,6 +27,7 @@ from symdream_apps import (  # noqa: E402
     blind,
     comparison,
     examples,
+    generate_page,
     generation,
     history,
     library,
@@ -137,10 +139,8 @@ def test_a_picture_of_symdream_generate_is_understood_too(tmp_path):
     assert restore.settings_in(tmp_path / "a.png")["adapters"] == [{"name": "owl", "weight": 0.5}]
 
 
-def test_the_pages_samplers_are_the_librarys():
-    from symdream.diffusion.sampling import SAMPLERS
-
-    assert generation.SAMPLERS == SAMPLERS
+def test_every_sampler_has_a_label():
+    assert tuple(generate_page.SAMPLER_LABELS) == SAMPLERS
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=20))

@@ -171,7 +171,7 @@ def test_singlora_starts_with_a_perturbation_of_known_size(init, factor, n):
     config = CONFIGS["singlora"](r=8, target_modules=["linear"], init_weights=init)
     layer = get_peft_model(OneLinear(n, n), config).base_model.model.linear
     norm = torch.linalg.matrix_norm(layer.get_delta_weight("default"), ord=2)
-    assert 0.3 * factor < norm < 0.5 * factor  # METHODS: 0.4, where the paper's (n, r) layout gives 17 to 60
+    assert 0.3 * factor < norm < 0.5 * factor  # seen: 0.4, where the paper's (n, r) layout gives 17 to 60
     assert layer.singlora_A["default"].shape == (8, n)
 
 

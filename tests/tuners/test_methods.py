@@ -165,7 +165,7 @@ def test_targets_are_the_attention_projections(meta_models):
     assert len(linear_shapes(meta_models["unet"], target_modules("qk", "unet"))) == 64
     shapes = linear_shapes(meta_models["unet"], target_modules("qkvo", "unet"))
     assert len(shapes) == 128
-    assert sum(n_in != n_out for n_in, n_out in shapes) == 32  # METHODS: attn2's k and v
+    assert sum(n_in != n_out for n_in, n_out in shapes) == 32  # attn2's k and v
     assert len(linear_shapes(meta_models["text_encoder"], target_modules("qkvo", "text_encoder_2"))) == 48
 
 
