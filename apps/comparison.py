@@ -219,8 +219,8 @@ def score(studio: Studio, comparison: Comparison, cards: Sequence[AdapterCard], 
 
     Raises: RequestError, WorkError if photos or encoders cannot be had.
     """
-    from symdream.diffusion.photographs import photo_warning
     from symdream.metrics.evaluate import score_images, without_trigger
+    from symdream.training.photographs import photo_warning
 
     dino, clip = studio.encoders(line.say)
     line.say("Scoring …")

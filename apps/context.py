@@ -45,7 +45,7 @@ class Context:
 
         Raises: RequestError if the folders cannot be made.
         """
-        from symdream.commands.demo import sample_data
+        from symdream.data.samples import sample_data
 
         runs = Path(os.path.expanduser(runs)).resolve()
         home = runs / HOME

@@ -40,8 +40,8 @@ def export_for_others(
         raise RequestError(f"There is no number format {dtype!r}.", fix=f"choose one of {', '.join(DTYPES)}")
     path = context.check_path(path)
     base = base_to_load(context, path, to)
+    from symdream.diffusion.dtypes import DTYPES as TORCH
     from symdream.interop.export import export
-    from symdream.interop.layers import DTYPES as TORCH
 
     try:
         handed = Path(tempfile.mkdtemp(prefix="export-", dir=context.uploads))

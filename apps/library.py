@@ -15,8 +15,8 @@ from symdream.diffusion.grid import first_of_last_row
 from symdream.errors import RequestError
 from symdream.interop.companions import sample_picture
 from symdream.interop.grouping import adapter_files
+from symdream.progress import duration
 from symdream.training.memory_advice import in_words
-from symdream.training.progress import duration
 from symdream.training.run_folder import RunFolder, is_run, new_run_path
 from symdream_apps import watching
 from symdream_apps.adapters import find_adapters, read_card

@@ -17,8 +17,8 @@ from PIL import Image
 from symdream.data.buckets import cuts, kept
 from symdream.data.captions import caption_of
 from symdream.data.images import SUFFIXES, heif_is_readable, photo_of_mask, read_image
-from symdream.diffusion.photographs import photo_warning
 from symdream.errors import RequestError
+from symdream.training.photographs import photo_warning
 from symdream_apps.upload import check_image
 from symdream_apps.wording import brief
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from symdream.training.progress import duration
+from symdream.progress import duration
 from symdream.training.run_folder import RunFolder
 from symdream_apps.run_status import Status, metrics, summary_of, whence
 from symdream_apps.runs import Runs

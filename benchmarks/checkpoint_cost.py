@@ -29,8 +29,9 @@ from symdream.threads import choose_waiting
 choose_waiting()  # as the symdream command does, before torch is imported
 
 from symdream import settings  # noqa: E402
-from symdream.commands.demo import SUBJECT, sample_data  # noqa: E402
+from symdream.commands.demo import SUBJECT  # noqa: E402
 from symdream.config import Output, Training  # noqa: E402
+from symdream.data.samples import sample_data  # noqa: E402
 from symdream.training import checkpoint  # noqa: E402
 from symdream.training.recorder import Recorder  # noqa: E402
 from symdream.training.run_folder import RunFolder  # noqa: E402

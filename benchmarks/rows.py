@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 import symdream.quiet  # noqa: F401
-from symdream.training.devices import auto_dtype
+from symdream.diffusion.dtypes import auto_dtype
 
 ROUNDS = 15
 

@@ -31,7 +31,8 @@ from benchmarks.pairs import run, sign_interval  # noqa: E402
 from benchmarks.step_cpu import Trainee, draw  # noqa: E402
 from symdream import settings  # noqa: E402
 from symdream import train as trainer  # noqa: E402
-from symdream.commands.demo import SUBJECT, sample_data  # noqa: E402
+from symdream.commands.demo import SUBJECT  # noqa: E402
+from symdream.data.samples import sample_data  # noqa: E402
 from symdream.diffusion.base import load_base  # noqa: E402
 from symdream.training.interrupt import StopRequest  # noqa: E402
 from symdream.training.run_folder import RunFolder  # noqa: E402

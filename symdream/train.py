@@ -30,6 +30,7 @@ from accelerate.utils import broadcast_object_list
 from symdream.config import TrainConfig
 from symdream.data.cache_folder import cache_folder
 from symdream.data.draws import seed_of
+from symdream.data.photos import add_class_images, read_photos
 from symdream.data.store import Store
 from symdream.data.training_set import TrainingSet
 from symdream.diffusion.adapters import attach_configured, train_adapters
@@ -44,6 +45,7 @@ from symdream.diffusion.sampling_engine import forget
 from symdream.errors import RequestError, Stopped
 from symdream.interop.open import tell
 from symdream.interop.warm_start import warm_start
+from symdream.progress import Progress
 from symdream.training import checkpoint, outputs, processes
 from symdream.training.defaults import resolve
 from symdream.training.devices import open_accelerator
@@ -51,8 +53,6 @@ from symdream.training.interrupt import StopRequest
 from symdream.training.judge import Judge
 from symdream.training.memory_advice import out_of_memory_explained
 from symdream.training.optimizer import make_optimizer
-from symdream.training.photos import add_class_images, read_photos
-from symdream.training.progress import Progress
 from symdream.training.recorder import Recorder
 from symdream.training.run_folder import RunFolder
 from symdream.training.schedule import lr_factor, ramp

@@ -286,8 +286,8 @@ def test_settings_that_no_longer_fit_a_checkpoint_are_told(tmp_path, tiny_sd1, p
 
 
 def test_captions_beside_photos_are_used(tmp_path, tiny_sd1):
+    from symdream.data.photos import read_photos
     from symdream.training.defaults import resolve
-    from symdream.training.photos import read_photos
 
     photos = make_photos(tmp_path / "photos")
     (photos / "01.txt").write_text("a {subject} on a\n red background\n", encoding="utf-8")

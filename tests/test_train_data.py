@@ -12,12 +12,12 @@ from helpers.runs import adapter_tensors, make_photos, stop_after, symdream, tin
 from PIL import Image
 
 from symdream import settings
+from symdream.data.photos import add_class_images, read_photos
 from symdream.data.store import Store
 from symdream.data.training_set import TrainingSet
 from symdream.diffusion.base import load_base
 from symdream.errors import Problems, RequestError, Stopped
 from symdream.training.defaults import resolve
-from symdream.training.photos import add_class_images, read_photos
 from symdream.training.request import check_subject
 from symdream.training.run_folder import RunFolder
 from symdream.training.session import run_training

@@ -222,9 +222,9 @@ def test_an_encoder_that_cannot_be_had_is_told_before_anything_is_trained(tmp_pa
 
 
 def test_prompts_that_are_not_held_out_choose_and_the_others_do_not(tiny_sd1, tmp_path):
+    from symdream.data.photos import read_photos
     from symdream.diffusion.base import load_base
     from symdream.training.defaults import resolve
-    from symdream.training.photos import read_photos
 
     photos = make_photos(tmp_path / "photos")
     (photos / "prompts.toml").write_text(

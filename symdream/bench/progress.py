@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from symdream.training.progress import duration
+from symdream.progress import duration
 from symdream.ui import say
 
 

@@ -48,7 +48,7 @@ def read_subjects(folder: Path | None) -> dict[str, BenchSubject]:
     Raises: RequestError if it is no such folder.
     """
     if folder is None:
-        from symdream.commands.demo import sample_data
+        from symdream.data.samples import sample_data
 
         folder = sample_data()
     folder = Path(folder)

@@ -16,7 +16,7 @@ from symdream.bench.results import assemble
 from symdream.bench.scope import Scope
 from symdream.bench.settings import Chosen
 from symdream.bench.workshop import Workshop
-from symdream.diffusion.photographs import FLAT_SHARE, flat_share
+from symdream.training.photographs import FLAT_SHARE, flat_share
 
 
 @dataclass

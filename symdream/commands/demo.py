@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from symdream.errors import RequestError, Stopped, typed
+from symdream.data.samples import sample_data
+from symdream.errors import Stopped, typed
 from symdream.ui import say
 
 if TYPE_CHECKING:
@@ -236,13 +237,3 @@ def print_table(folder: RunFolder) -> None:
     seconds, step = summary["seconds_total"], summary["seconds_per_step"]
     print(f"time           {seconds:.0f} s in all" + (f", {step:.2f} s a training step" if step else ""))
     print(f"memory         {summary['peak_memory_bytes'] / 2**30:.1f} GiB at the peak")
-
-
-def sample_data() -> Path:
-    """The sample subjects, in a checkout and in an installed wheel."""
-    from importlib.resources import files
-
-    folder = Path(str(files("symdream"))) / "assets" / "sample_data"
-    if not folder.is_dir():
-        raise RequestError("This installation has no sample data.", fix="name pictures of your own with --images")
-    return folder

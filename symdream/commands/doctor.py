@@ -13,9 +13,9 @@ class Args:
 
 
 def run(args: Args) -> int:
-    from symdream.diffusion.forecast import fits, seconds_per_step, time_estimates
     from symdream.diffusion.inventory import inventory
     from symdream.diffusion.machine import look_at_machine
+    from symdream.training.forecast import fits, seconds_per_step, time_estimates
     from symdream.ui import say
 
     machine = look_at_machine()

@@ -104,8 +104,8 @@ def split(text: str) -> tuple[Path, float]:
 
 def run(args: Args) -> int:
     added = check(args)
+    from symdream.diffusion.dtypes import DTYPES
     from symdream.interop.export import export
-    from symdream.interop.layers import DTYPES
     from symdream.ui import say
 
     result = export(

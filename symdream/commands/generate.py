@@ -151,8 +151,8 @@ def run(args: Args) -> int:
     from symdream.diffusion.sampling import sample
     from symdream.files import write_atomically
     from symdream.interop.open import open_adapters
+    from symdream.progress import Progress
     from symdream.training.devices import open_accelerator
-    from symdream.training.progress import Progress
 
     accelerator, dtype = open_accelerator(args.device, args.dtype)
     names = [f"adapter{place}" for place in range(len(args.adapter))]

@@ -21,7 +21,7 @@ from symdream.diffusion.base import Base
 from symdream.diffusion.png import intact, save_png
 from symdream.diffusion.sampling import drawn_by, sample
 from symdream.errors import WorkError
-from symdream.training.progress import Progress
+from symdream.progress import Progress
 from symdream.ui import say
 
 KIND = "class-images"

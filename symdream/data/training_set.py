@@ -18,6 +18,7 @@ from symdream.data.buckets import Cut, assign, cuts, shapes
 from symdream.data.captions import thinned
 from symdream.data.latents import LatentCache
 from symdream.data.masks import latent_weights
+from symdream.data.photos import Photo, Photos
 from symdream.data.store import Store
 from symdream.data.texts import embed_all
 from symdream.data.turns import turn
@@ -26,7 +27,6 @@ from symdream.diffusion.batch import Batch, send
 from symdream.diffusion.conditioning import size_ids, tokenize
 from symdream.diffusion.loss import offset_noise
 from symdream.errors import RequestError
-from symdream.training.photos import Photo, Photos
 
 if TYPE_CHECKING:  # a bare GPU machine may lack pydantic, and the benchmarks need only what is below
     from symdream.config import TrainConfig

@@ -33,7 +33,7 @@ def look_at_machine() -> Machine:
     import torch
 
     from symdream import __version__
-    from symdream.training.devices import auto_dtype
+    from symdream.diffusion.dtypes import auto_dtype
 
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     dtype = str(auto_dtype(device)).removeprefix("torch.")

@@ -12,8 +12,6 @@ from torch import Tensor
 from symdream.interop.keys import COMPONENTS, Place
 from symdream.tuners.symmetric import lora_pair
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
 
 @dataclass(frozen=True)
 class PlainLayer:

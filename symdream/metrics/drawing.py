@@ -23,7 +23,7 @@ from symdream.diffusion.png import intact, save_png
 from symdream.diffusion.sampling import drawn_by, sample
 from symdream.errors import Stopped
 from symdream.files import write_atomically
-from symdream.training.progress import Progress
+from symdream.progress import Progress
 from symdream.ui import say
 
 BATCH = 4  # pictures drawn together

@@ -11,10 +11,10 @@ from PIL import Image
 
 from symdream.config import TrainConfig
 from symdream.data.images import read_folder
+from symdream.data.photos import read_photos
 from symdream.diffusion.hashes import file_sha256
 from symdream.errors import Problem, Problems, RequestError
 from symdream.files import read_json
-from symdream.training.photos import read_photos
 from symdream.training.run_folder import RunFolder
 from symdream.ui import say
 

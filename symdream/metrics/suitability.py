@@ -7,8 +7,8 @@ from statistics import median
 
 from PIL import Image
 
-from symdream.diffusion.photographs import FLAT_SHARE, flat_share
 from symdream.metrics.encoders import PHOTO_CLIP, PHOTO_DINO, Encoder
+from symdream.training.photographs import FLAT_SHARE, flat_share
 from symdream.ui import say
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from symdream.config import TrainConfig
 from symdream.data.cache_folder import cache_folder
+from symdream.data.photos import Photos, add_class_images, read_photos
 from symdream.data.store import Store
 from symdream.data.training_set import TrainingSet
 from symdream.diffusion.adapters import attach_configured, train_adapters
@@ -34,6 +35,7 @@ from symdream.diffusion.parking import park
 from symdream.diffusion.sampling_engine import forget
 from symdream.errors import Problem, Problems, collected
 from symdream.files import write_text
+from symdream.progress import Progress
 from symdream.settings import to_toml
 from symdream.training import checkpoint, outputs
 from symdream.training.absolute_paths import with_absolute_paths
@@ -42,8 +44,6 @@ from symdream.training.defaults import resolve
 from symdream.training.devices import open_accelerator
 from symdream.training.memory_advice import out_of_memory_explained
 from symdream.training.optimizer import make_optimizer
-from symdream.training.photos import Photos, add_class_images, read_photos
-from symdream.training.progress import Progress
 from symdream.training.recorder import Recorder
 from symdream.training.run_folder import RunFolder
 from symdream.training.schedule import lr_factor, ramp, ramp_after

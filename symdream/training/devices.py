@@ -10,11 +10,11 @@ from accelerate import Accelerator
 from accelerate.state import is_initialized
 from accelerate.utils import InitProcessGroupKwargs
 
+from symdream.diffusion.dtypes import DTYPES, auto_dtype, dtype_problem
 from symdream.errors import RequestError
 from symdream.training.ranks import WORLD_SIZES, is_leader
 from symdream.ui import say
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # How long processes wait for each other. They wait while the first one draws class images, scores, and pictures, which
 # may take hours: torch's own 10 (NCCL) and 30 (gloo) minutes would end a run that is well. One that died ends them
 # sooner: its launcher, or its closed connections, tell the others.
@@ -98,15 +98,6 @@ def unconnected(accelerator: Accelerator) -> str | None:
     return None
 
 
-def dtype_problem(device_type: str, dtype: torch.dtype) -> str | None:
-    """Why a base in `dtype` cannot train on this kind of device, or None."""
-    if dtype == torch.float16 and device_type == "cpu":
-        return "fp16 does not train on a CPU: its kernels there are slow or missing, and fp32 costs less time."
-    if dtype == torch.bfloat16 and device_type == "cuda" and auto_dtype("cuda") != torch.bfloat16:
-        return "This GPU only emulates bf16, slower than fp32; its own half precision is fp16."
-    return None
-
-
 def untested(device_type: str) -> str | None:
     """The name of a platform on which symdream was never run, or None."""
     if device_type == "mps":
@@ -114,11 +105,3 @@ def untested(device_type: str) -> str | None:
     if device_type == "cuda" and torch.version.hip:
         return "training on an AMD GPU (ROCm)"
     return None
-
-
-def auto_dtype(device_type: str) -> torch.dtype:
-    """bf16 on a GPU that computes it natively (not emulated), else fp16 on a GPU, fp32 elsewhere."""
-    if device_type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float16
-    return torch.float32

@@ -11,6 +11,7 @@ from PIL import Image
 
 from symdream.config import OneOfSubjects, TrainConfig
 from symdream.data.captions import fill
+from symdream.data.photos import Photos
 from symdream.diffusion.adapters import Disabled
 from symdream.diffusion.base import Base
 from symdream.diffusion.parking import move, park
@@ -22,7 +23,6 @@ from symdream.metrics.prompts import PHOTO_SELECTION, SPRITE_SELECTION, PromptSe
 from symdream.metrics.scores import cosines, real_vs_real
 from symdream.metrics.suitability import warn_if_unsuitable
 from symdream.training.criterion import Scale, Scores
-from symdream.training.photos import Photos
 
 # Far from 0, 1, 2, …, with which evaluations, samples and people begin.
 FIRST_SEED = 7_700_000

@@ -170,7 +170,7 @@ def out_of_memory_explained(config: TrainConfig, base: Base) -> Iterator[None]:
 def native_bf16(base: Base) -> bool:
     import torch
 
-    from symdream.training.devices import auto_dtype
+    from symdream.diffusion.dtypes import auto_dtype
 
     return auto_dtype(base.device.type) == torch.bfloat16
 

@@ -17,6 +17,7 @@ from symdream.data.cache_folder import cache_folder
 from symdream.data.captions import caption_file, fill, lonely_captions, says
 from symdream.data.class_images import from_base
 from symdream.data.left_out import unread_folders, unread_pictures
+from symdream.data.photos import Photo, Photos
 from symdream.diffusion.adapters import Disabled, adapter_layers, save_adapters
 from symdream.diffusion.base import Base
 from symdream.diffusion.grid import make_grid
@@ -28,7 +29,6 @@ from symdream.files import disk_error, read_json, write_atomically, write_json, 
 from symdream.settings import to_toml
 from symdream.training.memory import peak_memory
 from symdream.training.photo_notes import photo_notes
-from symdream.training.photos import Photo, Photos
 from symdream.training.recorder import Recorder
 from symdream.training.run_folder import RunFolder
 from symdream.tuners import count_parameters
@@ -122,7 +122,7 @@ def describe(
         warn_about_trigger(base, subject.trigger)
         warn_about_captions(base, own)
     if base.embedded:
-        from symdream.diffusion.photographs import photo_warning
+        from symdream.training.photographs import photo_warning
 
         if warning := photo_warning([photo.image for photo in photos.photos]):
             say(warning)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from symdream.data.buckets import assign, cuts, kept, shapes
-from symdream.training.photos import Photo
+from symdream.data.photos import Photo
 
 ENLARGED = 1.5  # times: beyond this a photo is visibly softer than what the base was trained on
 KEPT = 0.5  # share of a photo's area

@@ -3,7 +3,7 @@
 import pytest
 from helpers import app_server
 
-from symdream.commands.demo import sample_data
+from symdream.data.samples import sample_data
 
 
 @pytest.fixture(scope="module")

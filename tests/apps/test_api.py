@@ -9,7 +9,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from symdream.commands.demo import sample_data
+from symdream.data.samples import sample_data
 from symdream.diffusion.png import read_settings
 
 PROMPT = "a 3d render of a bird on a red background"

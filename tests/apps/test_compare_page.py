@@ -10,7 +10,7 @@ import pytest
 from helpers.app_server import write_run
 from PIL import Image
 
-from symdream.commands.demo import sample_data
+from symdream.data.samples import sample_data
 from symdream.diffusion.png import read_settings, save_png
 from symdream.errors import RequestError
 

@@ -10,7 +10,7 @@ from helpers.app_server import write_run
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from symdream.commands.demo import sample_data
+from symdream.data.samples import sample_data
 from symdream.diffusion.embedded import sprite_folder
 from symdream.errors import RequestError
 from symdream.interop.export import export

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from symdream.commands.demo import sample_data
+from symdream.data.samples import sample_data
 from symdream.diffusion.adapters import read_metadata
 from symdream.diffusion.limits import SAMPLERS
 from symdream.diffusion.png import save_png

@@ -9,7 +9,7 @@ from symdream.bench.dreambooth import read_protocol
 from symdream.bench.grid import Grid, build, compared_subjects, prompts_of, subjects_of, to_toml
 from symdream.bench.told import notes_on_photos
 from symdream.bench.workshop import Workshop
-from symdream.commands.demo import sample_data
+from symdream.data.samples import sample_data
 from symdream.errors import RequestError
 
 LIVE, OBJECTS = 9, 21

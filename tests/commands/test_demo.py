@@ -12,7 +12,7 @@ from helpers.runs import make_photos, symdream
 from PIL import Image
 
 from symdream.cli import main
-from symdream.commands.demo import sample_data
+from symdream.data.samples import sample_data
 from symdream.training.run_folder import RunFolder
 
 

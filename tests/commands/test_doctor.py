@@ -6,9 +6,9 @@ import torch
 
 from symdream.cli import main
 from symdream.config import TrainConfig
-from symdream.diffusion.forecast import fits, time_estimates
 from symdream.diffusion.machine import Machine, available_ram, look_at_machine
 from symdream.diffusion.sizes import KNOWN
+from symdream.training.forecast import fits, time_estimates
 
 
 def a_machine(**changes):

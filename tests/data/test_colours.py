@@ -10,8 +10,8 @@ from PIL import Image, ImageCms
 from symdream.data.class_images import ClassImage
 from symdream.data.images import read_header, read_image, read_with_alpha
 from symdream.data.masks import read_mask
+from symdream.data.photos import read_photos
 from symdream.training.defaults import resolve
-from symdream.training.photos import read_photos
 
 P3, ADOBE = profile(DISPLAY_P3), profile(ADOBE_RGB, ADOBE_GAMMA)
 COLOURS = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)

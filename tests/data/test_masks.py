@@ -11,8 +11,8 @@ from PIL import Image
 from symdream.data.buckets import cuts
 from symdream.data.images import find_images
 from symdream.data.masks import latent_weights, lonely_masks, mask_file, masks_in, misnamed_masks, read_mask
+from symdream.data.photos import read_photos
 from symdream.errors import Problems, RequestError
-from symdream.training.photos import read_photos
 
 
 def photo(path, size=(64, 48), mode="RGB"):

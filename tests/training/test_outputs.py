@@ -10,9 +10,9 @@ from helpers.runs import make_photos, tiny_config, train_tiny
 from helpers.tiny_models import write_tiny_sd
 from PIL import Image
 
-from symdream.commands.demo import sample_data
 from symdream.data.class_images import from_base
 from symdream.data.left_out import unread_folders, unread_pictures
+from symdream.data.samples import sample_data
 from symdream.diffusion import sampling_engine
 from symdream.diffusion.adapters import attach
 from symdream.diffusion.base import load_base

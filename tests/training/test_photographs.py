@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from symdream.diffusion.photographs import flat_share, photo_warning
+from symdream.training.photographs import flat_share, photo_warning
 
 
 def drawing(background):

@@ -4,7 +4,7 @@ import os
 import pty
 from contextlib import suppress
 
-from symdream.training.progress import Progress
+from symdream.progress import Progress
 
 
 def test_the_bar_takes_the_total_that_the_steps_tell(monkeypatch):
