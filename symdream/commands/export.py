@@ -35,7 +35,8 @@ class Args:
     """With --compress: keep what the base's answers owe most to, not what is largest, and teach it the answers of the
     whole adapter (two minutes on a CPU on sprite)."""
     weight: float | None = None
-    """Scale it: its new weight 1 is this weight of now (default: 1; merged takes what its training found best)."""
+    """Scale it: its new weight 1 is this weight of now (default: 1; merged takes what its training found best). At
+    other weights than 0 a DoRA, which only merged scales, keeps its magnitudes as trained."""
     add: list[str] = field(default_factory=list)
     """Other adapters to add into it, exactly: PATH or PATH:WEIGHT. Their ranks add up."""
     base: str | None = None

@@ -41,7 +41,8 @@ class Args:
     count: int = 4
     """Images for each prompt."""
     weight: list[float] = field(default_factory=list)
-    """Strength of each adapter, or one for all: 0 is the base alone, 1 as trained (none: what training found best)."""
+    """Strength of each adapter, or one for all: 0 is the base alone, 1 as trained (none: what training found best).
+    Between, a DoRA's low-rank part is scaled and its magnitudes stay as trained."""
     sweep: list[float] = field(default_factory=list)
     """Several weights instead of one: every prompt and seed at each of them, side by side in grid.png."""
     negative_prompt: str = ""

@@ -112,7 +112,19 @@ def set_weight(base: Base, weight: float, name: str = NAME) -> None:
     """Scale adapter `name` by `weight` in every component (0: the base alone, 1: as trained)."""
     for module in base.components().values():
         for layer in adapter_layers(module):
-            layer.set_scale(name, weight)
+            set_layer_weight(layer, weight, name)
+
+
+def set_layer_weight(layer: BaseTunerLayer, weight: float, name: str) -> None:
+    """Scale adapter `name` of this layer, if it has it, by `weight`: its B A, not a DoRA's magnitudes.
+
+    At 0 the layer passes the adapter by, and then answers as without it to the last bit.
+    """
+    layer.set_scale(name, weight)
+    if name in layer.scaling and (name in layer.active_adapters) != bool(weight):
+        on = {*layer.active_adapters, name} if weight else {*layer.active_adapters} - {name}
+        # PEFT's set_adapter would freeze or thaw parameters, too. The order is that of attaching: DoRAs depend on it.
+        layer._active_adapter = [other for other in layer.scaling if other in on]
 
 
 class Disabled:

@@ -117,21 +117,25 @@ def compress_to_rank(adapter: Adapter, rank: int, factors: Factored | None = Non
 
 
 def compress_to_numbers(adapter: Adapter, budget: int, factors: Factored | None = None) -> Adapter:
-    """The best update with at most `budget` numbers in A and B: ranks are given where they carry most.
+    """The best update with at most `budget` numbers in A, B and magnitudes: ranks are given where they carry most.
 
     `factors` are those of `factor`, for calling this several times.
     A column of U and V costs in + out numbers and takes s^2 off the squared error; they are taken in the order of
-    s^2 / (in + out). Layers may end with no rank at all: then they are left out.
-    Raises: RequestError if nothing fits.
+    s^2 / (in + out). Layers may end with no rank at all: then they are left out. Not those of a DoRA: without a rank
+    a layer would lose its trained magnitudes, too, so each has its first one before any has a second.
+    Raises: RequestError if nothing fits, or nothing is there.
     """
     factors = factors or factor(adapter)
+    if budget < least_numbers(adapter, factors):
+        raise nothing_fits(adapter, "ask for a larger size")
+    ranks = dict.fromkeys(_with_magnitudes(adapter), 1)
+    budget -= _first_ranks(adapter, factors)
     offers = [
         (s[i] ** 2 / (len(U) + len(V)), -i, str(place), place, len(U) + len(V))
         for place, (U, s, V) in factors.items()
-        for i in range(s.size)
+        for i in range(ranks.get(place, 0), s.size)
         if s[i] > 0
     ]
-    ranks: dict[Place, int] = {}
     full = set()
     for _, _, _, place, cost in sorted(offers, reverse=True):
         # Once one value of a layer did not fit, its smaller ones have no place either.
@@ -140,9 +144,36 @@ def compress_to_numbers(adapter: Adapter, budget: int, factors: Factored | None 
             continue
         budget -= cost
         ranks[place] = ranks.get(place, 0) + 1
-    if not ranks:
-        raise RequestError("Not even one rank of one layer fits into that size.", fix="ask for a larger size")
     return _truncated(adapter, factors, ranks)
+
+
+def least_numbers(adapter: Adapter, factors: Factored) -> int:
+    """The smallest budget of `compress_to_numbers`: one rank of one layer, or of every layer that has magnitudes.
+
+    Raises: RequestError if every update is zero, so that no rank is worth keeping.
+    """
+    if _with_magnitudes(adapter):
+        return _first_ranks(adapter, factors)
+    costs = [len(U) + len(V) for U, s, V in factors.values() if s[0] > 0]
+    if not costs:
+        raise RequestError("Every update of this adapter is zero, so no rank of it is worth its place.")
+    return min(costs)
+
+
+def nothing_fits(adapter: Adapter, fix: str) -> RequestError:
+    """That a size is too small for any part of this adapter."""
+    least = "one rank and the magnitudes of each layer fit" if adapter.is_dora else "one rank of one layer fits"
+    return RequestError(f"Not even {least} into that size.", fix=fix)
+
+
+def _with_magnitudes(adapter: Adapter) -> list[Place]:
+    return [place for place, layer in adapter.plain().layers.items() if layer.magnitude is not None]
+
+
+def _first_ranks(adapter: Adapter, factors: Factored) -> int:
+    """Numbers in one rank and the magnitudes of every layer that has them."""
+    sizes = ((len(U), len(V)) for U, _, V in (factors[place] for place in _with_magnitudes(adapter)))
+    return sum(out + (out + n_in) for out, n_in in sizes)
 
 
 def _truncated(adapter: Adapter, factors: Factored, ranks: Mapping[Place, int]) -> Adapter:

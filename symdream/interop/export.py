@@ -157,14 +157,30 @@ def _compressed(
     factors = arithmetic.factor(adapter, moments)
     if kind == "rank":
         return arithmetic.compress_to_rank(adapter, amount, factors)
-    # The header's size depends on which layers stay, so the numbers are cut until the file fits.
-    numbers = amount // NUMBER_BYTES[dtype]
-    while True:
+
+    def with_size(numbers: int) -> tuple[Adapter, int]:
         kept = arithmetic.compress_to_numbers(adapter, numbers, factors)
-        size = file_bytes(_with_error(kept, 0.1234), to, dtype, output.stem)  # the header will tell the error, too
+        told = _with_error(kept, 0.1234)  # as the header will
+        return kept, file_bytes(told, to, dtype, output.stem)
+
+    # Looked for by halving, since the header's size depends on which layers stay.
+    least = arithmetic.least_numbers(adapter, factors)
+    low, high = least, min(amount // NUMBER_BYTES[dtype], _numbers(adapter))
+    best = None
+    while low <= high:
+        middle = (low + high) // 2
+        kept, size = with_size(middle)
         if size <= amount:
-            return kept
-        numbers -= max(1, (size - amount) // NUMBER_BYTES[dtype])
+            best, low = kept, middle + 1
+        else:
+            high = middle - 1
+    if best is None:
+        raise arithmetic.nothing_fits(adapter, f"ask for at least {with_size(least)[1] // 1000 + 1}KB")
+    return best
+
+
+def _numbers(adapter: Adapter) -> int:
+    return sum(t.numel() for layer in adapter.layers.values() for t in layer.tensors())
 
 
 def _merged(

@@ -6,8 +6,9 @@ text_encoder_2) and module names as in diffusers' UNet and in CLIP with its `tex
     diffusers  unet.<module>.lora_A.weight            A1111's elder spelling .lora.down.weight is read too, and
                what a UNet saves by itself (save_lora_adapter, once save_attn_procs): the same without `unet.`
     peft       base_model.model.<module>.lora_A.weight, one folder for each component
-    kohya      lora_unet_<module, . to _>.lora_down.weight, .lora_up.weight, .alpha
-               lora_te_ (lora_te1_ and lora_te2_ in SDXL); the UNet also under its original names
+    kohya      lora_unet_<module, . to _>.lora_down.weight, .lora_up.weight, .alpha; lora_te_
+               SDXL: lora_unet_<the UNet's original name, . to _>, lora_te1_, lora_te2_
+               read in all families: the UNet under its original names as well as under diffusers'
     comfyui    diffusion_model.<the UNet's original name>.lora_up.weight, text_encoders.clip_l.transformer.<module>
     native     as diffusers or peft, with singlora_A, or symlora_A and symlora_lambda
 """
@@ -17,7 +18,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from symdream.interop.original_unet import module_of
+from symdream.errors import RequestError
+from symdream.interop.original_unet import SDXL, module_of, unet_name
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 TEXT_MODEL = "text_model."
@@ -89,9 +91,10 @@ COMPOUND = re.compile("|".join(rf"(?<![a-z]){c.replace('_', '[.]')}(?![a-z])" fo
 # The layers that there are: a name in which something had to be read into it counts only if it leads to one of these.
 UNET_LAYER = (
     r"((down|up)_blocks\.\d|mid_block)\.("
-    r"resnets\.\d\.(conv1|conv2|conv_shortcut|time_emb_proj)|(down|up)samplers\.0\.conv|"
+    r"resnets\.\d\.(conv1|conv2|conv_shortcut|time_emb_proj)|"
     r"attentions\.\d\.(proj_in|proj_out|"
     r"transformer_blocks\.\d+\.(attn[12]\.to_([qkv]|out\.0)|ff\.net\.(0\.proj|2))))|"
+    r"down_blocks\.\d\.downsamplers\.0\.conv|up_blocks\.\d\.upsamplers\.0\.conv|"
     r"(time|add)_embedding\.linear_[12]|conv_in|conv_out"
 )
 TEXT_LAYER = r"text_model\.encoder\.layers\.\d+\.(self_attn\.([qkv]|out)_proj|mlp\.fc[12])|text_projection"
@@ -170,19 +173,34 @@ def without_text_model(module: str) -> str:
 
 
 def kohya_name(place: Place, sdxl: bool) -> str:
-    """The part of kohya's keys before the first dot."""
+    """The part of kohya's keys before the first dot.
+
+    sd-scripts trains SDXL in Stability AI's own UNet, and looks for these names there; SD 1.x and 2.x in diffusers'.
+    Raises: RequestError for what is no layer of SDXL's UNet.
+    """
     prefix = {
         "unet": "lora_unet_",
         "text_encoder": "lora_te1_" if sdxl else "lora_te_",
         "text_encoder_2": "lora_te2_",
     }[place.component]
-    return prefix + place.module.replace(".", "_")
+    module = _sdxl_name(place) if sdxl and place.component == "unet" else place.module
+    return prefix + module.replace(".", "_")
+
+
+def _sdxl_name(place: Place) -> str:
+    known = re.fullmatch(UNET_LAYER, place.module) and not re.match(r"(down|up)_blocks\.[3-9]", place.module)
+    original = unet_name(place.module, SDXL) if known else None
+    if original is None or module_of(original) != place.module:
+        raise RequestError(
+            f"{place} is no layer of SDXL's UNet, so kohya's layout has no name for it.", fix="use --to diffusers"
+        )
+    return original
 
 
 def kohya_module(name: str) -> str:
     """diffusers' module name from a kohya name without its prefix: the inverse of `. to _` on known identifiers.
 
-    The UNet's original names, which kohya uses for SDXL, become diffusers' as well.
+    The UNet's original names become diffusers' as well.
     """
     return _from_original(COMPOUND.sub(lambda m: m[0].replace(".", "_"), name.replace("_", ".")))
 

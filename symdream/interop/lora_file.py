@@ -75,8 +75,8 @@ def write_lora(
     Whole or not at all: what was at `path` stays until the new one is complete. `peft_metadata` False leaves PEFT's
     configuration out of a diffusers file: it names every layer up to three times (17 KB on sprite), and readers take
     the same ranks, of scale 1, from the tensors.
-    Raises: RequestError for a DoRA in kohya's layout or a folder that is no PEFT adapter, WorkError if the numbers are
-    not finite or the disk is full.
+    Raises: RequestError for a DoRA or a layer that SDXL does not have in kohya's layout, or a folder that is no PEFT
+    adapter, WorkError if the numbers are not finite or the disk is full.
     """
     path = Path(path)
     plain = replace(adapter.plain(), metadata={k: v for k, v in adapter.metadata.items() if k != "shapes"})
@@ -153,7 +153,7 @@ def _file_contents(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors = file_tensors(adapter.layers, layout, sdxl=family_of(adapter.layers, adapter.metadata) == "sdxl")
     texts = {"format": "pt", OURS: json.dumps(adapter.metadata, ensure_ascii=False)}
-    texts |= header_texts(adapter, tensors, title)
+    texts |= header_texts(adapter, tensors, layout, title)
     if layout == "diffusers" and peft_metadata:
         texts[PEFT_METADATA] = peft_text(adapter)
     return tensors, texts
@@ -172,12 +172,12 @@ def file_bytes(adapter: Adapter, layout: str, dtype: torch.dtype, title: str) ->
     return len(save(tensors, metadata=texts))
 
 
-def header_texts(adapter: Adapter, tensors: Mapping[str, Tensor], title: str) -> dict[str, str]:
+def header_texts(adapter: Adapter, tensors: Mapping[str, Tensor], layout: str, title: str) -> dict[str, str]:
     """The `ss_*`, `sshs_*` and `modelspec.*` texts of a file of these tensors."""
     texts = kohya_texts(adapter, title)
     hashes = hash_texts(save(dict(tensors), metadata=texts))
     date = adapter.metadata.get("date") or datetime.date.today().isoformat()
-    return texts | hashes | modelspec_texts(adapter, title, date, hashes["sshs_model_hash"])
+    return texts | hashes | modelspec_texts(adapter, layout, title, date, hashes["sshs_model_hash"])
 
 
 def _write_peft(adapter: Adapter, folder: Path) -> int:

@@ -15,7 +15,7 @@ from symdream.diffusion.export_base import export_base
 from symdream.diffusion.prediction import V_MARKER, ZERO_SNR_MARKER
 from symdream.errors import WorkError
 from symdream.files import write_atomically
-from symdream.interop.metadata import OURS, architecture
+from symdream.interop.metadata import OURS, STABILITY_AI, architecture
 from symdream.interop.original import original_tensors
 from symdream.tensor_file import save_tensors
 
@@ -77,7 +77,7 @@ def write_merged(base: Base, path: Path, metadata: Mapping[str, Any], *, dtype: 
         OURS: json.dumps({k: v for k, v in metadata.items() if k != "shapes"}, ensure_ascii=False),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": architecture(base.family, base.prediction_type),
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.implementation": STABILITY_AI,
         "modelspec.title": path.stem,
         "modelspec.prediction_type": "v" if base.prediction_type == "v_prediction" else "epsilon",
         "modelspec.resolution": f"{base.resolution}x{base.resolution}",

@@ -14,6 +14,7 @@ from symdream.interop.keys import Place, without_text_model
 OURS = "symdream"
 RECOMMENDED = "recommended_weight"
 PEFT_METADATA = "lora_adapter_metadata"  # diffusers' name for it
+STABILITY_AI = "https://github.com/Stability-AI/generative-models"  # modelspec's implementation of original names
 
 # sd-scripts' words for the families.
 BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
@@ -95,14 +96,15 @@ def kohya_texts(adapter, title: str) -> dict[str, str]:
     return texts
 
 
-def modelspec_texts(adapter, title: str, date: str, data_hash: str) -> dict[str, str]:
+def modelspec_texts(adapter, layout: str, title: str, date: str, data_hash: str) -> dict[str, str]:
     """modelspec 1.0.1 (github.com/Stability-AI/ModelSpec) as sd-scripts fills it for a LoRA."""
     ours, family = adapter.metadata, family_of(adapter.layers, adapter.metadata)
+    original = layout == "kohya" and family == "sdxl"  # the names of the UNet's layers
     prediction = ours.get("prediction_type", "epsilon")
     texts = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": architecture(family, prediction) + "/lora",
-        "modelspec.implementation": "diffusers",
+        "modelspec.implementation": STABILITY_AI if original else "diffusers",
         "modelspec.title": title,
         "modelspec.date": date,
         "modelspec.hash_sha256": "0x" + data_hash,

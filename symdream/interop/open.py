@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from symdream.diffusion.adapters import NAME
+from symdream.diffusion.adapters import NAME, adapter_layers, set_layer_weight
 from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.errors import RequestError
@@ -88,9 +88,9 @@ def load_adapter(pipe, path: Path | str, name: str = "default", weight: float = 
         raise RequestError(f"This pipeline has an adapter called {name!r}.", fix="load it under another name")
     match = attach_adapter(components, read_adapter(Path(path)), name)
     for component in {place.component for place in match.matched}:
-        for module in components[component].modules():
-            if name in getattr(module, "scaling", {}):
-                module.set_scale(name, weight)
+        for layer in adapter_layers(components[component]):
+            if name in getattr(layer, "scaling", {}):
+                set_layer_weight(layer, weight, name)
     tell(match, Path(path))
     return match
 

@@ -7,6 +7,7 @@ from the input to the middle, and from there to the output.
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 WHOLE = {
     "time_embedding.linear_1": "time_embed.0",
@@ -30,6 +31,11 @@ RESNET_BACK = {original: name for name, original in RESNET.items()}
 
 # SD 1.x, SD 2.x and SDXL all have two resnets in each block of the UNet.
 LAYERS_PER_BLOCK = 2
+
+# All that `unet_name` asks a configuration for, as SDXL's has it: a file of an adapter brings none.
+SDXL = SimpleNamespace(
+    layers_per_block=LAYERS_PER_BLOCK, up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
+)
 
 
 def unet_name(name: str, config) -> str:

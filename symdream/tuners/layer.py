@@ -160,8 +160,8 @@ class SymmetricLinear(nn.Module, BaseTunerLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the updates of the active (or named) adapters to the base's weight, in place.
 
-        The sum is made in the adapter's dtype and rounded once. Raises ValueError if safe_merge finds a value that
-        is not finite; this layer is then unchanged.
+        One after the other; each sum is made in the adapter's dtype and rounded once. Raises ValueError if safe_merge
+        finds a value that is not finite; that adapter is then not merged, those before it are, as in PEFT's LoRA.
         """
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.r:

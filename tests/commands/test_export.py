@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +20,10 @@ from symdream.cli import run_command
 from symdream.commands import export
 from symdream.diffusion.adapters import save_adapters
 from symdream.interop.attach import attach_adapter
+from symdream.interop.collect import collect
+from symdream.interop.export import export as export_file
+from symdream.interop.lora_file import write_lora
+from symdream.interop.merge import merge_into
 from symdream.interop.read import read_adapter
 
 
@@ -79,14 +85,57 @@ def test_rounding_and_compressing_tell_their_errors(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("to", ["diffusers", "kohya"])
-def test_a_size_is_kept(run, tmp_path, to):
+@pytest.mark.parametrize("size", [40_000, 90_000])
+def test_a_size_is_kept_and_used(run, tmp_path, to, size):
     folder, _ = run
     path = tmp_path / "x.safetensors"
-    flags = ["--compress", "90KB", "--dtype", "fp16"]
+    flags = ["--compress", f"{size}B", "--dtype", "fp16"]
     assert run_command("export", [str(folder), "--to", to, "-o", str(path), *flags]) == 0
-    assert 60_000 < path.stat().st_size <= 90_000
+    assert 0.97 * size < path.stat().st_size <= size
     with safe_open(path, "pt") as file:
         assert 0 < json.loads(file.metadata()["symdream"])["compression_error"] < 1
+
+
+def test_a_dora_keeps_every_layer_in_a_size_or_says_which_size_that_takes(tmp_path, capsys):
+    folder, wanted = make_run(tmp_path / "runs" / "dora", "dora")
+    path = tmp_path / "x.safetensors"
+    command = [str(folder), "--to", "diffusers", "--dtype", "fp16", "-o", str(path), "--compress"]
+    assert run_command("export", [*command, "50KB"]) == 2
+    said = capsys.readouterr().err
+    assert "Not even one rank and the magnitudes of each layer fit into that size" in said and not path.exists()
+    least = re.search(r"ask for at least (\d+KB)", said)[1]
+    assert run_command("export", [*command, least]) == 0
+    assert path.stat().st_size <= int(least[:-2]) * 1000
+    magnitudes = {p: x.magnitude for p, x in read_adapter(folder).layers.items()}
+    kept = read_adapter(path).layers
+    assert kept.keys() == magnitudes.keys()
+    assert all(torch.allclose(kept[p].magnitude.float(), m, rtol=1e-3) for p, m in magnitudes.items())
+    assert run_command("export", [*command, "150KB", "--overwrite"]) == 0
+    assert 149_000 < path.stat().st_size <= 150_000
+    assert distance(answers_of(path), wanted) < 0.5
+
+
+def test_the_error_told_of_a_small_dora_is_that_of_its_weights(tmp_path):
+    """Half of its layers have a magnitude alone."""
+    adapter = collect(adapted("sd1", "dora").components())
+    for i, (place, layer) in enumerate(adapter.layers.items()):
+        if i % 2:
+            adapter.layers[place] = replace(layer, B=0 * layer.B, magnitude=1.3 * layer.magnitude)
+    write_lora(adapter, tmp_path / "whole.safetensors", "diffusers")
+    weights = {}
+    for name, size in (("base", None), ("whole", None), ("small", "200KB"), ("smaller", "150KB")):
+        path, base = tmp_path / f"{name}.safetensors", tiny_base("sd1")
+        if size:
+            told = export_file(tmp_path / "whole.safetensors", "diffusers", path, compress=size, dtype=torch.float16)
+            assert told.report.layers == len(adapter.layers)
+        if name != "base":
+            attach_adapter(base.components(), read_adapter(path))
+            merge_into(base)
+        weights[name] = torch.cat([p.flatten() for m in base.components().values() for p in m.state_dict().values()])
+        if size:
+            changed = float((weights["whole"] - weights["base"]).norm())
+            error = float((weights[name] - weights["whole"]).norm()) / changed
+            assert error < told.compression_error + 0.01
 
 
 def test_a_small_file_tells_diffusers_nothing_that_its_tensors_do_not(run, tmp_path):

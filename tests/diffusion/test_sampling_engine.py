@@ -8,12 +8,13 @@ import pytest
 import torch
 from helpers.tiny_bases import adapt, tiny_base
 
-from symdream.diffusion.adapters import adapter_layers, attach, train_adapters
+from symdream.diffusion.adapters import adapter_layers, attach, set_weight, train_adapters
 from symdream.diffusion.base import load_base
 from symdream.diffusion.captured import Captured, fill, fingerprint
 from symdream.diffusion.conditioning import Text
 from symdream.diffusion.sampling import SAMPLERS, decode, evaluating, make_scheduler, sample
 from symdream.diffusion.sampling_engine import Conditioning, DenoisingSteps
+from symdream.tuners import METHODS
 
 PROMPTS = ["a 3d render of a sks bird on a red background", "a cartoon emoji of a cat on a blue background", "a toy"]
 
@@ -123,6 +124,20 @@ def test_a_merged_adapter_gives_the_same_picture_to_a_level(method):
             layer.merge()
     merged = np.asarray(sample(base, PROMPTS[:1], [0], steps=3)[0], dtype=int)
     assert np.abs(merged - plain).max() <= 1 < np.abs(bare - plain).max()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_at_weight_0_a_picture_is_the_bases_to_the_last_bit_and_at_1_the_adapters_again(method):
+    base = adapt(tiny_base("sd1"), method)
+    trained = {name for name, p in base.unet.named_parameters() if p.requires_grad}
+    adapted = sample(base, PROMPTS[:1], [0], steps=3)
+    bare = sample(tiny_base("sd1"), PROMPTS[:1], [0], steps=3)
+    assert not np.array_equal(np.asarray(adapted[0]), np.asarray(bare[0]))
+    set_weight(base, 0.0)
+    assert_same(sample(base, PROMPTS[:1], [0], steps=3), bare)
+    set_weight(base, 1.0)
+    assert_same(sample(base, PROMPTS[:1], [0], steps=3), adapted)
+    assert {name for name, p in base.unet.named_parameters() if p.requires_grad} == trained
 
 
 @pytest.mark.slow

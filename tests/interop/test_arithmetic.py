@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -136,6 +138,29 @@ def test_a_rank_is_worth_what_it_takes_off_the_error_for_each_number_that_it_cos
     layers = {P1: layer(4, 6, 5, 0), P2: layer(4, 9, 14, 1, 0.6), wide: layer(4, 40, 24, 2, 0.3)}
     kept = compress_to_numbers(Adapter(layers), budget).layers
     assert {place: x.rank for place, x in kept.items()} == greedy_ranks(layers, budget)
+
+
+def test_a_dora_keeps_the_magnitudes_of_every_layer_and_they_cost_their_place():
+    """Also where B A is nothing and all that was trained is the magnitude."""
+    whole = {
+        P1: replace(layer(4, 6, 5, 0), magnitude=torch.rand(5)),
+        P2: PlainLayer(torch.ones(4, 9), torch.zeros(14, 4), magnitude=torch.rand(14)),
+    }
+    least = (5 + 6 + 5) + (14 + 14 + 9)
+    with pytest.raises(RequestError, match="larger size"):
+        compress_to_numbers(Adapter(whole), least - 1)
+    for budget in range(least, 120):
+        kept = compress_to_numbers(Adapter(whole), budget).layers
+        assert {place: x.rank for place, x in kept.items()} == {P1: min(4, 1 + (budget - least) // 11), P2: 1}
+        assert sum(t.numel() for x in kept.values() for t in x.tensors()) <= budget
+        assert all(torch.equal(kept[place].magnitude, x.magnitude) for place, x in whole.items())
+        assert not kept[P2].B.any()
+
+
+def test_an_adapter_of_zeros_is_said_to_be_one():
+    nothing = Adapter({P1: PlainLayer(torch.ones(2, 6), torch.zeros(5, 2))})
+    with pytest.raises(RequestError, match="Every update of this adapter is zero"):
+        compress_to_numbers(nothing, 1000)
 
 
 def test_singular_values_are_those_of_the_dense_update():

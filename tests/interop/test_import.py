@@ -306,6 +306,16 @@ class TestLoadAdapter:
         pipe.unload_lora_weights()
         assert distance(pipe_answers(pipe, "sd1"), plain) < 1e-5
 
+    @pytest.mark.parametrize("method", METHODS)
+    def test_weight_0_is_the_base_until_diffusers_sets_another(self, method, tmp_path):
+        base = adapted("sd1", method)
+        pipe = tiny_base("sd1").pipeline()
+        plain = pipe_answers(pipe, "sd1")
+        symdream.load_adapter(pipe, save_run(base, method, tmp_path), "dog", 0.0)
+        assert distance(pipe_answers(pipe, "sd1"), plain) == 0
+        pipe.set_adapters(["dog"], [1.0])
+        assert distance(pipe_answers(pipe, "sd1"), base_answers(base)) < 1e-6
+
     def test_the_weight_scales_the_update(self, native, tmp_path):
         path, _ = native
         pipe = tiny_base("sd1").pipeline()

@@ -8,6 +8,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from helpers.original_names import original_unet_module
 from helpers.tiny_bases import FAMILIES, adapted, base_answers, distance, tiny_base
 from safetensors.torch import load_file
 from torch import nn
@@ -36,6 +37,16 @@ def read_safetensors(path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def kohyas_name(family: str, component: str, model, name: str) -> str:
+    """What sd-scripts calls a module: it trains SDXL in Stability AI's UNet, others in diffusers', and all in
+    transformers' CLIP, whose text encoder calls its inner model text_model."""
+    if component != "unet":
+        name = name if name.startswith("text_model.") else f"text_model.{name}"
+    elif family == "sdxl":
+        name = original_unet_module(name, model)
+    return f"{PREFIXES[family][component]}_{name.replace('.', '_')}"
+
+
 @torch.no_grad()
 def add_kohya(base, path) -> int:
     """W += up @ down * alpha / rank for every layer that the file names; returns how many keys were used."""
@@ -45,9 +56,7 @@ def add_kohya(base, path) -> int:
         for name, module in model.named_modules():
             if not isinstance(module, nn.Linear):
                 continue
-            # kohya trains transformers' CLIP, whose text encoder calls its inner model text_model.
-            full = f"text_model.{name}" if component != "unet" and not name.startswith("text_model.") else name
-            key = f"{PREFIXES[base.family][component]}_{full.replace('.', '_')}"
+            key = kohyas_name(base.family, component, model, name)
             if f"{key}.lora_up.weight" in arrays:
                 up, down, alpha = (arrays[f"{key}.{end}"] for end in ("lora_up.weight", "lora_down.weight", "alpha"))
                 update = up.astype(np.float64) @ down.astype(np.float64) * (float(alpha) / len(down))
@@ -78,9 +87,10 @@ def test_lycoris_gets_the_adapter(family, tmp_path):
     merged = 0
     for component, model in fresh.components().items():
         for name, layer in list(model.named_modules()):
-            full = f"text_model.{name}" if component != "unet" and not name.startswith("text_model.") else name
-            lora_name = f"{PREFIXES[family][component]}_{full.replace('.', '_')}"
-            if isinstance(layer, nn.Linear) and f"{lora_name}.alpha" in weights:
+            if not isinstance(layer, nn.Linear):
+                continue
+            lora_name = kohyas_name(family, component, model, name)
+            if f"{lora_name}.alpha" in weights:
                 module = lycoris.make_module(*lycoris.get_module(weights, lora_name), lora_name, layer)
                 module.merge_to(1.0)
                 merged += 1

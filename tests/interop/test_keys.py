@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from symdream.errors import RequestError
 from symdream.interop.keys import (
     DOWN,
     MAGNITUDE,
@@ -24,26 +25,54 @@ TO_K = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 Q_PROJ = "text_model.encoder.layers.3.self_attn.q_proj"
 
 
-@pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
-def places(request) -> list[Place]:
-    """Every linear layer of a family's UNet and text encoders."""
+FAMILIES = ("sd1", "sd2", "sdxl")
+
+
+def places(family: str) -> list[Place]:
+    """Every linear layer and convolution of a family's UNet and text encoders."""
     return [
         Place(component, with_text_model(name))
-        for component, model in tiny_parts(request.param).items()
+        for component, model in tiny_parts(family).items()
         if component != "vae"
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
+        if isinstance(module, nn.Linear) or (component == "unet" and isinstance(module, nn.Conv2d))
     ]
 
 
-def test_every_linear_layer_comes_back_from_its_kohya_name(places):
-    for place in places:
-        for sdxl in (False, True):
-            key = parse_key(kohya_name(place, sdxl) + ".lora_down.weight")
-            assert key == Key("kohya", place.component, place.module, DOWN)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_layer_comes_back_from_its_kohya_name_and_none_shares_it(family):
+    names = {place: kohya_name(place, family == "sdxl") for place in places(family)}
+    for place, name in names.items():
+        assert parse_key(name + ".lora_down.weight") == Key("kohya", place.component, place.module, DOWN)
+    assert len(set(names.values())) == len(names)
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_kohya_has_original_names_in_sdxls_unet_and_diffusers_names_in_the_others():
+    unet = tiny_parts("sdxl")["unet"]
+    for place in places("sdxl"):
+        if place.component == "unet":
+            original = original_unet_module(place.module, unet)
+            assert kohya_name(place, True) == f"lora_unet_{original.replace('.', '_')}"
+            assert kohya_name(place, False) == f"lora_unet_{place.module.replace('.', '_')}"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "down_blocks.3.resnets.0.conv1",
+        "up_blocks.3.upsamplers.0.conv",
+        "down_blocks.1.attentions.4.proj_in",
+        "down_blocks.0.motion_modules.0.proj_in",
+        "mid_block.downsamplers.0.conv",
+        "x",
+    ],
+)
+def test_what_sdxl_does_not_have_gets_no_name_of_another_layer(module):
+    with pytest.raises(RequestError, match=f"unet.{module} is no layer of SDXL's UNet"):
+        kohya_name(Place("unet", module), True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_layer_of_the_unet_comes_back_from_its_original_name(family):
     unet = tiny_parts(family)["unet"]
     for name, module in unet.named_modules():
@@ -51,10 +80,6 @@ def test_every_layer_of_the_unet_comes_back_from_its_original_name(family):
             original = original_unet_module(name, unet)
             for key in (f"lora_unet_{original.replace('.', '_')}", f"diffusion_model.{original}"):
                 assert parse_key(f"{key}.lora_up.weight").module == name
-
-
-def test_no_two_layers_share_a_kohya_name(places):
-    assert len({kohya_name(place, True) for place in places}) == len(places)
 
 
 @pytest.mark.parametrize(

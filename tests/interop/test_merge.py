@@ -2,15 +2,17 @@
 
 import pytest
 import torch
-from helpers.tiny_bases import adapted
+from helpers.tiny_bases import adapted, tiny_base
 from helpers.tiny_models import write_tiny_single_file
 from safetensors import safe_open
 from torch import nn
 
+from symdream.diffusion.adapters import set_weight
 from symdream.diffusion.base import load_base
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.errors import WorkError
 from symdream.interop.merge import merge_into, write_merged
+from symdream.tuners import METHODS
 
 
 def halved(method: str, dtype: torch.dtype):
@@ -42,6 +44,17 @@ def test_a_sum_is_rounded_once(dtype):
         wrong += int((weight != whole.to(dtype)).sum())
         total += weight.numel()
     assert wrong <= 1e-3 * total  # a sum in fp32 falls on another side of a tie now and then
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_merging_at_weight_0_leaves_the_base_to_the_last_bit(method):
+    base = adapted("sd1", method)
+    set_weight(base, 0.0)
+    merge_into(base)
+    for component, model in tiny_base("sd1").components().items():
+        merged = base.components()[component].state_dict()
+        assert merged.keys() == model.state_dict().keys()
+        assert all(torch.equal(merged[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_a_sum_that_the_format_cannot_hold_is_refused():

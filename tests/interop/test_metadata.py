@@ -85,6 +85,21 @@ def test_what_the_base_predicts_is_told_in_modelspecs_words(tmp_path, family, pr
     assert (texts["modelspec.prediction_type"], texts["modelspec.architecture"]) == (told, architecture)
 
 
+@pytest.mark.parametrize(
+    ("family", "layout", "told"),
+    [
+        ("sdxl", "kohya", "https://github.com/Stability-AI/generative-models"),
+        ("sdxl", "diffusers", "diffusers"),
+        ("sd1", "kohya", "diffusers"),
+    ],
+)
+def test_whose_names_the_layers_have_is_told_in_modelspecs_words(tmp_path, family, layout, told):
+    place = Place("unet", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
+    adapter = Adapter({place: PlainLayer(torch.ones(2, 8), torch.ones(8, 2))}, {"family": family})
+    write_lora(adapter, tmp_path / "x.safetensors", layout)
+    assert texts_of(tmp_path / "x.safetensors")["modelspec.implementation"] == told
+
+
 def test_the_hashes_are_those_that_kohyas_tools_compute(exported):
     path, texts = exported
     # As sd-scripts defines them: over the file that would hold the same tensors and only the ss_ keys.

@@ -1,6 +1,7 @@
 """Several adapters at once: their updates add up, and the base comes back bit for bit."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,11 +71,33 @@ def test_two_adapters_of_any_methods_add_up(base, kinds):
         assert not torch.allclose(answer(base), before, atol=1e-3)
         set_weight(base, 0, "one")
         set_weight(base, 0, "two")
-        torch.testing.assert_close(answer(base), before, rtol=1e-4, atol=1e-5)
+        assert torch.equal(answer(base), before)
     finally:
         detach(base)
     assert torch.equal(answer(base), before)
     assert not any(p.requires_grad for p in base.unet.parameters())
+
+
+def test_a_dora_comes_back_from_weight_0_to_its_place_before_the_next(base):
+    """A DoRA's update depends on what the adapters before it left of the layer."""
+    first, second = adapter(base, "lora", 1), adapter(base, "lora", 2)
+    for place, layer in second.layers.items():
+        second.layers[place] = replace(layer, magnitude=torch.ones(len(layer.B)))
+    before = answer(base)
+    attach_several(base, {"one": second, "two": first})
+    try:
+        both = answer(base)
+        set_weight(base, 0, "two")
+        alone = answer(base)
+        set_weight(base, 0, "one")
+        assert torch.equal(answer(base), before)
+        set_weight(base, 1, "two")
+        set_weight(base, 1, "one")
+        assert torch.equal(answer(base), both)
+        set_weight(base, 0, "two")
+        assert torch.equal(answer(base), alone) and not torch.equal(alone, both)
+    finally:
+        detach(base)
 
 
 def test_no_warning_tells_that_there_are_several(base, recwarn):

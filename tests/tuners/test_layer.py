@@ -1,13 +1,14 @@
 """The symmetric layer against its dense formula, written out here from A and Lambda alone."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from helpers.adapters import CONFIGS, OneLinear, adapted_linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -279,6 +280,25 @@ def test_safe_merge_refuses_what_is_not_finite_and_changes_nothing(method):
         layer.merge(safe_merge=True)
     assert torch.equal(layer.base_layer.weight, weight)
     assert not layer.merged
+
+
+@pytest.mark.parametrize("method", ["lora", *METHODS])
+def test_safe_merge_keeps_those_before_the_one_that_is_not_finite(method):
+    """PEFT's LoRA is the measure."""
+    config = partial(LoraConfig, init_lora_weights=False) if method == "lora" else CONFIGS[method]
+    model = get_peft_model(OneLinear(8, 8), config(r=2, target_modules=["linear"]))
+    model.add_adapter("second", config(r=2, target_modules=["linear"]))
+    layer = model.base_model.model.linear
+    layer.set_adapter(["default", "second"])
+    with torch.no_grad():
+        for name, p in layer.named_parameters():
+            if "lora" in name:
+                p.fill_(float("nan")) if "second" in name else p.normal_()
+    expected = layer.base_layer.weight + layer.get_delta_weight("default")
+    with pytest.raises(ValueError, match="second"):
+        layer.merge(safe_merge=True)
+    assert layer.merged_adapters == ["default"]
+    torch.testing.assert_close(layer.base_layer.weight, expected)
 
 
 def test_disabled_layer_is_the_base_even_when_merged():
