@@ -19,6 +19,7 @@ from symdream.bench.presets import PRESETS
 from symdream.bench.subjects import BenchSubject, read_subjects, unknown_subjects
 from symdream.config import Fraction, MethodName, NonNegativeInt, PositiveFloat, PositiveInt, Section
 from symdream.diffusion.limits import Sampler
+from symdream.diffusion.names import EMBEDDED
 from symdream.errors import Problem, Problems, RequestError, collected, did_you_mean, problems_of
 
 # What the grid decides itself, or what would make cells differ in more than their method.
@@ -179,7 +180,7 @@ def _conflicts(grid: Grid) -> list[Problem]:
 
 
 def subjects_of(grid: Grid) -> dict[str, BenchSubject]:
-    return read_subjects(grid.data)
+    return read_subjects(grid.data, embedded=grid.base == EMBEDDED)
 
 
 def compared_subjects(grid: Grid, subjects: Mapping[str, BenchSubject]) -> list[str]:

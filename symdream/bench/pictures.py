@@ -132,6 +132,6 @@ def _subjects(content: Mapping[str, Any]) -> dict[str, BenchSubject]:
 
     data = content["grid"]["config"].get("data")
     try:
-        return read_subjects(Path(data) if data else None)
+        return read_subjects(Path(data) if data else None, embedded=False)  # of the prompts only the report's are used
     except (RequestError, OSError):
         return {}

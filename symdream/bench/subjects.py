@@ -14,7 +14,7 @@ from pathlib import Path
 from symdream.bench.dreambooth import PROMPTS_FILE, is_data_set, read_protocol
 from symdream.data.images import read_folder
 from symdream.errors import Problem, RequestError, did_you_mean
-from symdream.metrics.prompts import PHOTO_SELECTION, PromptSet, read_prompts
+from symdream.metrics.prompts import PromptSet, read_prompts, selection_prompts
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class BenchSubject:
         return {path.name: image for path, image in found.images.items()}
 
 
-def read_subjects(folder: Path | None) -> dict[str, BenchSubject]:
-    """All subjects in `folder` by name (None: the samples).
+def read_subjects(folder: Path | None, *, embedded: bool) -> dict[str, BenchSubject]:
+    """All subjects in `folder` by name (None: the samples). `embedded`: the base is sprite, with a language of its own.
 
     Raises: RequestError if it is no such folder.
     """
@@ -55,21 +55,21 @@ def read_subjects(folder: Path | None) -> dict[str, BenchSubject]:
     if not folder.is_dir():
         raise RequestError(f"No folder of subjects {folder}.", fix="name a folder with one folder of photos a subject")
     if is_data_set(folder):
-        return _dreambooth(folder)
+        return _dreambooth(folder, embedded)
     places = sorted(place.parent for place in folder.glob("*/prompts.toml"))
     if not places:
         raise RequestError(
             f"{folder} holds no subjects: no folder in it has a prompts.toml, and there is no {PROMPTS_FILE}.",
             fix="lay it out as sample_data/, or as the public DreamBooth data set",
         )
-    return {place.name: _sample(place) for place in places}
+    return {place.name: _sample(place, embedded) for place in places}
 
 
-def _sample(folder: Path) -> BenchSubject:
+def _sample(folder: Path, embedded: bool) -> BenchSubject:
     file = folder / "prompts.toml"
     asked = read_prompts(file)
     tuning = bool(tomllib.loads(file.read_text(encoding="utf-8-sig")).get("tuning", False))
-    held_out, selection = asked.held_out(), asked.for_selection() or PHOTO_SELECTION
+    held_out, selection = asked.held_out(), selection_prompts(asked, embedded)
     return BenchSubject(
         folder.name,
         folder,
@@ -82,10 +82,10 @@ def _sample(folder: Path) -> BenchSubject:
     )
 
 
-def _dreambooth(folder: Path) -> dict[str, BenchSubject]:
-    protocol = read_protocol(folder)
+def _dreambooth(folder: Path, embedded: bool) -> dict[str, BenchSubject]:
+    protocol, selection = read_protocol(folder), _texts(selection_prompts(None, embedded))
     return {
-        name: BenchSubject(name, folder / name, noun, protocol.prompts_for(noun), _texts(PHOTO_SELECTION))
+        name: BenchSubject(name, folder / name, noun, protocol.prompts_for(noun), selection)
         for name, noun in protocol.classes.items()
     }
 

@@ -15,7 +15,8 @@ from symdream.metrics.drawing import Drawing
 from symdream.metrics.encoders import load_encoders
 from symdream.metrics.prompts import read_prompts
 from symdream.metrics.references import read_references
-from symdream.metrics.run_scores import COUNT, check_output, run_prompts, score_subject
+from symdream.metrics.run_prompts import run_prompts
+from symdream.metrics.run_scores import COUNT, check_output, score_subject
 from symdream.training.devices import open_accelerator
 
 

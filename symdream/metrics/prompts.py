@@ -69,7 +69,7 @@ PHOTO_SCENES = PromptSet(
     ]
 )
 
-# What checkpoints are chosen by where there are no prompts for it: other scenes than those above.
+# What checkpoints and settings are chosen by where there are no prompts for it: other scenes than those above.
 SPRITE_SELECTION = PromptSet(
     [
         Prompt("a 3d render of a {subject} on a checkered orange background"),
@@ -87,6 +87,11 @@ PHOTO_SELECTION = PromptSet(
         Prompt("a {subject} on a kitchen table with a blue wall in the background"),
     ]
 )
+
+
+def selection_prompts(own: PromptSet | None, embedded: bool) -> PromptSet:
+    """What choices are made by: those of a subject's `own` that are not held out; else scenes that its base knows."""
+    return (own and own.for_selection()) or (SPRITE_SELECTION if embedded else PHOTO_SELECTION)
 
 
 def read_prompts(path: Path) -> PromptSet:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
@@ -33,17 +33,15 @@ from symdream.metrics.class_drift import PICTURES, class_pairs, class_scores
 from symdream.metrics.drawing import Drawing
 from symdream.metrics.encoders import ClipEncoder, DinoEncoder, load_encoders
 from symdream.metrics.evaluate import SCORES, score_images
-from symdream.metrics.prompts import PHOTO_SCENES, SPRITE_SCENES, PromptSet, read_prompts
+from symdream.metrics.prompts import PromptSet
 from symdream.metrics.references import References, read_references, tell_copies, warn_if_changed
+from symdream.metrics.run_prompts import run_prompts, tell_selected_on
 from symdream.metrics.suitability import warn_if_unsuitable
 from symdream.training.devices import open_accelerator
 from symdream.training.processes import resume_command_of
 from symdream.training.run_folder import RunFolder
 from symdream.ui import say
 from symdream.whole_folder import write_folder
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT_VERSION = 1
 COUNT = 1  # images for each prompt: a sprite image takes seconds on two CPU cores, and each is drawn twice
@@ -93,6 +91,7 @@ def evaluate_run(
     dino_encoder, clip_encoder = load_encoders(base.embedded, dino, clip, device=accelerator.device)
     cache = cache or EmbeddingCache()
     asked = [run_prompts(subject, base, prompts) for subject in config.learned]
+    tell_selected_on(run, config.learned, asked)
     places = [output / f"subject-{i + 1}" for i in range(len(asked))] if config.subjects else [output]
     # As `generate` does: the scores are of the pictures that a user gets.
     weight = recommended_weight(read_metadata(next(run.adapter.glob(f"*/{WEIGHTS}"))))
@@ -283,27 +282,6 @@ def short_drift(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "drift": statistics.mean(one["drift"] for one in found),
         "pres": {side: statistics.mean(one["pres"][side] for one in found) for side in ("before", "after")},
     }
-
-
-def run_prompts(subject: Subject, base: Base, file: Path | None = None) -> PromptSet:
-    """The prompts a subject is judged by: of `file`, of the prompts.toml beside its photos, or general scenes.
-
-    Raises: RequestError if a prompt does not ask for the subject.
-    """
-    beside = subject.images / "prompts.toml"
-    if file is None and not beside.is_file():
-        return SPRITE_SCENES if base.embedded else PHOTO_SCENES
-    source = file or beside
-    asked = read_prompts(source).held_out()
-    words = (subject.trigger, "{subject}")
-    silent = [p.text for p in asked.prompts if not any(word in p.text for word in words)]
-    if silent:
-        raise RequestError(
-            f'{len(silent)} prompts do not ask for the subject, "{silent[0]}" for one.',
-            where=str(source),
-            fix="write {subject} where it belongs, such as: a photo of a {subject} on a beach",
-        )
-    return asked
 
 
 def check_output(output: Path, overwrite: bool) -> None:

@@ -19,7 +19,7 @@ from symdream.diffusion.sampling import sample
 from symdream.metrics.cache import EmbeddingCache
 from symdream.metrics.encoders import load_encoders
 from symdream.metrics.evaluate import score_images, without_trigger
-from symdream.metrics.prompts import PHOTO_SELECTION, SPRITE_SELECTION, PromptSet, read_prompts
+from symdream.metrics.prompts import read_prompts, selection_prompts
 from symdream.metrics.scores import cosines, real_vs_real
 from symdream.metrics.suitability import warn_if_unsuitable
 from symdream.training.criterion import Scale, Scores
@@ -106,14 +106,8 @@ class Judge:
 
 def case(subject: OneOfSubjects, photos: Sequence[Image.Image], embedded: bool) -> Case:
     """At least PICTURES pictures: every prompt the same number of times, no seed twice."""
-    prompts = selection_prompts(subject, embedded).prompts
+    beside = subject.images / "prompts.toml"
+    prompts = selection_prompts(read_prompts(beside) if beside.is_file() else None, embedded).prompts
     texts = [fill(prompt.text, trigger=subject.trigger, class_noun=subject.class_noun) for prompt in prompts]
     texts *= -(-PICTURES // len(texts))
     return Case(subject.trigger, texts, [FIRST_SEED + i for i in range(len(texts))], list(photos))
-
-
-def selection_prompts(subject: OneOfSubjects, embedded: bool) -> PromptSet:
-    """Those beside the photos (prompts.toml, held_out = false) or, where there are none, general scenes."""
-    beside = subject.images / "prompts.toml"
-    own = read_prompts(beside).for_selection() if beside.is_file() else None
-    return own or (SPRITE_SELECTION if embedded else PHOTO_SELECTION)

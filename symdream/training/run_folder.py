@@ -52,6 +52,7 @@ class RunFolder:
     real = property(lambda self: Path(os.path.realpath(self.path)))  # where a link leads: that folder is replaced
     config = property(lambda self: self.path / "config.toml")
     env = property(lambda self: self.path / "env.json")
+    selection = property(lambda self: self.path / "selection.json")
     state = property(lambda self: self.path / "state.json")
     log = property(lambda self: self.path / "log.txt")
     metrics = property(lambda self: self.path / "metrics.jsonl")

@@ -62,7 +62,7 @@ class Selection:
         saved: Mapping[str, Any],
     ):
         self.run, self.config, self.base, self.trainable, self.judge = run, config, base, trainable, judge
-        self.file = run.path / "selection.json"
+        self.file = run.selection
         self.steps = config.training.steps
         self.found: dict[tuple[int, float], Scores] = {}
         self.scale: Scale | None = None

@@ -70,7 +70,7 @@ def test_the_command_scores_the_last_pictures_of_every_arm(tmp_path, capsys):
         cell["subject"] = "alpha"
         place = tmp_path / "out" / "cells" / cell["id"] / "pictures" / "step-120"
         place.mkdir(parents=True)
-        for i, photo in enumerate(read_subjects(data)["alpha"].photos().values()):
+        for i, photo in enumerate(read_subjects(data, embedded=True)["alpha"].photos().values()):
             photo.save(place / f"{i:02d}-0.png")
     write_results(tmp_path / "out", content)
     assert main(["compare", "variants", str(tmp_path / "out")]) == 0

@@ -14,7 +14,11 @@ from symdream.metrics.encoders import load_clip, load_dino
 @pytest.fixture(scope="module")
 def judges():
     judge = Judge(load_dino("sprite"), load_clip("sprite"), EmbeddingCache())
-    return {name: judge.of(subject) for name, subject in read_subjects(None).items() if name in ("fox", "lion")}
+    return {
+        name: judge.of(subject)
+        for name, subject in read_subjects(None, embedded=True).items()
+        if name in ("fox", "lion")
+    }
 
 
 def test_the_true_subject_scores_high_and_another_low(judges):
