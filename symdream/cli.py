@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Callable
 
 import symdream.quiet  # noqa: F401  (here, so that worker processes, which import this module, are quiet, too)
 
@@ -46,13 +47,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 wrong request, 130 stopped."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] in (["-h"], ["--help"], ["help"]):
-        print(usage())
-        return 0
+        return ended(lambda: print(usage()))
     if argv[:1] == ["--version"]:
         from symdream import __version__
 
-        print(__version__)
-        return 0
+        return ended(lambda: print(__version__))
     if not argv or argv[0] not in COMMANDS:
         from symdream.errors import did_you_mean
 
@@ -68,20 +67,34 @@ def run_command(name: str, argv: list[str]) -> int:
         # Run folders are locked with flock and replaced while others read them: Windows has neither.
         print("symdream runs on Linux and macOS. On Windows, use it in WSL: wsl --install", file=sys.stderr)
         return 1
-    from symdream.errors import SymdreamError, is_out_of_memory
     from symdream.signals import signals_like_ctrl_c
     from symdream.threads import choose_waiting
-    from symdream.ui import say
 
     choose_waiting()
     # A stream that lacks a letter (Λ in cp1252: a file on Windows) gets its number instead of ending the command.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
+
+    def work() -> int:
         with signals_like_ctrl_c():
             module = importlib.import_module(f"symdream.commands.{name}")
             args = module.parse(argv) if hasattr(module, "parse") else parse(module, name, argv)
             return module.run(args) or 0
+
+    return ended(work)
+
+
+def ended(work: Callable[[], int | None]) -> int:
+    """The exit code of `work`, whose errors are told; nothing that it printed is on its way still."""
+    from symdream.errors import SymdreamError, is_out_of_memory
+    from symdream.ui import say
+
+    try:
+        try:
+            return work() or 0
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # not as Python ends, where an error gets no sentence, and 120 for an exit code
     except SymdreamError as error:
         say(f"\n{error}")
         return error.exit_code
@@ -90,14 +103,14 @@ def run_command(name: str, argv: list[str]) -> int:
         return 130
     except OSError as error:
         if isinstance(error, BrokenPipeError) and reader_is_gone():
-            # `symdream … | head`: nothing is wrong with us.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 128 + signal.SIGPIPE
+            drop_output()
+            return 128 + signal.SIGPIPE  # `symdream … | head`: nothing is wrong with us
         # What the machine refuses, and nobody foresaw; any other is a mistake of ours, whose trace is wanted.
         if error.errno not in REFUSALS:
             raise
         place = f"\n  where: {error.filename}" if error.filename else ""
         say(f"\nCould not go on: {error.strerror}.{place}")
+        drop_output()
         return 1
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -113,6 +126,15 @@ def reader_is_gone() -> bool:
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def drop_output() -> None:
+    """Lead what is printed but could not be written to nowhere: as Python ends, it would try again."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(module, name: str, argv: list[str]):

@@ -32,6 +32,17 @@ def log_to(path: Path | None) -> None:
     _log = path
 
 
+def results_console():
+    """A rich console on stdout, for tables. Raises: BrokenPipeError when nobody reads it, as print does."""
+    from rich.console import Console
+
+    class Results(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # noqa: PLE0704  (rich calls this where it has caught the error, and would end the process)
+
+    return Results()
+
+
 def say(text: str = "") -> None:
     """Print a message for the person at the terminal (stderr, so that results can be piped)."""
     if not _quiet:

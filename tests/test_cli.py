@@ -147,6 +147,33 @@ def test_only_a_gone_reader_of_our_output_ends_a_command_silently(ours, tmp_path
     assert told == "" if ours else "BrokenPipeError" in told
 
 
+TABLE = "from rich.table import Table; from symdream.ui import results_console; results_console().print(Table('x'))"
+
+
+@pytest.mark.parametrize("prints", ["print('x')", TABLE, "--help", "--version"])
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("nobody_reads", [True, False])
+def test_output_that_cannot_be_written_is_told_by_the_exit_code_and_nothing_else(prints, buffered, nobody_reads):
+    code = (
+        "import sys; from symdream import cli; from symdream.commands import doctor\n"
+        f"def work(_):\n    {'pass' if prints[0] == '-' else prints}\n"
+        "doctor.parse, doctor.run = (lambda argv: None), work\n"
+        f"sys.exit(cli.main([{prints if prints[0] == '-' else 'doctor'!r}]))"
+    )
+    env = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    if nobody_reads:
+        reader, out = os.pipe()
+        os.close(reader)
+    elif Path("/dev/full").exists():
+        out = os.open("/dev/full", os.O_WRONLY)  # every write to it fails: no space left
+    else:
+        pytest.skip("no /dev/full here")
+    result = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(out)
+    told = "" if nobody_reads else "\nCould not go on: No space left on device.\n"
+    assert (result.returncode, result.stderr) == (141 if nobody_reads else 1, told)
+
+
 @pytest.mark.parametrize(
     ("fails", "told"),
     [

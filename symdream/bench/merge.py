@@ -36,15 +36,22 @@ def merge_folders(folders: Sequence[Path], output: Path) -> dict[str, Any]:
 
     Of a cell that several hold, a finished one wins over a failed one, the first folder's over the later.
     Raises: RequestError if a folder has no results, they are of another format, or of different grids or settings, or
-    if finished cells of `output` would be lost. Problems, all at once, for folders that cannot be read or written.
+    if finished cells of `output` would be lost, or another process compares there. Problems, all at once, for folders
+    that cannot be read or written.
     """
     problems = [wrong] if (wrong := not_writable(output)) else []
     with collected(problems, "merge"):
         contents = read_comparisons(folders)
     if problems:
         raise Problems("the request", problems)
-    parts = list(zip(folders, contents, strict=True))
-    _refuse_different(parts)
+    _refuse_different(list(zip(folders, contents, strict=True)))
+    output.mkdir(parents=True, exist_ok=True)
+    with locked(output):
+        # Read anew: `output` may be one of them, and have changed before it was ours.
+        return _merge(list(zip(folders, read_comparisons(folders), strict=True)), output)
+
+
+def _merge(parts: Sequence[tuple[Path, dict[str, Any]]], output: Path) -> dict[str, Any]:
     whole = dict(parts[0][1])
     best: dict[str, tuple[dict[str, Any], Path]] = {}
     for folder, content in parts:
@@ -62,9 +69,8 @@ def merge_folders(folders: Sequence[Path], output: Path) -> dict[str, Any]:
     whole["complete"] = all(cell["status"] == "finished" for cell in whole["cells"])
     rows = _rows(parts, best)
     finished = {cell["id"]: cell for cell, _ in best.values() if cell["status"] == "finished"}
-    _refuse_loss(output, finished, joined=output.resolve() in [folder.resolve() for folder in folders])
+    _refuse_loss(output, finished, joined=output.resolve() in [folder.resolve() for folder, _ in parts])
     whole |= {"analysis": {}, "paired": []}  # of all cells together, they are done anew: analyse_folder
-    output.mkdir(parents=True, exist_ok=True)
     for name in finished:
         _copy_cell(best[name][1] / "cells" / name, output / "cells" / name)
     for folder, _ in parts:

@@ -73,6 +73,8 @@ class Workers:
             connection.close()  # which ends a waiting worker
             if connection in self._busy:
                 process.terminate()
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGCONT)  # one that is suspended would not hear of it
         for process in self._staff.values():
             process.join()
 

@@ -19,7 +19,7 @@ import tyro
 
 from symdream.data.samples import sample_data
 from symdream.errors import Stopped, typed
-from symdream.ui import say
+from symdream.ui import results_console, say
 
 if TYPE_CHECKING:
     from symdream.config import TrainConfig
@@ -219,7 +219,6 @@ def draw_grid(path: Path, folder: RunFolder, prompts: list[str]) -> None:
 
 def print_table(folder: RunFolder) -> None:
     """Scores before, after and of the ideal pictures, and what the adapter cost."""
-    from rich.console import Console
     from rich.table import Table
 
     summary = folder.read_summary()
@@ -230,8 +229,7 @@ def print_table(folder: RunFolder) -> None:
     for key, label in rows.items():
         if scores := summary["scores"].get(key):
             table.add_row(label, *(f"{scores[name]:.3f}" for name in ("dino", "clip_i", "clip_t")))
-    console = Console()
-    console.print(table)
+    results_console().print(table)
     ours, lora = summary["trainable_parameters"], summary["lora_parameters_at_this_rank"]
     print(f"parameters     {ours:,} trained; LoRA of the same rank: {lora:,} ({ours / lora:.0%})")
     seconds, step = summary["seconds_total"], summary["seconds_per_step"]

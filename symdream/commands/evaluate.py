@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from symdream.errors import Problem, Problems, typed
-from symdream.ui import say
+from symdream.ui import results_console, say
 from symdream.writable import not_writable
 
 ROWS = {"before": "the base alone", "after": "with the adapter", "ceiling": "ideal pictures"}
@@ -217,7 +217,6 @@ def evaluate_the_folder(args: Args) -> dict[str, Any]:
 
 def print_table(results: dict[str, Any]) -> None:
     """DINO, CLIP-I and CLIP-T of each row, and what the photos score among themselves, on stdout."""
-    from rich.console import Console
     from rich.table import Table
 
     rows = {name: results[name] for name in ("images", *ROWS) if name in results}
@@ -233,7 +232,7 @@ def print_table(results: dict[str, Any]) -> None:
     if real["dino"] is not None:
         count = round(last["pairs"]["dino"] / last["pairs"]["clip_t"])
         table.add_row("photos among themselves", f"{real['dino']:.3f}", f"{real['clip_i']:.3f}", "", str(count))
-    Console().print(table)
+    results_console().print(table)
 
 
 def print_class_drift(result: dict[str, Any]) -> None:
@@ -252,7 +251,6 @@ def print_class_drift(result: dict[str, Any]) -> None:
 
 def print_bleeding(result: dict[str, Any]) -> None:
     """How near each subject's pictures are to each subject's photos, beside what the photos themselves are."""
-    from rich.console import Console
     from rich.table import Table
 
     found = result["bleeding"]
@@ -267,7 +265,7 @@ def print_bleeding(result: dict[str, Any]) -> None:
             more = "" if i == j else f" ({found['photos'][i][j]:.3f}, {found['bleeding'][i][j]:+.3f})"
             cells.append(f"{value:.3f}{more}")
         table.add_row(name, *cells)
-    Console().print(table)
+    results_console().print(table)
 
 
 def caption(scores: dict[str, Any]) -> str:

@@ -216,8 +216,6 @@ def run(args: Args) -> int:
         raise Stopped(f"Stopped with {kept} of {len(paths)} images made.{where}") from None
     for path in old - set(paths):
         path.unlink(missing_ok=True)
-    for path in paths:
-        print(path)
     if args.sweep:
         rows = [list(row) for row in zip(*made, strict=True)]
         labels = {
@@ -229,7 +227,8 @@ def run(args: Args) -> int:
         rows = [images[i * args.count : (i + 1) * args.count] for i in range(len(prompts))]
         labels = {"row_labels": prompts, "column_labels": [f"seed {s}" for s in seeds]}
     save_grid(grid, rows, **labels)
-    print(grid)
+    for path in (*paths, grid):  # last, since whoever reads them may be gone
+        print(path)
     return 0
 
 

@@ -8,7 +8,8 @@ import pytest
 from helpers.comparisons import simulated, unfinish
 
 from symdream.bench.cells import write_done
-from symdream.bench.grid import Grid
+from symdream.bench.grid import GRID_FILE, Grid
+from symdream.bench.lock import locked
 from symdream.bench.merge import merge_folders
 from symdream.bench.results import SCORES, read_results, write_results, write_rows
 from symdream.errors import RequestError, WorkError
@@ -176,6 +177,16 @@ def test_what_is_finished_in_the_output_is_not_lost(tmp_path):
     assert read_results(tmp_path / "whole")["complete"]
     merge_folders([second, tmp_path / "whole"], tmp_path / "whole")
     assert read_results(tmp_path / "whole")["complete"]
+
+
+def test_nothing_is_merged_into_a_folder_that_a_compare_works_in(tmp_path):
+    first, second = shards(tmp_path)
+    before = read_results(first)
+    with locked(first), pytest.raises(RequestError, match="in use by another symdream compare"):
+        merge_folders([first, second], first)
+    assert read_results(first) == before and not (first / GRID_FILE).exists()
+    merge_folders([first, second], first)
+    assert read_results(first)["complete"]
 
 
 @pytest.mark.parametrize(("key", "told"), [(None, "is no cell's folder"), ("another", "holds 1 finished cell")])

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import threading
 
 import pytest
 from helpers.grids import make_subjects
@@ -51,3 +53,21 @@ def test_workers_that_all_die_at_their_first_task_are_not_replaced_for_ever(grid
             results.append(result)
     assert "3 worker processes in a row ended at their first task, the last with exit code 3" in caught.value.what
     assert [type(result) for result in results] == [Died] * 3
+
+
+class Suspended:
+    """An argument that suspends the process which receives it, as Ctrl-Z does."""
+
+    def __reduce__(self):
+        return signal.raise_signal, (signal.SIGSTOP,)
+
+
+def test_a_suspended_worker_is_not_waited_for(grid, tmp_path):
+    grid = grid.model_copy(update={"base": "/no/such"})
+    with locked(tmp_path) as lock, Workers(2, grid, tmp_path, lock) as workers:
+        next(workers.do([(Workshop.draw, (Suspended(), ()), {}), (Workshop.draw, (["an owl"], [0]), {})]))
+        staff = list(workers._staff.values())
+        rescue = threading.Timer(60, lambda: [process.kill() for process in staff])  # if it is, after all
+        rescue.start()
+    rescue.cancel()
+    assert -signal.SIGKILL not in [process.exitcode for process in staff]
