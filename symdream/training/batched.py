@@ -157,6 +157,10 @@ def _train(
     base = base or load_base(configs[0].model.base, device=accelerator.device, dtype=dtype)
     configs = [resolve(config, base) for config in configs]
     photos = read_all_photos(configs)
+    for run, config, own in zip(runs, configs, photos, strict=True):
+        write_text(run.config, to_toml(with_absolute_paths(config)), parents=False)
+        run.write_state("running", step=0, steps=config.training.steps)
+        add_class_images(own, config, base)  # as alone: on the base's own noise schedule
     if configs[0].loss.zero_terminal_snr:
         use_zero_terminal_snr(base)
     components = base.chosen(configs[0].adapter.components)
@@ -233,9 +237,6 @@ def prepare(
 ) -> Trainee:
     """Describe a run and make its adapter as alone; the base is left without it."""
     adapter, steps = config.adapter, config.training.steps
-    write_text(run.config, to_toml(with_absolute_paths(config)), parents=False)
-    run.write_state("running", step=0, steps=steps)
-    add_class_images(photos, config, base)
     outputs.describe(run, config, base, photos, accelerator, resume=False)
     outputs.show_trigger(run, config, base)
     with fresh_adapter(base, config) as trainable:

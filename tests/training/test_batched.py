@@ -116,6 +116,14 @@ def test_two_runs_on_sprite(tmp_path, photos):
     assert_as_alone(tmp_path, "sprite", variants, steps=2)
 
 
+def test_class_images_are_drawn_on_the_bases_own_noise_schedule_as_alone(tmp_path, tiny_sd2, photos):
+    flags = {"class_count": 1, "zero_terminal_snr": True, "steps": 1, "batch_size": 1, "rank": 2, "components": "unet"}
+    alone = train_tiny(tmp_path / "alone", tiny_sd2, photos, cache_dir=tmp_path / "cache-alone", **flags)
+    [run] = together(tmp_path, [tiny_config(tiny_sd2, photos, cache_dir=tmp_path / "cache-together", **flags)])
+    wanted, found = (json.loads((one.path / "env.json").read_text())["class_images"] for one in (alone, run))
+    assert wanted and found == wanted
+
+
 def test_a_run_that_diverges_fails_alone_and_the_base_is_left_as_it_was(tmp_path, tiny_sd1, photos):
     base = load_base(str(tiny_sd1))
     before = {name: p.clone() for name, p in base.unet.state_dict().items()}
