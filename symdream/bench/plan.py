@@ -14,7 +14,7 @@ from symdream.bench.cells import Cell, grid_cells, of_shard
 from symdream.bench.grid import Grid
 from symdream.bench.runs import config_of
 from symdream.bench.workshop import Workshop
-from symdream.diffusion.detach import detach
+from symdream.diffusion.detach import lent
 from symdream.diffusion.names import resolve_name
 from symdream.training.run_folder import RunFolder
 from symdream.training.session import run_training
@@ -74,7 +74,7 @@ def measure(workshop: Workshop) -> tuple[float, float]:
     cell = _cells(workshop.grid, workshop, [arm])[0]
     config = config_of(workshop, cell)
     config.training.steps, config.output.checkpoint_every = MEASURED_STEPS, 0
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, lent(workshop.base):
         run = RunFolder.create(Path(temporary) / "measured")
         with only_in_the_log():
             run_training(run, config, base=workshop.base)
@@ -82,7 +82,6 @@ def measure(workshop: Workshop) -> tuple[float, float]:
         began = time.monotonic()
         workshop.draw([workshop.judge_of(cell.subject).text(cell.prompts[0])], [0])
         picture = time.monotonic() - began
-        detach(workshop.base)
     return step, picture
 
 

@@ -15,7 +15,6 @@ from symdream.bench.judging import mean_scores
 from symdream.bench.workers import Died, Task
 from symdream.bench.workshop import Workshop
 from symdream.data.images import read_image
-from symdream.diffusion.detach import detach
 from symdream.errors import SymdreamError, WorkError, on_one_line
 from symdream.files import read_json, write_json
 from symdream.training.outputs import save_png
@@ -61,7 +60,6 @@ def reference(workshop: Workshop, name: str, *, tuning: bool = False) -> dict[st
     if known.get("asked") == asked:
         return known
     shutil.rmtree(place, ignore_errors=True)
-    detach(base)
     pairs = [(prompt, seed) for prompt in prompts for seed in grid.image_seeds]
     _, base_rows = workshop.draw_and_score(judge, pairs, place / "base")
     rows, scores = [{"arm": "base", **row} for row in base_rows], {"base": mean_scores(base_rows), "ceiling": None}

@@ -16,7 +16,7 @@ from symdream.bench.workshop import Workshop
 from symdream.config import TrainConfig
 from symdream.diffusion.adapters import attach_configured
 from symdream.diffusion.base import Base
-from symdream.diffusion.detach import detach
+from symdream.diffusion.detach import lent
 from symdream.errors import Stopped, SymdreamError
 from symdream.training import checkpoint
 from symdream.training.defaults import resolve
@@ -38,17 +38,15 @@ def run_cell(workshop: Workshop, cell: Cell, spent: float = 0.0) -> dict[str, An
         return done
     began = time.monotonic()
     try:
-        detach(workshop.base)
-        before = base_class_pictures(workshop, cell.subject) if cell.drift_pictures else []
-        run, config, trained = train_cell(workshop, cell, place)
-        entry, rows = score_cell(workshop, cell, run, config, before)
+        with lent(workshop.base):
+            before = base_class_pictures(workshop, cell.subject) if cell.drift_pictures else []
+            run, config, trained = train_cell(workshop, cell, place)
+            entry, rows = score_cell(workshop, cell, run, config, before)
     except (Stopped, KeyboardInterrupt):
         raise
     except Exception as error:  # noqa: BLE001 - whatever goes wrong in one cell, the others go on
         told = error.what if isinstance(error, SymdreamError) else f"{type(error).__name__}: {error}"
         return {"cell": failed_entry(cell, "failed", told), "rows": []}
-    finally:
-        detach(workshop.base)
     seconds = {"seconds": time.monotonic() - began + spent, "seconds_trained": trained + spent}
     write_done(place, {**entry, **seconds}, rows)
     # The optimizer's state is the larger part of a cell, and no longer needed.
@@ -104,7 +102,6 @@ def train_cell(workshop: Workshop, cell: Cell, place: Path) -> tuple[RunFolder, 
             say(f"{place} is half-written and cannot be gone on from; the cell is done again.")
             shutil.rmtree(place)
         run = RunFolder.open(place) if resume else RunFolder.create(place)
-        base.to(base.device)  # the last run may have parked parts of it
         with only_in_the_log():
             run_training(run, config, resume=resume, base=base)
     return run, config, time.monotonic() - began

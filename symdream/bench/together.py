@@ -61,15 +61,14 @@ def _train_in_one_loop(workshop: Workshop, cells: Sequence[Cell]) -> dict[str, f
     began = time.monotonic()
     runs: list[RunFolder] = []
     try:
-        base, configs = workshop.base, [resolved_config(workshop, cell) for cell in fresh]
+        configs = [resolved_config(workshop, cell) for cell in fresh]
         if problems := what_differs(configs):
             say(f"  {len(fresh)} cells are trained one by one: {problems[0]}")
             return {}
         for cell in fresh:
             runs.append(RunFolder.create(workshop.cell_folder(cell)))
-        base.to(base.device)  # the last run may have parked parts of it
         with only_in_the_log():
-            finished = train_together(runs, configs, base, keep=fresh[0].points)
+            finished = train_together(runs, configs, workshop.base, keep=fresh[0].points)
         for run, done in zip(runs, finished, strict=True):
             if not done:
                 error = run.read_state().get("error") or "its state.json could not be written"

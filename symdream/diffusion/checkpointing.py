@@ -25,3 +25,20 @@ def use_gradient_checkpointing(base: Base, components: Iterable[str], *, dropout
             # The older name warns in transformers 5.23, the newer one is not in all of 5.
             new = getattr(module, "activation_checkpointing_enable", None)
             (new or module.gradient_checkpointing_enable)(how)
+
+
+def checkpointed(base: Base) -> list[str]:
+    """The components that keep only the inputs of their blocks now."""
+    return [name for name, module in base.components().items() if module.is_gradient_checkpointing]
+
+
+def stop_gradient_checkpointing(base: Base, components: Iterable[str]) -> None:
+    """The inverse of `use_gradient_checkpointing`."""
+    for component in components:
+        module = base.components()[component]
+        if component == "unet":
+            module.disable_gradient_checkpointing()
+        else:
+            new = getattr(module, "activation_checkpointing_disable", None)
+            (new or module.gradient_checkpointing_disable)()
+            module.disable_input_require_grads()  # which the call before leaves on a model without PEFT's adapters

@@ -1,10 +1,15 @@
-"""Take adapters off a base, so that the next one finds it as it was loaded."""
+"""Take adapters, and all that training changes beside them, off a base: the next one finds it as it was loaded."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from symdream.diffusion.base import Base
+from symdream.diffusion.checkpointing import checkpointed, stop_gradient_checkpointing
+from symdream.diffusion.parking import device_of, move
 
 
 def detach(base: Base) -> None:
@@ -23,6 +28,28 @@ def detach(base: Base) -> None:
             del module.peft_config
             module._hf_peft_config_loaded = False
         module.eval()
+
+
+@contextmanager
+def lent(base: Base) -> Iterator[None]:
+    """`with lent(base):` train on it; then it is as it was before, without adapters and in eval mode.
+
+    That is: its noise schedule, which weights ask for a gradient, gradient checkpointing, and where each model is.
+    """
+    models = [base.vae, *base.components().values()]
+    scheduler, already = base.scheduler, checkpointed(base)
+    asking = [(weight, weight.requires_grad) for model in models for weight in model.parameters()]
+    places = [(model, device_of(model)) for model in models]
+    try:
+        yield
+    finally:
+        stop_gradient_checkpointing(base, [name for name in checkpointed(base) if name not in already])
+        detach(base)
+        base.scheduler = scheduler
+        for weight, asks in asking:
+            weight.requires_grad_(asks)
+        for model, device in places:
+            move([model], device)
 
 
 def _above(name: str) -> list[str]:

@@ -29,7 +29,7 @@ from symdream.diffusion.adapters import attach_configured, train_adapters
 from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.batched_engine import BatchedStep
 from symdream.diffusion.checkpointing import use_gradient_checkpointing
-from symdream.diffusion.detach import detach
+from symdream.diffusion.detach import detach, lent
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.diffusion.parking import park
 from symdream.diffusion.sampling_engine import forget
@@ -155,6 +155,13 @@ def _train(
     if dtype == torch.float16:
         raise Problems("this GPU", [Problem("fp16", "needs loss scaling: train alone, or take --dtype fp32")])
     base = base or load_base(configs[0].model.base, device=accelerator.device, dtype=dtype)
+    with lent(base):
+        return _train_on(base, runs, configs, accelerator, keep)
+
+
+def _train_on(
+    base: Base, runs: Sequence[RunFolder], configs: Sequence[TrainConfig], accelerator, keep: Collection[int]
+) -> list[bool]:
     configs = [resolve(config, base) for config in configs]
     photos = read_all_photos(configs)
     for run, config, own in zip(runs, configs, photos, strict=True):
@@ -180,7 +187,6 @@ def _train(
                 adapters = [trainee.adapters[component] for trainee in trainees]
                 stacks[component] = AdapterStack(adapters, base.device, base.dtype)
                 entered.enter_context(installed(base.components()[component], stacks[component]))
-                entered.callback(base.components()[component].eval)
             train_adapters(base, components)
             for trainee in trainees:
                 entered.enter_context(recording(trainee))
