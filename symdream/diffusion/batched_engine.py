@@ -1,4 +1,5 @@
-"""One training step of N adapters at once, over fixed tensors: on CUDA one recorded graph, elsewhere the same code.
+"""One training step of N adapters at once, over fixed tensors: on CUDA one recorded graph, elsewhere, and where the
+engine is eager (symdream.diffusion.engine), the same code unrecorded.
 
 The N batches lie one after another in the rows of one batch; the loss of each is the mean over its own rows, and their
 sum has the gradient of each in its own row of the stacks (symdream.tuners.batched).
@@ -28,8 +29,8 @@ class BatchedStep:
     """The optimizer step of N adapters: `step(batches)`, then `losses` and the optimizer's `norms`, both (N,).
 
     The stacks are installed on the base's models (symdream.tuners.batched.installed). captions: how many different
-    captions an adapter's batch may have. min_snr_gamma: one for each adapter, None for even weights.
-    The losses stay on the device until somebody reads them.
+    captions an adapter's batch may have. min_snr_gamma: one for each adapter, None for even weights. engine: one of
+    ENGINES; "eager" records nothing. The losses stay on the device until somebody reads them.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class BatchedStep:
         *,
         captions: int,
         min_snr_gamma: Sequence[float | None],
+        engine: str = "auto",
     ):
         self.base, self.stacks, self.optimizer = base, stacks, optimizer
         self.count, self.captions = len(first), captions
@@ -52,6 +54,9 @@ class BatchedStep:
         self.gammas = gammas.to(device).repeat_interleave(len(first[0].x0))
         self.losses = torch.zeros(self.count, device=device)
         self.buffers = {name: None if t is None else t.clone() for name, t in self.joined(first).items()}
+        if engine == "eager":
+            self.run = self._step
+            return
         # Warming up for the recording takes real steps; the adapters must not notice.
         before = [tensor.clone() for tensor in optimizer.tensors()]
         self.run = Captured(self._step, device, unet=base.unet)

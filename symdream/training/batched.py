@@ -3,10 +3,10 @@
     train_together([RunFolder.create(path) for path in paths], configs)
 
 Each run becomes what it would have become alone, up to rounding: its own photos, seed, draws, rates, schedule, ramp and
-clipping. They share what decides the shapes (`what_differs` tells): base, steps, batch size, rank, layers, and a family
-of methods (lora, lora+ and dora; singlora and symlora). It pays where a step waits for launches or for the base's
-weights to be read: on a GPU with small batches. Runs trained together cannot be resumed: of their states on the way
-only the adapters are kept, and written when all is done.
+clipping. They share what decides the step (`what_differs` tells): base, steps, batch size, rank, layers, engine, and a
+family of methods (lora, lora+ and dora; singlora and symlora). It pays where a step waits for launches or for the
+base's weights to be read: on a GPU with small batches. Runs trained together cannot be resumed: of their states on the
+way only the adapters are kept, and written when all is done.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from symdream.tuners import METHODS, find_ramps
 from symdream.tuners.batched import FAMILIES, Adapter, AdapterStack, installed, place
 from symdream.ui import say
 
-# What decides the shapes of a step, and so must be the same in all.
+# What decides the shapes of a step, or how it is taken, and so must be the same in all.
 SHARED = (
     "model.base",
     "model.device",
@@ -65,6 +65,7 @@ SHARED = (
     "training.steps",
     "training.batch_size",
     "training.gradient_checkpointing",
+    "training.engine",
     "loss.zero_terminal_snr",
     "prior.wanted",
 )
@@ -316,6 +317,7 @@ def loop(base: Base, stacks: dict[str, AdapterStack], trainees: Sequence[Trainee
         first,
         captions=min(rows, max(len(trainee.data.texts) for trainee in trainees)),
         min_snr_gamma=[trainee.config.loss.min_snr_gamma for trainee in trainees],
+        engine=trainees[0].config.training.engine,
     )
     with Progress(f"training {len(trainees)} together", steps) as progress:
         for step in range(steps):

@@ -12,6 +12,7 @@ from helpers.runs import adapter_tensors, make_photos, tiny_config, train_tiny
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from symdream.diffusion import batched_engine
 from symdream.diffusion.base import load_base
 from symdream.errors import Problems, RequestError
 from symdream.files import disk_error
@@ -122,6 +123,21 @@ def test_class_images_are_drawn_on_the_bases_own_noise_schedule_as_alone(tmp_pat
     [run] = together(tmp_path, [tiny_config(tiny_sd2, photos, cache_dir=tmp_path / "cache-together", **flags)])
     wanted, found = (json.loads((one.path / "env.json").read_text())["class_images"] for one in (alone, run))
     assert wanted and found == wanted
+
+
+@pytest.mark.parametrize(("engine", "recorded"), [("eager", False), ("graph", True), ("auto", True)])
+def test_the_engine_that_is_asked_for_takes_the_steps(tmp_path, tiny_sd1, photos, monkeypatch, engine, recorded):
+    """On a CPU what would be recorded is called as it is."""
+    made = []
+
+    class Noted(batched_engine.Captured):
+        def __init__(self, *args, **kwargs):
+            made.append(self)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(batched_engine, "Captured", Noted)
+    together(tmp_path, three_runs(tmp_path, tiny_sd1, photos, engine=engine)[1][:1])
+    assert bool(made) == recorded
 
 
 def test_a_run_that_diverges_fails_alone_and_the_base_is_left_as_it_was(tmp_path, tiny_sd1, photos):
@@ -268,9 +284,10 @@ def test_what_keeps_runs_apart_is_told_all_at_once(tmp_path, tiny_sd1, photos):
         return tiny_config(tiny_sd1, photos, **flags)
 
     assert what_differs([config(method="lora", seed=1), config(method="dora", lr=1.0, alpha=2.0)]) == []
-    told = what_differs([config(), config(method="lora", steps=7, rank=2, accumulation=2)])
+    told = what_differs([config(), config(method="lora", steps=7, rank=2, accumulation=2, engine="eager")])
     assert {problem.key.split(" ")[0] for problem in told} == {
         "training.steps",
+        "training.engine",
         "adapter.rank",
         "adapter.method",
         "training.accumulation",
