@@ -4,11 +4,15 @@ import psutil
 import pytest
 import torch
 
+from symdream import settings
 from symdream.cli import main
 from symdream.config import TrainConfig
+from symdream.diffusion import engine
 from symdream.diffusion.machine import Machine, available_ram, look_at_machine
 from symdream.diffusion.sizes import KNOWN
-from symdream.training.forecast import fits, time_estimates
+from symdream.training.forecast import fits, seconds_per_step, time_estimates
+from symdream.training.run_folder import RunFolder
+from symdream.training.session import run_training
 
 
 def a_machine(**changes):
@@ -52,6 +56,28 @@ def test_on_a_gpu_the_time_of_sd15_is_called_unknown():
     _, sd15 = time_estimates(a_machine(device="cuda"), 0.05)
     assert sd15.seconds is None
     assert "unknown" in sd15.text
+
+
+@pytest.mark.slow
+def test_the_step_that_is_timed_is_that_of_a_run_with_the_default_settings(tmp_path, photos, monkeypatch):
+    asked, choose = [], engine.choose_engine
+
+    def noted(wanted, parts, say):
+        asked.append((wanted, parts))
+        return choose(wanted, parts, say)
+
+    monkeypatch.setattr(engine, "choose_engine", noted)
+    monkeypatch.setattr("symdream.train.choose_engine", noted)
+    assert seconds_per_step(look_at_machine()) > 0
+    images = {"images": photos, "class_noun": "toy", "steps": 1, "tensorboard": False}
+    run_training(RunFolder.create(tmp_path / "run"), settings.build(settings.merge({}, images)))
+    (timed, ours), (wanted, theirs) = asked
+    assert timed == wanted
+    assert [p.shape for p in ours.parameters] == [p.shape for p in theirs.parameters]
+    for name in ("device", "dtype", "max_grad_norm", "accumulation", "dropout", "captions"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert type(ours.optimizer) is type(theirs.optimizer) and len(ours.ramps) == len(theirs.ramps)
+    assert [g["base_lr"] for g in ours.optimizer.param_groups] == [g["base_lr"] for g in theirs.optimizer.param_groups]
 
 
 @pytest.mark.slow
