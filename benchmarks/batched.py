@@ -26,7 +26,7 @@ from symdream.diffusion.base import Base  # noqa: E402
 from symdream.diffusion.batched_engine import BatchedStep  # noqa: E402
 from symdream.diffusion.detach import detach  # noqa: E402
 from symdream.training.batched_optimizer import StackedAdamW  # noqa: E402
-from symdream.tuners.batched import Adapter, AdapterStack, installed  # noqa: E402
+from symdream.tuners.batched import AdapterStack, StackedAdapter, installed  # noqa: E402
 
 STEPS_EACH = 400
 GOAL = 1500  # adapters an hour on an H100, SD 1.5's shape
@@ -39,7 +39,7 @@ class TogetherStep:
         adapters = []
         for seed in range(count):
             [named] = attach(base, method, 8, 8.0, "qkvo", ["unet"], 0.0, seed).values()
-            adapters.append(Adapter(method, 1.0, {name: p.detach().clone() for name, p in named.items()}))
+            adapters.append(StackedAdapter(method, 1.0, {name: p.detach().clone() for name, p in named.items()}))
             detach(base)
         stack = AdapterStack(adapters, base.device, base.dtype)
         self.installed = installed(base.unet, stack)

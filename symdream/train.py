@@ -41,9 +41,9 @@ from symdream.diffusion.checkpointing import use_gradient_checkpointing
 from symdream.diffusion.engine import StepParts, choose_engine
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.diffusion.parking import park
-from symdream.diffusion.sampling_engine import forget
+from symdream.diffusion.sampling_engine import release_graphs
 from symdream.errors import RequestError, Stopped
-from symdream.interop.open import tell
+from symdream.interop.open import report_mismatch
 from symdream.interop.warm_start import warm_start
 from symdream.progress import Progress
 from symdream.training import checkpoint, outputs, processes
@@ -93,7 +93,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
     trainable = attach_configured(base, config)
     newest = checkpoint.newest_intact(run.checkpoints) if resume else None
     if adapter.start_from and newest is None:
-        tell(warm_start(base, adapter.start_from), adapter.start_from)
+        report_mismatch(warm_start(base, adapter.start_from), adapter.start_from)
     judge = Judge(base, config, photos) if leader and config.selection.select_every else None
     if leader:
         outputs.describe(run, config, base, photos, accelerator, resume=resume)
@@ -109,9 +109,9 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
             step_samples=training.batch_size * training.accumulation * accelerator.num_processes,
             frozen_text="text_encoder" not in components,
         )
-    startup.done("latents", store.tell("latents"))
+    startup.done("latents", store.counts("latents"))
     park([base.vae, *([] if data.text is None else base.text_encoders)])
-    forget(base.unet)  # the graphs that drew class images: training needs their memory
+    release_graphs(base.unet)  # the graphs that drew class images: training needs their memory
     if training.gradient_checkpointing:
         use_gradient_checkpointing(base, components, dropout=adapter.dropout > 0)
     optimizer = make_optimizer(config, trainable)

@@ -65,7 +65,7 @@ class Store:
         self._write(path, tensors)
         return tensors
 
-    def tell(self, kind: str) -> str:
+    def counts(self, kind: str) -> str:
         """ "5 from the cache, 2 made": what `fetch` did so far for this kind."""
         counts = {"from the cache": self.found[kind], "made": self.made[kind]}
         return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "none"

@@ -113,7 +113,7 @@ def denoising_step(
     return _KEPT_BY.setdefault(unet, DenoisingSteps()).get(unet, latents, conditioning, guidance)
 
 
-def forget(unet: nn.Module) -> None:
+def release_graphs(unet: nn.Module) -> None:
     """Give back the memory of the graphs that this UNet keeps."""
     if _KEPT_BY.pop(unet, None) is not None:
         torch.cuda.empty_cache()

@@ -19,7 +19,7 @@ from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, SymmetricLayer
 from symdream.interop.lora_file import Report, file_bytes, write_lora
 from symdream.interop.metadata import recommended_weight
-from symdream.interop.open import base_of, open_adapter, tell
+from symdream.interop.open import base_of, open_adapter, report_mismatch
 from symdream.interop.read import read_adapter
 from symdream.interop.size import parse_size
 from symdream.interop.spectrum import relative_error
@@ -137,7 +137,7 @@ def _calibrated(
         )
     loaded = load_base(base or base_of(source, adapter.metadata))
     match = attach_adapter(loaded.components(), adapter)
-    tell(match, source)
+    report_mismatch(match, source)
     say(f"drawing {len(prompts)} prompts with {loaded.name} to see what its answers owe to each layer")
     looks = looks_at(loaded, prompts)
     small = cut(measure(loaded, adapter, looks))

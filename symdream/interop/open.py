@@ -51,7 +51,7 @@ def open_adapters(
             use_zero_terminal_snr(loaded)
         for line in differences(loaded, adapter.metadata):
             say(line if len(adapters) == 1 else f"{path.name}: {line.removeprefix('note: ')}")
-        tell(match, path)
+        report_mismatch(match, path)
     return loaded, [adapter.metadata for adapter in adapters.values()]
 
 
@@ -91,7 +91,7 @@ def load_adapter(pipe, path: Path | str, name: str = "default", weight: float = 
         for layer in adapter_layers(components[component]):
             if name in getattr(layer, "scaling", {}):
                 set_layer_weight(layer, weight, name)
-    tell(match, Path(path))
+    report_mismatch(match, Path(path))
     return match
 
 
@@ -130,7 +130,7 @@ def differences(base: Base, metadata: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def tell(match: Match, path: Path) -> None:
+def report_mismatch(match: Match, path: Path) -> None:
     """Say what did not fit, if anything."""
     if match.unmatched or match.ignored or match.notes:
         say(f"{path.name}: {match}")

@@ -32,7 +32,7 @@ from symdream.diffusion.checkpointing import use_gradient_checkpointing
 from symdream.diffusion.detach import detach, lent
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.diffusion.parking import park
-from symdream.diffusion.sampling_engine import forget
+from symdream.diffusion.sampling_engine import release_graphs
 from symdream.errors import Problem, Problems, collected
 from symdream.files import write_text
 from symdream.progress import Progress
@@ -50,7 +50,7 @@ from symdream.training.schedule import lr_factor, ramp, ramp_after
 from symdream.training.session import leave
 from symdream.training.torch_state import as_torch_starts
 from symdream.tuners import METHODS, find_ramps
-from symdream.tuners.batched import FAMILIES, Adapter, AdapterStack, installed, place
+from symdream.tuners.batched import FAMILIES, AdapterStack, StackedAdapter, installed, layer_and_kind
 from symdream.ui import say
 
 # What decides the shapes of a step, or how it is taken, and so must be the same in all.
@@ -113,7 +113,7 @@ class Trainee:
     run: RunFolder
     config: TrainConfig
     data: TrainingSet
-    adapters: dict[str, Adapter]
+    adapters: dict[str, StackedAdapter]
     rates: dict[str, dict[str, float]]
     groups: list[dict]
     recorder: Recorder
@@ -178,7 +178,7 @@ def _train_on(
     ]
     frozen_text = trainees[0].data.text is not None
     park([base.vae, *(base.text_encoders if frozen_text else [])])
-    forget(base.unet)  # the graphs that drew pictures before: training needs their memory
+    release_graphs(base.unet)  # the graphs that drew pictures before: training needs their memory
     if configs[0].training.gradient_checkpointing:
         use_gradient_checkpointing(base, components)
     try:
@@ -253,7 +253,7 @@ def prepare(
         scaling = adapter.alpha / adapter.rank
         u = ramp(0, steps, adapter.ramp)
         adapters = {
-            c: Adapter(adapter.method, scaling, {name: p.detach().clone() for name, p in named.items()}, u)
+            c: StackedAdapter(adapter.method, scaling, {name: p.detach().clone() for name, p in named.items()}, u)
             for c, named in trainable.items()
         }
         rates = {c: {name: rate_of[id(p)] for name, p in named.items()} for c, named in trainable.items()}
@@ -289,7 +289,7 @@ def make_stacked_optimizer(stacks: dict[str, AdapterStack], trainees: Sequence[T
     for component, stack in stacks.items():
         matrix = torch.zeros_like(stack.values.data)
         for row, trainee in enumerate(trainees):
-            by_place = {place(name): rate for name, rate in trainee.rates[component].items()}
+            by_place = {layer_and_kind(name): rate for name, rate in trainee.rates[component].items()}
             for key, columns in stack.columns():
                 matrix[row, columns] = by_place.get(key, 0.0)
         rates.append(matrix)
@@ -360,7 +360,7 @@ def watched(stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> Simp
     where = {component: dict(stack.columns()) for component, stack in stacks.items()}
 
     def view(component: str, name: str) -> Tensor:
-        return stacks[component].values.data[row, where[component][place(name)]]
+        return stacks[component].values.data[row, where[component][layer_and_kind(name)]]
 
     return SimpleNamespace(param_groups=[{**g, "params": [view(*p) for p in g["params"]]} for g in trainee.groups])
 

@@ -127,7 +127,7 @@ def time_estimates(machine: Machine, sprite_step: float) -> list[TimeEstimate]:
     total = sprite_step * training.steps
     shape = f"{training.steps} steps at batch {training.batch_size}"
     busy = ", on a busy machine" if hasattr(os, "getloadavg") and os.getloadavg()[0] > machine.cores else ""
-    measured = f"{shape}: about {duration(total)} ({sprite_step:.2f} s a step, measured{busy})"
+    measured = f"{shape}: about {duration(total)} ({sprite_step:.2g} s a step, measured{busy})"
     found = [TimeEstimate("sprite", total, True, measured)]
     if machine.device == "cpu":
         scaled = total * KNOWN["sd15"].flops / KNOWN["sprite"].flops

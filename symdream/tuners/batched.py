@@ -35,7 +35,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Adapter:
+class StackedAdapter:
     """One adapter on one model: its method, s = weight · alpha / r, its parameters by PEFT's names, SingLoRA's u."""
 
     method: str
@@ -44,7 +44,7 @@ class Adapter:
     u: float = 1.0
 
 
-def place(name: str) -> tuple[str, str]:
+def layer_and_kind(name: str) -> tuple[str, str]:
     """(layer, kind) of a parameter by PEFT's name. Raises: ValueError for a name of no method."""
     parts = name.split(".")
     for i, part in enumerate(parts):
@@ -62,7 +62,7 @@ class AdapterStack:
     Raises: ValueError where the adapters differ in family, layers, ranks or shapes.
     """
 
-    def __init__(self, adapters: Sequence[Adapter], device: torch.device, dtype: torch.dtype):
+    def __init__(self, adapters: Sequence[StackedAdapter], device: torch.device, dtype: torch.dtype):
         families = {FAMILIES.get(adapter.method, adapter.method) for adapter in adapters}
         if len(families) != 1 or not families <= set(FAMILIES.values()):
             raise ValueError(f"adapters of one family are needed, not of {', '.join(sorted(families)) or 'none'}")
@@ -72,12 +72,12 @@ class AdapterStack:
         self.shapes: dict[tuple[str, str], tuple[int, ...]] = {}
         for adapter in adapters:
             for name, value in adapter.parameters.items():
-                key, shape = place(name), tuple(value.shape)
+                key, shape = layer_and_kind(name), tuple(value.shape)
                 if self.shapes.setdefault(key, shape) != shape:
                     raise ValueError(f"{name} is {shape}, in another adapter {self.shapes[key]}: one shape is needed")
         layers = {layer for layer, _ in self.shapes}
         for adapter in adapters:
-            if {place(name)[0] for name in adapter.parameters} != layers:
+            if {layer_and_kind(name)[0] for name in adapter.parameters} != layers:
                 raise ValueError("adapters on the same layers are needed")
         self.sizes = [prod(shape) for shape in self.shapes.values()]
         self.values = nn.Parameter(torch.zeros(self.count, sum(self.sizes), device=device))
@@ -105,7 +105,7 @@ class AdapterStack:
     @torch.no_grad()
     def write(self, row: int, parameters: Mapping[str, Tensor]) -> None:
         """Set the row-th adapter. A kind that its method does not train stays 0 and gets no gradient."""
-        given = {place(name): value for name, value in parameters.items()}
+        given = {layer_and_kind(name): value for name, value in parameters.items()}
         for key, columns in self.columns():
             if key in given:
                 self.values[row, columns] = given[key].detach().flatten().to(self.values)
@@ -115,7 +115,7 @@ class AdapterStack:
         where = dict(self.columns())
         found = {}
         for name in names:
-            key = place(name)
+            key = layer_and_kind(name)
             found[name] = self.values.detach()[row, where[key]].view(self.shapes[key]).clone()
         return found
 

@@ -25,7 +25,7 @@ def test_a_second_store_finds_what_the_first_made_bit_for_bit(tmp_path):
     assert same(Store(tmp_path).fetch("latents", "k", lambda: TENSORS), TENSORS)
     second = Store(tmp_path)
     assert same(second.fetch("latents", "k", never), TENSORS)
-    assert second.tell("latents") == "1 from the cache" and second.tell("texts") == "none"
+    assert second.counts("latents") == "1 from the cache" and second.counts("texts") == "none"
 
 
 @pytest.mark.parametrize("damage", ["cut short", "empty", "one bit", "no checksum", "text"])

@@ -9,7 +9,7 @@ from torch import nn
 
 from symdream.training.batched_optimizer import StackedAdamW
 from symdream.tuners import METHODS, set_ramp
-from symdream.tuners.batched import Adapter, AdapterStack, BatchedLinear, installed, place
+from symdream.tuners.batched import AdapterStack, BatchedLinear, StackedAdapter, installed, layer_and_kind
 
 PREFIX = "base_model.model."
 RANK, ALPHA = 3, 1.5
@@ -34,7 +34,7 @@ def net():
 
 
 def solo(net, method, seed, u=1.0):
-    """A PEFT model with every trained parameter away from its start, and its Adapter."""
+    """A PEFT model with every trained parameter away from its start, and its StackedAdapter."""
     torch.manual_seed(seed)
     config = METHODS[method].config(RANK, ALPHA, ["square", "tall", "inner.0"], 0.0)
     model = get_peft_model(copy.deepcopy(net), config)
@@ -43,7 +43,7 @@ def solo(net, method, seed, u=1.0):
             nn.init.normal_(p, std=0.3)
     set_ramp(model, u)
     named = {n.removeprefix(PREFIX): p for n, p in model.named_parameters() if p.requires_grad}
-    return model, Adapter(method, ALPHA / RANK, named, u)
+    return model, StackedAdapter(method, ALPHA / RANK, named, u)
 
 
 MIXES = [
@@ -109,12 +109,12 @@ def test_families_ranks_and_layers_do_not_mix(net):
         stack(lora, symlora)
     fewer = {name: value for name, value in lora.parameters.items() if not name.startswith("tall")}
     with pytest.raises(ValueError, match="same layers"):
-        stack(lora, Adapter("lora", 1.0, fewer))
+        stack(lora, StackedAdapter("lora", 1.0, fewer))
     other = {name: torch.zeros(RANK + 1, *value.shape[1:]) for name, value in lora.parameters.items()}
     with pytest.raises(ValueError, match="one shape"):
-        stack(lora, Adapter("lora", 1.0, other))
+        stack(lora, StackedAdapter("lora", 1.0, other))
     with pytest.raises(ValueError, match="no method"):
-        stack(Adapter("lora", 1.0, {"square.weight": torch.zeros(1)}))
+        stack(StackedAdapter("lora", 1.0, {"square.weight": torch.zeros(1)}))
     net.square = nn.Linear(9, 8)
     with pytest.raises(ValueError, match="another shape"), installed(net, stack(lora)):
         pass
@@ -157,7 +157,7 @@ def test_the_optimizer_is_clipping_and_adamw_for_each_alone(net):
 
 def by_name(stack, adapter):
     where = dict(stack.columns())
-    return [(name, where[place(name)]) for name in adapter.parameters]
+    return [(name, where[layer_and_kind(name)]) for name in adapter.parameters]
 
 
 def accumulating(stack):
