@@ -6,6 +6,7 @@ The training itself is symdream.train, which is imported once the run is ours: i
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from symdream.config import TrainConfig
@@ -15,6 +16,7 @@ from symdream.settings import to_toml
 from symdream.signals import signals_like_ctrl_c
 from symdream.training import processes, request
 from symdream.training.absolute_paths import with_absolute_paths
+from symdream.training.kept_state import KeptState
 from symdream.training.ranks import is_leader
 from symdream.training.run_folder import RunFolder
 from symdream.training.torch_state import as_torch_starts
@@ -54,6 +56,7 @@ def run_training(
     run.stop_file.unlink(missing_ok=True)  # an old one; whoever sees the lock may ask to stop from here on
 
     steps = config.training.steps
+    before = KeptState(run.state) if resume else None
     try:
         if not resume:
             # Before anything that takes time, so that a run killed while it loads can be resumed.
@@ -65,7 +68,7 @@ def run_training(
         run.write_state("finished", step=run.read_state()["step"], steps=steps)
         return base
     except BaseException as error:
-        leave(run, config, error, resume=resume)
+        leave(run, config, error, before=before)
         raise
     finally:
         log_to(None)
@@ -80,13 +83,22 @@ def _train(run: RunFolder, config: TrainConfig, resume: bool, base: Base | None)
         return train(run, config, resume=resume, base=base)
 
 
-def leave(run: RunFolder, config: TrainConfig, error: BaseException, *, resume: bool = False) -> None:
-    """Remove the folder of a run that `error` ended before it began; in another, write to state.json how it ended."""
+def leave(run: RunFolder, config: TrainConfig, error: BaseException, *, before: KeptState | None = None) -> None:
+    """Remove the folder of a run that `error` ended before it began; in another, write to state.json how it ended.
+
+    before: how the run stood that was to go on (None: a new one). Where the request to go on is refused, it stands so
+    again, unless it is the app that started this process: whoever asked there reads the reason in state.json.
+    """
     if not run.path.is_dir():
         return  # somebody removed it
-    if not resume and not run.trained and (not run.began or isinstance(error, RequestError)):
+    refused = isinstance(error, RequestError)
+    if before is None and not run.trained and (not run.began or refused):
         with contextlib.suppress(OSError):
             run.remove()  # the next try finds the place free
+        return
+    if before is not None and refused and not before.is_running_in(os.getpid()):
+        with contextlib.suppress(WorkError, OSError):
+            before.put_back()
         return
     stopped = isinstance(error, Stopped | KeyboardInterrupt)
     status, told = ("stopped", None) if stopped else ("failed", str(error) or type(error).__name__)

@@ -1,16 +1,19 @@
 """What ends a run before its first step, and what it leaves."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
-from helpers.runs import adapter_tensors, make_photos, tiny_config, train_tiny
+from helpers.runs import adapter_tensors, make_photos, symdream, tiny_config, train_tiny, train_tiny_to_step_2
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from symdream.errors import Problems, RequestError, WorkError
+from symdream.files import write_json
 from symdream.training import batched, defaults, request
 from symdream.training.batched import train_together
 from symdream.training.run_folder import RunFolder
@@ -179,3 +182,36 @@ def test_what_is_left_of_a_run_is_neither_continued_nor_replaced_and_says_why(tm
     leave(left, config, RequestError("a reason of its own"))
     assert (left.checkpoints / "step-2").exists()
     left.release()
+
+
+@pytest.mark.parametrize("status", ["stopped", "running", "finish", None])
+def test_a_refused_resume_leaves_the_state_as_it_was(tmp_path, tiny_sd1, photos, status):
+    """As of a run that was stopped, killed, damaged by a crash of the disk, or has lost its state.json."""
+    run = train_tiny_to_step_2(tmp_path / "run", tiny_sd1, photos)
+    run.config.write_text(run.config.read_text().replace("\nsteps = 6\n", "\nsteps = 1\n"))
+    if status == "running":
+        write_json(run.state, {**run.read_state(), "status": "running", "pid": 2**22 + 1})
+    elif status == "finish":
+        run.state.write_text('{"status": "finish')
+    if status is None:
+        run.state.unlink()
+    else:
+        os.utime(run.state, (10**9, 10**9))
+    before = run.state.read_bytes() if status else None
+    result = symdream("train", "--resume", run.path)
+    assert result.returncode == 2 and "step-2 is beyond the 1 steps" in result.stderr
+    assert "failed" not in result.stderr
+    if status is None:
+        assert not run.state.exists()
+    else:
+        assert run.state.read_bytes() == before and run.state.stat().st_mtime == 10**9
+
+
+def test_a_refused_resume_that_the_app_started_tells_why_in_the_state(tmp_path, tiny_sd1, photos):
+    run = train_tiny_to_step_2(tmp_path / "run", tiny_sd1, photos)
+    write_json(run.state, {**run.read_state(), "status": "running", "pid": os.getpid()})  # as the app does
+    config = tiny_config(tiny_sd1, photos, steps=1)
+    with pytest.raises(RequestError, match="beyond the 1 steps"):
+        run_training(run, config, resume=True)
+    state = json.loads(run.state.read_text())
+    assert state["status"] == "failed" and "step-2 is beyond the 1 steps" in state["error"]
