@@ -213,17 +213,24 @@ def check_subject(config: TrainConfig) -> list[Problem]:
 CHECKS = (check_utf8, check_subject, check_base, check_start, check_cache, check_rate, check_prompts, check_extras)
 
 
-def check_one(subject: Subject, key: str, config: TrainConfig) -> list[Problem]:
+def what_lacks(subject: Subject, key: str, *, flags: bool) -> list[Problem]:
+    """What every subject needs and this one does not tell; flags: whether to name those that would tell it."""
     problems = []
     if subject.class_noun is None:
-        flag = 'is needed: what the subject is, such as --class-noun "dog"'
-        problems.append(Problem(f"{key}.class_noun", flag if key == "subject" else "is needed: what the subject is"))
+        example = ', such as --class-noun "dog"' if flags else ""
+        problems.append(Problem(f"{key}.class_noun", f"is needed: what the subject is{example}"))
+    if subject.images is None:
+        example = ", such as --images photos/" if flags else ""
+        problems.append(Problem(f"{key}.images", f"is needed: the folder with the photos{example}"))
+    return problems
+
+
+def check_one(subject: Subject, key: str, config: TrainConfig) -> list[Problem]:
+    problems = what_lacks(subject, key, flags=key == "subject")
     template_ok = subject.template is None or (problem := template_problem(subject.template)) is None
     if not template_ok:
         problems.append(Problem(f"{key}.template = {subject.template}", problem))
     if subject.images is None:
-        flag = "is needed: the folder with the photos" + (", such as --images photos/" if key == "subject" else "")
-        problems.append(Problem(f"{key}.images", flag))
         return problems
     if not is_utf8(subject.images.resolve()):
         return [*problems, Problem(f"{key}.images", "the folder's path is not UTF-8; give it another name")]
@@ -288,6 +295,10 @@ def settings_of(run: RunFolder) -> TrainConfig:
     Raises: RequestError, Problems if they are damaged, or the photos are gone.
     """
     config = run.read_config()
+    keys = [f"subjects[{number}]" for number in range(1, len(config.subjects) + 1)] or ["subject"]
+    lacking = [what_lacks(subject, key, flags=False) for subject, key in zip(config.learned, keys, strict=True)]
+    if problems := sum(lacking, []):
+        raise Problems(f"{run.config}, which is damaged or incomplete", problems)
     for subject in config.learned:
         try:
             found = read_folder(subject.images)

@@ -7,6 +7,7 @@ from helpers.runs import make_photos, symdream, train_tiny_to_step_2
 
 from symdream.errors import Problems
 from symdream.training import request
+from symdream.training.run_folder import RunFolder
 
 BYTES = os.fsdecode(b"b\xff")  # a name as an old disk or a broken archive leaves it
 
@@ -56,3 +57,28 @@ def test_a_random_crop_that_leaves_no_room_is_refused(tmp_path, flags):
     oblong = make_photos(tmp_path / "oblong")
     argv = ["--images", str(oblong), "--class-noun", "toy", "--crop", "random", *flags]
     assert request.read_request(request.parse(argv, "symdream train", "")).data.crop == "random"
+
+
+@pytest.mark.parametrize(
+    ("content", "lacks"),
+    [
+        ("", {"subject.class_noun", "subject.images"}),
+        ('[subject]\nimages = "photos"\n', {"subject.class_noun"}),
+        ('[subject]\nclass_noun = "dog"\n[adapter]\nrank = 4\n', {"subject.images"}),
+        ('[[subjects]]\ntrigger = "one"\nclass_noun = "dog"\nimages = "a"\n[[subjects]]\ntrigger = "two"\n',
+         {"subjects[2].class_noun", "subjects[2].images"}),
+    ],
+)  # fmt: skip
+def test_a_run_whose_settings_lack_their_subject_is_refused(tmp_path, content, lacks):
+    run = RunFolder(tmp_path)
+    run.config.write_text(content)
+    with pytest.raises(Problems, match=f"in {run.config}, which is damaged or incomplete") as caught:
+        request.settings_of(run)
+    assert {p.key for p in caught.value.problems} == lacks
+
+
+def test_resuming_a_run_whose_config_is_empty_ends_with_2(tmp_path):
+    (tmp_path / "config.toml").write_text("")
+    result = symdream("train", "--resume", tmp_path)
+    assert result.returncode == 2 and "subject.class_noun  is needed: what the subject is\n" in result.stderr
+    assert "Traceback" not in result.stderr and sorted(p.name for p in tmp_path.iterdir()) == ["config.toml"]
