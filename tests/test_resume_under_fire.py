@@ -246,7 +246,7 @@ def test_a_second_process_is_refused_while_the_first_lives_and_free_once_it_is_k
     first.wait_until(lambda: "resumed at" in first.said)
     second = server.start("train", "--resume", killed.path, log=tmp_path / "second")
     assert second.wait() == 2
-    assert f"being trained by another process (pid {first.pid})" in second.said
+    assert f"is in use by another process (pid {first.pid})" in second.said
     assert killed.read_state()["pid"] == first.pid
     os.kill(first.pid, signal.SIGKILL)
     first.wait()

@@ -114,7 +114,7 @@ class RunFolder:
         """Take the lock of this folder for this process until it ends; remove what a killed one left half written, and
         put back what it had put aside to replace it.
 
-        Raises: RequestError if another process trains here.
+        Raises: RequestError if another process trains or evaluates here.
         """
         self._take_lock()
         if self.replaces:
@@ -130,12 +130,18 @@ class RunFolder:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def _take_lock(self) -> None:
-        if not self._lock.take():
-            pid = self.read_state().get("pid")
-            raise RequestError(
-                f"{self.path} is being trained by another process" + (f" (pid {pid})." if pid else "."),
-                fix=f"wait for it, or stop it: touch {typed(self.stop_file)}",
-            )
+        if self._lock.take():
+            return
+        import psutil
+
+        problem, way = f"{self.path} is in use by another process", "wait for it"
+        state = self.read_state()
+        pid = state.get("pid")
+        # Another status is that of a training which has ended, and so is "running" of one that was killed: whoever
+        # has the lock, an evaluation, looks at no stop file.
+        if state.get("status") == "running" and isinstance(pid, int) and psutil.pid_exists(pid):
+            raise RequestError(f"{problem} (pid {pid}).", fix=f"{way}, or stop it: touch {typed(self.stop_file)}")
+        raise RequestError(f"{problem}.", fix=way)
 
     def release(self) -> None:
         self._lock.release()

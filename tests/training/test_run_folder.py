@@ -1,10 +1,15 @@
 import multiprocessing
+import os
 import shlex
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import pytest
 from helpers.runs import bare_run
 
 from symdream.errors import RequestError
+from symdream.files import write_json
 from symdream.training.run_folder import RunFolder, new_run_path
 
 
@@ -33,32 +38,55 @@ def test_a_linked_folder_stays_when_its_run_never_begins(tmp_path):
     assert (tmp_path / "run").is_symlink() and list((tmp_path / "big disk").iterdir()) == []
 
 
-def _hold(path, ready, done):
+def _hold(path, trains, ready, done):
     run = RunFolder(path)
     run.acquire()
-    run.write_state("running", step=1, steps=2)
+    if trains:
+        run.write_state("running", step=1, steps=2)
     ready.set()
     done.wait(20)
 
 
-def test_a_run_that_another_process_trains_is_refused_with_its_pid(tmp_path):
-    run = bare_run(tmp_path / "a run")
+@contextmanager
+def in_use(run, *, trains):
+    """While entered, another process has the run's lock, to train or to evaluate."""
     context = multiprocessing.get_context("spawn")
     ready, done = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(run.path, ready, done))
+    process = context.Process(target=_hold, args=(run.path, trains, ready, done))
     process.start()
     assert ready.wait(60)
     try:
+        yield process
+    finally:
+        done.set()
+        process.join()
+
+
+def test_a_run_that_another_process_trains_is_refused_with_its_pid(tmp_path):
+    run = bare_run(tmp_path / "a run")
+    with in_use(run, trains=True) as process:
         with pytest.raises(RequestError, match=f"pid {process.pid}") as told:
             run.acquire()
         command = told.value.fix.partition("stop it: ")[2]
         assert shlex.split(command) == ["touch", str(run.path / "stop")]
         with pytest.raises(RequestError, match="another process"):
             RunFolder.create(run.path, overwrite=True)
-    finally:
-        done.set()
-        process.join()
     run.acquire()  # the lock ends with its process
+
+
+@pytest.mark.parametrize("status", ["finished", "running"])
+def test_a_run_that_another_process_evaluates_is_not_said_to_train(tmp_path, status):
+    """Whoever trained it has ended, or was killed: neither its number nor its stop file is of use."""
+    run = bare_run(tmp_path / "run")
+    trainer = os.getpid()
+    if status == "running":
+        killed = subprocess.Popen([sys.executable, "-c", ""])
+        killed.wait()
+        trainer = killed.pid
+    write_json(run.state, {"status": status, "pid": trainer, "step": 2, "steps": 2, "error": None})
+    with in_use(run, trains=False), pytest.raises(RequestError) as told:
+        run.acquire()
+    assert (told.value.what, told.value.fix) == (f"{run.path} is in use by another process.", "wait for it")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "fin', "\0" * 40])
