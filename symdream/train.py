@@ -170,19 +170,20 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
         Recorder(run, config, first, accelerator, base) as recorder,
         Progress("training", training.steps, start=first, quiet=not leader) as progress,
     ):
-        for step in range(first, training.steps + 1):
-            if selection.ends(step, accelerator, recorder.show):  # after the last step, or when patience is over
-                break
-            u = ramp(step, training.steps, adapter.ramp)
-            engine.set(lr_factor(step, training.steps, training.lr_schedule, training.warmup), u)
-            loss, norm = engine.step(batches(step))
+        done = first
+        if selection.due(done):  # a resumed run may have been left between its checkpoint and the score of that
+            selection.score(done, recorder.show)
+        while done < training.steps and not selection.patience_is_over(done, accelerator):
+            u = ramp(done, training.steps, adapter.ramp)
+            engine.set(lr_factor(done, training.steps, training.lr_schedule, training.warmup), u)
+            loss, norm = engine.step(batches(done))
+            done += 1
             last_good = save_checkpoint if engine.keeps_last_good else None
-            recorder.add(step + 1, loss, norm, optimizer, u, on_bad_loss=last_good)
+            recorder.add(done, loss, norm, optimizer, u, on_bad_loss=last_good)
             run.drop_replaced()  # after a first step that is good there is something to lose here too
             if leader:
                 startup.first_step()
 
-            done = step + 1
             progress.update(done, recorder.in_words())
             last = done == training.steps
             if leader and due(config.output.sample_every, done, last):
@@ -206,13 +207,15 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
                     f"Stopped by {stop.reason} after step {done} of {training.steps}; everything is saved.",
                     fix=f"continue with: {again}",
                 )
+            if selection.due(done):
+                selection.score(done, recorder.show)
 
     for component in components:
         base.components()[component].eval()
     if leader:
-        chosen = selection.choose(step)
-        outputs.save_adapter(run, config, base, components, step=chosen.step, weight=chosen.weight)
-        outputs.write_summary(run, config, base, trainable, recorder, steps=step)
+        selected = selection.restore_best(done)
+        outputs.save_adapter(run, config, base, components, step=selected.step, weight=selected.weight)
+        outputs.write_summary(run, config, base, trainable, recorder, steps=done)
         run.update_summary(startup_seconds=startup.seconds)
     accelerator.wait_for_everyone()
     return base

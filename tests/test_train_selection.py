@@ -205,7 +205,7 @@ def test_a_run_that_patience_ended_is_finished_for_resume_too(tmp_path, tiny_sd1
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("symdream.training.selection.Selection.choose", die)
+        patch.setattr("symdream.training.selection.Selection.restore_best", die)
         with pytest.raises(KeyboardInterrupt):
             run_training(killed, tiny_config(tiny_sd1, photos, **options, patience=2))
     assert len(asked) == 4

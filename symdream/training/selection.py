@@ -38,7 +38,7 @@ Show = Callable[[int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedCheckpoint:
     """The state a run ends with: `weight` None where nothing was selected."""
 
     step: int
@@ -75,56 +75,49 @@ class Selection:
         every = self.config.selection.select_every
         return bool(every) and step > 0 and (step % every == 0 or step == self.steps)
 
-    def ends(self, step: int, accelerator: Accelerator, show: Show) -> bool:
-        """Score the state after `step` if that is due. True, in all processes alike, if the run ends with it."""
-        if step == self.steps:
-            self._look(step, show)
-            return True
-        if not self.due(step):
-            return False
-        over = self._look(step, show)
-        if accelerator.num_processes > 1:
-            over = bool(accelerator.reduce(torch.tensor(float(over), device=accelerator.device)) > 0)
-        return over
-
-    def choose(self, reached: int) -> Chosen:
-        """Put the best state on the base, find its best weight, and write both into summary.json.
-
-        Without a judge the state stays the last. Raises: WorkError if no checkpoint of a scored state is intact.
-        """
+    def score(self, step: int, show: Show) -> None:
+        """Score the state after `step`, just saved, where its score is not known yet, and mark the best so far."""
         if self.judge is None:
-            return Chosen(reached)
-        step = self._restore_best()
-        tried = list(WEIGHTS)
-        weight = tried[criterion.best([self.scale.score(self._scores(step, weight)) for weight in tried])]
-        scores = self.found[step, weight]
-        reason = self._reason(step, weight, reached)
-        say(reason)
-        self.run.update_summary(selection={"step": step, "weight": weight, **asdict(scores), "reason": reason})
-        return Chosen(step, weight)
-
-    def _look(self, step: int, show: Show) -> bool:
-        """Score, mark the best, and tell whether patience is over."""
-        if self.judge is None or not self.due(step):
-            return False
+            return
         known = (step, 1.0) in self.found
         scores = self._scores(step, 1.0)
         if not known:
             score = self.scale.score(scores)
             say(f"  step {step}: DINO {scores.dino:.3f}, CLIP-T {scores.clip_t:.3f}, together {score:.3f}")
             show(step, {"selection/DINO": scores.dino, "selection/CLIP-T": scores.clip_t, "selection/together": score})
-        steps = self._steps()
-        values = [self._score(s) for s in steps]
-        best = steps[criterion.best(values)]
-        checkpoint.mark_best(self.run.checkpoints, best)
-        patience = self.config.selection.patience
-        if step == self.steps or not criterion.exhausted(values, patience):
+        checkpoint.mark_best(self.run.checkpoints, self._best_step())
+
+    def patience_is_over(self, step: int, accelerator: Accelerator) -> bool:
+        """Whether the last scores, that of `step` among them, were all no better: in all processes alike."""
+        if not self.due(step):
             return False
-        say(
-            f"Stopping after step {step} of {self.steps}: "
-            f"{patience} scores in a row were no better than that of step {best} ({self._score(best):.3f})."
-        )
-        return True
+        patience = self.config.selection.patience
+        over = self.judge is not None and criterion.exhausted([self._score(s) for s in self._steps()], patience)
+        if over:
+            best = self._best_step()
+            say(
+                f"Stopping after step {step} of {self.steps}: "
+                f"{patience} scores in a row were no better than that of step {best} ({self._score(best):.3f})."
+            )
+        if accelerator.num_processes > 1:
+            over = bool(accelerator.reduce(torch.tensor(float(over), device=accelerator.device)) > 0)
+        return over
+
+    def restore_best(self, reached: int) -> SelectedCheckpoint:
+        """Put the best state on the base, find its best weight, and write both into summary.json.
+
+        Without a judge the state stays the last. Raises: WorkError if no checkpoint of a scored state is intact.
+        """
+        if self.judge is None:
+            return SelectedCheckpoint(reached)
+        step = self._load_best()
+        tried = list(WEIGHTS)
+        weight = tried[criterion.best([self.scale.score(self._scores(step, weight)) for weight in tried])]
+        scores = self.found[step, weight]
+        reason = self._reason(step, weight, reached)
+        say(reason)
+        self.run.update_summary(selection={"step": step, "weight": weight, **asdict(scores), "reason": reason})
+        return SelectedCheckpoint(step, weight)
 
     def _scores(self, step: int, weight: float) -> Scores:
         """Of the state on the base, which is that after `step`, where they are not known yet."""
@@ -151,7 +144,11 @@ class Selection:
     def _score(self, step: int) -> float:
         return self.scale.score(self.found[step, 1.0])
 
-    def _restore_best(self) -> int:
+    def _best_step(self) -> int:
+        steps = self._steps()
+        return steps[criterion.best([self._score(step) for step in steps])]
+
+    def _load_best(self) -> int:
         """Load the best state whose checkpoint is intact; returns its step."""
         steps = self._steps()
         for step in sorted(steps, key=lambda s: (-self._score(s), s)):

@@ -120,16 +120,21 @@ class Run:
 
     def train(self, first=0, *, until=None):
         """Returns the step at which the run ended, or None if it was left after the checkpoint of `until`."""
-        for step in range(first, self.config.training.steps + 1):
-            if self.selection.ends(step, OneProcess(), self.shown.__setitem__):
-                return step
-            self.parameter.data.fill_(step + 1)
-            if self.selection.due(step + 1):
+        done, steps = first, self.config.training.steps
+        if self.selection.due(done):
+            self.selection.score(done, self.shown.__setitem__)
+        while done < steps and not self.selection.patience_is_over(done, OneProcess()):
+            done += 1
+            self.parameter.data.fill_(done)
+            if self.selection.due(done):
                 extra = {"selection": self.selection.content()}
                 keep = self.config.output.keep
-                save_checkpoint(self.run.checkpoints, step + 1, self.trainable, self.optimizer, extra, keep=keep)
-            if step + 1 == until:
+                save_checkpoint(self.run.checkpoints, done, self.trainable, self.optimizer, extra, keep=keep)
+            if done == until:
                 return None
+            if self.selection.due(done):
+                self.selection.score(done, self.shown.__setitem__)
+        return done
 
     def left(self):
         return {path.name for path in list_checkpoints(self.run.checkpoints)}
@@ -164,7 +169,7 @@ def test_the_run_ends_when_patience_is_over_and_takes_the_best_state_at_its_best
     assert one.train() == 40
     said = capsys.readouterr().err
     assert "Stopping after step 40 of 60: 2 scores in a row were no better than that of step 20" in said
-    chosen = one.selection.choose(40)
+    chosen = one.selection.restore_best(40)
     assert (chosen.step, chosen.weight) == (20, 0.8)
     assert int(one.parameter) == 20, "its adapter is on the base"
     assert one.layer.weight == 1.0
@@ -195,7 +200,7 @@ def test_a_resumed_run_decides_as_an_unbroken_one_and_scores_nothing_twice(tmp_p
     likeness = RISE_AND_FALL | {(20, 1.2): 0.8}
     whole = Run(tmp_path / "whole", tiny_sd1, photos, likeness)
     whole_end = whole.train()
-    whole_choice = whole.selection.choose(whole_end)
+    whole_choice = whole.selection.restore_best(whole_end)
 
     broken = Run(tmp_path / "broken", tiny_sd1, photos, likeness)
     assert broken.train(until=until) is None
@@ -207,7 +212,7 @@ def test_a_resumed_run_decides_as_an_unbroken_one_and_scores_nothing_twice(tmp_p
     saved = json.loads((broken.run.checkpoints / f"step-{until}" / "state.json").read_text())["selection"]
     again = Run(tmp_path / "broken", tiny_sd1, photos, likeness, first=until, saved=saved)
     end = again.train(first=until)
-    assert (end, again.selection.choose(end)) == (whole_end, whole_choice)
+    assert (end, again.selection.restore_best(end)) == (whole_end, whole_choice)
     assert again.selection.file.read_text() == whole.selection.file.read_text()
     assert best_of(again.run.checkpoints).name == "step-20"
     assert broken.judge.asked + again.judge.asked == whole.judge.asked
@@ -233,14 +238,14 @@ def test_a_resume_with_other_prompts_or_encoders_is_refused(tmp_path, tiny_sd1, 
 
 def test_of_equally_good_states_the_first_is_restored(tmp_path, tiny_sd1, photos):
     one = Run(tmp_path / "run", tiny_sd1, photos, {(10, 1.0): 0.2, (20, 1.0): 0.6, (30, 1.0): 0.6}, keep=6)
-    assert one.selection.choose(one.train()).step == 20 and int(one.parameter) == 20
+    assert one.selection.restore_best(one.train()).step == 20 and int(one.parameter) == 20
 
 
 def test_the_last_state_is_scored_where_it_is_no_multiple_too(tmp_path, tiny_sd1, photos):
     likeness = {(10, 1.0): 0.2, (20, 1.0): 0.3, (25, 1.0): 0.6}
     one = Run(tmp_path / "run", tiny_sd1, photos, likeness, steps=25)
     assert [step for step in range(26) if one.selection.due(step)] == [10, 20, 25]
-    assert one.selection.choose(one.train()).step == 25 and int(one.parameter) == 25
+    assert one.selection.restore_best(one.train()).step == 25 and int(one.parameter) == 25
 
 
 @pytest.mark.parametrize(
@@ -253,29 +258,30 @@ def test_the_last_state_is_scored_where_it_is_no_multiple_too(tmp_path, tiny_sd1
 )
 def test_of_equally_good_weights_the_nearest_to_1_is_recommended(tmp_path, tiny_sd1, photos, likeness, weight):
     one = Run(tmp_path / "run", tiny_sd1, photos, {(10, w): score for w, score in likeness.items()}, steps=10)
-    assert one.selection.choose(one.train()).weight == weight
+    assert one.selection.restore_best(one.train()).weight == weight
 
 
 def test_a_damaged_best_checkpoint_is_named_and_the_next_best_taken(tmp_path, tiny_sd1, photos, capsys):
     one = Run(tmp_path / "run", tiny_sd1, photos, RISE_AND_FALL, keep=5)
     end = one.train()
     (one.run.checkpoints / "step-20" / "adapter-unet.safetensors").write_bytes(b"half")
-    assert one.selection.choose(end).step == 40 and int(one.parameter) == 40
+    assert one.selection.restore_best(end).step == 40 and int(one.parameter) == 40
     assert best_of(one.run.checkpoints).name == "step-40"
     assert "step-20 is damaged" in capsys.readouterr().err
     for path in list_checkpoints(one.run.checkpoints):
         (path / "SHA256SUMS").unlink()
     with pytest.raises(WorkError, match="No checkpoint"):
-        one.selection.choose(end)
+        one.selection.restore_best(end)
 
 
 def test_without_a_judge_the_last_state_is_taken_and_nothing_written(tmp_path, tiny_sd1, photos):
     run = RunFolder.create(tmp_path / "run")
     config = tiny_config(tiny_sd1, photos, steps=3)
     selection = Selection(run, config, None, {}, None, 0, {})
-    assert [selection.ends(step, OneProcess(), None) for step in range(4)] == [False, False, False, True]
+    selection.score(3, None)
+    assert not any(selection.patience_is_over(step, OneProcess()) for step in range(4))
     assert not any(selection.due(step) for step in range(4))
-    chosen = selection.choose(3)
+    chosen = selection.restore_best(3)
     assert (chosen.step, chosen.weight) == (3, None) and selection.content() == {}
     assert list(run.path.iterdir()) == []
 
