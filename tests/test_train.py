@@ -20,7 +20,7 @@ from helpers.runs import adapter_tensors, make_photos, stop_after, symdream, tin
 from safetensors.torch import load_file, save_file
 
 from symdream.errors import RequestError, Stopped, WorkError
-from symdream.settings import read_toml
+from symdream.settings import read_toml, to_toml
 from symdream.training.run_folder import RunFolder
 from symdream.training.session import run_training
 
@@ -148,11 +148,38 @@ def test_the_seconds_of_a_run_are_its_own_and_those_of_the_processes_that_it_goe
     run_training(run, config)
     assert 0 < run.read_summary()["seconds_total"] <= time.time() - began  # this process is older
     run = RunFolder.create(tmp_path / "run", overwrite=True)
-    run_training(run, config, since=time.time() - 1000)
+    run_training(run, config, age=1000)
     shutil.rmtree(run.checkpoints / "step-2")
     resumed = RunFolder.open(run.path)
     run_training(resumed, config, resume=True)
     assert 1000 < resumed.read_summary()["seconds_total"] < 1000 + time.time() - began
+
+
+CLOCK = """
+import os, sys, time
+from symdream.cli import main
+
+tell, jump, log = time.time, float(sys.argv[1]), os.path.join(sys.argv[2], "log.txt")
+time.time = lambda: tell() + (jump if os.path.exists(log) else 0)  # once the run has begun
+code = main(["train", *sys.argv[3:], "-o", sys.argv[2]])
+assert abs(time.time() - tell()) > 1e5
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jump", [-1e6, 1e6])
+def test_a_clock_that_jumps_changes_nothing_in_the_seconds_of_a_run(tmp_path, tiny_sd1, photos, jump):
+    config, run = tiny_config(tiny_sd1, photos, steps=2, checkpoint_every=1), RunFolder(tmp_path / "run")
+    file = tmp_path / "settings.toml"
+    file.write_text(to_toml(config))
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", CLOCK, str(jump), run.path, "--config", file], timeout=300)
+    assert done.returncode == 0
+    assert 0 < run.read_summary()["seconds_total"] < time.monotonic() - began + 1  # of a start, known to 0.01 s
+    shutil.rmtree(run.checkpoints / "step-2")
+    run_training(run, config, resume=True)
+    assert 0 < run.read_summary()["seconds_total"] < time.monotonic() - began + 1
 
 
 def test_config_toml_runs_again_to_the_same_adapter(tmp_path, tiny_sd1, photos):

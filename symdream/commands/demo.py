@@ -137,18 +137,18 @@ def train(folder: RunFolder, config: TrainConfig, goes_on: bool) -> Base:
     # Only now, since torch and diffusers take seconds to import and a wrong request should not wait for them.
     from symdream.interop.open import open_adapter
     from symdream.training.devices import open_accelerator
-    from symdream.training.processes import began
+    from symdream.training.processes import age
     from symdream.training.request import settings_of
     from symdream.training.session import run_training
 
     if not goes_on:
-        return run_training(folder, config, since=began())
+        return run_training(folder, config, age=age())
     if folder.read_state().get("status") != "finished":
-        return run_training(folder, settings_of(folder), resume=True, since=began())
+        return run_training(folder, settings_of(folder), resume=True, age=age())
     say(f"{folder.path} is trained; its pictures and files follow.")
     accelerator, dtype = open_accelerator(config.model.device, config.model.dtype)
     base, _ = open_adapter(folder.path, device=accelerator.device, dtype=dtype)
-    folder.since, folder.seconds_before = began(), folder.read_summary().get("seconds_total", 0.0)
+    folder.count_seconds(age(), before=folder.read_summary().get("seconds_total", 0.0))
     return base
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from symdream.errors import RequestError, typed
@@ -44,11 +45,12 @@ def leave_launcher() -> None:
         os.environ.pop(name, None)
 
 
-def began() -> float:
-    """When this process began, in seconds since the epoch: a command's imports are part of what it takes."""
+def age() -> float:
+    """For how many seconds this process has been there: a command's imports are part of what it takes."""
     import psutil
 
-    return psutil.Process().create_time()
+    # Where the clock was set back meanwhile, the process seems to be of the future.
+    return max(0.0, time.time() - psutil.Process().create_time())
 
 
 def asked_for() -> int | None:

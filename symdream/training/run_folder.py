@@ -43,8 +43,7 @@ class RunFolder:
         self.path = Path(path)
         self._lock = RunLock(self.path / "lock")
         self.lines = MetricsFile(self.metrics)
-        self.since = time.time()  # when the command, or the call, that trains here began
-        self.seconds_before = 0.0  # what earlier processes spent on the steps that are kept
+        self.count_seconds()
         self.replaces = False  # the run that is here now
         self.replaced: ReplacedRun | None = None  # that run, from `acquire` on, until this one begins
 
@@ -150,11 +149,18 @@ class RunFolder:
         """Whether a process trains or evaluates here now. One that was killed holds nothing: its lock ended with it."""
         return self._lock.is_taken()
 
-    def begin(self, since: float | None = None) -> None:
+    def begin(self, age: float = 0.0) -> None:
         """This process, which holds the lock, is going to train: `is_loading` tells by it, and `seconds` counts from
-        here, or from `since` (seconds since the epoch)."""
+        here, or from `age` seconds before."""
         self._lock.mark()
-        self.since, self.seconds_before = since or time.time(), 0.0
+        self.count_seconds(age)
+
+    def count_seconds(self, age: float = 0.0, before: float = 0.0) -> None:
+        """Let `seconds` count from `age` seconds ago; before: what earlier processes spent on the steps that are kept.
+
+        By the clock that nobody sets: between two steps a computer may learn the true time.
+        """
+        self._since, self.seconds_before = time.monotonic() - age, before
 
     @property
     def is_loading(self) -> bool:
@@ -250,7 +256,7 @@ class RunFolder:
 
     def seconds(self) -> float:
         """What this run has taken: this command, and those that it goes on from up to their checkpoint."""
-        return self.seconds_before + time.time() - self.since
+        return self.seconds_before + time.monotonic() - self._since
 
     def update_summary(self, **values: Any) -> None:
         """Set keys of summary.json, keeping the others."""

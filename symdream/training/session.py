@@ -38,21 +38,21 @@ def train_from(args: Any) -> RunFolder:
     else:
         config = request.read_request(args)
         run = request.open_output(config)
-    run_training(run, config, resume=bool(args.resume), since=processes.began())
+    run_training(run, config, resume=bool(args.resume), age=processes.age())
     return run
 
 
 def run_training(
-    run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Base | None = None, since: float | None = None
+    run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Base | None = None, age: float = 0.0
 ) -> Base:
     """`symdream.train.train` with the run folder's lock, log and state around it.
 
-    since: when it began, in seconds since the epoch (None: now): a command counts its imports too.
+    age: for how many seconds it has been at work: a command counts its imports too.
     """
     if not is_leader():
         return _train(run, config, resume, base)
     run.acquire()  # before the imports, which take seconds: a second process is refused at once
-    run.begin(since)
+    run.begin(age)
     run.stop_file.unlink(missing_ok=True)  # an old one; whoever sees the lock may ask to stop from here on
 
     steps = config.training.steps

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from helpers.runs import symdream, train_tiny
 from symdream.errors import RequestError
 from symdream.files import write_json
 from symdream.interop.read import read_adapter
-from symdream.training.processes import resume_command
+from symdream.training.processes import age, resume_command
 
 SCRIPT = Path(__file__).parent.parent.parent / "symdream" / "train.py"
 
@@ -53,3 +54,10 @@ def test_what_has_no_adapter_yet_is_finished_by_as_many_processes_as_began_it(tm
     with pytest.raises(RequestError) as refused:
         read_adapter(run)
     assert refused.value.fix == f"finish it: accelerate launch --num_processes 2 {SCRIPT} --resume runs/owl"
+
+
+def test_a_process_that_seems_to_be_of_the_future_is_new(monkeypatch):
+    assert 0 < age() < 24 * 3600
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 1e6)
+    assert age() == 0
