@@ -38,6 +38,13 @@ def wait_for(step, run, process):
         time.sleep(0.02)
 
 
+def wait_for_end(process):
+    deadline = time.monotonic() + 300
+    while process.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def end(process):
     _, said = process.communicate(timeout=300)
     return process.returncode, said
@@ -58,10 +65,20 @@ def test_a_run_of_two_that_loses_one_and_is_stopped_ends_as_an_unbroken_one(tmp_
     leader = run.read_state()["pid"]
     workers = [p for p in psutil.Process(process.pid).children(recursive=True) if p.cmdline()[1:3] == ["-u", SCRIPT]]
     assert len(workers) == 2 and leader in [p.pid for p in workers]
+    launcher = psutil.Process(leader).parent()
+    launcher.suspend()  # it would end the leader too, at its next look: maybe before that has said why it ends
     next(p for p in workers if p.pid != leader).kill()
+    wait_for_end(psutil.Process(leader))
+    launcher.resume()
     code, said = end(process)
     assert code != 0
     assert not psutil.pid_exists(leader)
+    again = f"accelerate launch --cpu --num_processes 2 {SCRIPT} --resume {run.path}".replace(f"{Path.cwd()}/", "", 1)
+    told = "Another process of this run ended (killed, out of memory, or by an error of its own).\n"
+    told += f"  fix:   continue with: {again}"
+    state = run.read_state()
+    assert (state["status"], state["error"]) == ("failed", told)
+    assert said.count(told) == 1 and "GLHF" not in said and "all_reduce" not in said, "no trace of ours"
 
     process = launch("--resume", run.path)
     wait_for(int(list_checkpoints(run.checkpoints)[-1].name[5:]) + 1, run, process)
@@ -70,8 +87,7 @@ def test_a_run_of_two_that_loses_one_and_is_stopped_ends_as_an_unbroken_one(tmp_
     assert code != 0 and f"Stopped by the file {run.stop_file}" in said
     state = run.read_state()
     assert state["status"] == "stopped" and state["step"] < STEPS
-    again = f"accelerate launch --cpu --num_processes 2 {SCRIPT} --resume {run.path}"
-    assert again.replace(f"{Path.cwd()}/", "", 1) in said
+    assert again in said
 
     one = symdream("train", "--resume", run.path)
     assert one.returncode == 2 and "was trained by 2 processes" in one.stderr

@@ -10,14 +10,18 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from symdream.errors import RequestError, typed
+from symdream.errors import RequestError, WorkError, typed
 from symdream.files import read_json
 from symdream.training.ranks import LOCAL_RANKS, RANKS, WORLD_SIZES
 from symdream.training.run_folder import RunFolder
 
 SCRIPT = Path(__file__).parent.parent / "train.py"  # what a launcher starts
+
+CUT_OFF = ("Connection closed by peer", "Connection reset", "Broken pipe")  # in what gloo says
 
 
 def start_all() -> None:
@@ -64,6 +68,32 @@ def asked_for() -> int | None:
             known, _ = launch_command_parser().parse_known_args(command[place + 1 :])
             return known.num_processes
     return None
+
+
+@contextmanager
+def loss_explained(run: RunFolder, *, resume: bool) -> Iterator[None]:
+    """While entered, the error of a process that another one of the run no longer answers is told as such.
+
+    resume: whether the run is one that began before. Raises: WorkError in its place.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        from torch import distributed
+
+        together = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+        backend = isinstance(error, distributed.DistError) if together else False
+        if not (together and (backend or any(words in str(error) for words in CUT_OFF))):
+            raise
+        way = "start it again, or continue with --resume what has begun"
+        if resume or run.began:  # another than the leader may know a new run by another name, and nothing of it
+            count, on_cpu = distributed.get_world_size(), distributed.get_backend() != "nccl"
+            way = f"continue with: {resume_command(run.path, count, on_cpu=on_cpu)}"
+        raise WorkError(
+            "Another process of this run ended (killed, out of memory, or by an error of its own).",
+            where=str(error).strip().partition("\n")[0] if backend else None,  # of a backend there are other errors
+            fix=way,
+        ) from error
 
 
 def check_number(run: RunFolder, now: int) -> None:

@@ -77,7 +77,7 @@ def run_training(
 
 def _train(run: RunFolder, config: TrainConfig, resume: bool, base: Base | None) -> Base:
     """`symdream.train.train`, imported only here, in torch's own state."""
-    with as_torch_starts():
+    with as_torch_starts(), processes.loss_explained(run, resume=resume):
         from symdream.train import train
 
         return train(run, config, resume=resume, base=base)
