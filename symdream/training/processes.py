@@ -87,7 +87,7 @@ def loss_explained(run: RunFolder, *, resume: bool) -> Iterator[None]:
             raise
         way = "start it again, or continue with --resume what has begun"
         if resume or run.began:  # another than the leader may know a new run by another name, and nothing of it
-            count, on_cpu = distributed.get_world_size(), distributed.get_backend() != "nccl"
+            count, on_cpu = distributed.get_world_size(), "nccl" not in distributed.get_backend()
             way = f"continue with: {resume_command(run.path, count, on_cpu=on_cpu)}"
         raise WorkError(
             "Another process of this run ended (killed, out of memory, or by an error of its own).",
