@@ -148,6 +148,7 @@ def check(values: Mapping[str, Any], where: str) -> Grid:
         problems += [
             Problem(f"subjects = {name}", "is tuned on, so it cannot be compared on") for name in sorted(shared)
         ]
+        problems += _not_held_out(grid, subjects) if grid.tune else []
     problems += [
         Problem(f"subjects = {name}", "is left out, as the settings were tuned on it or left_out names it")
         for name in sorted(set(grid.subjects) & set(grid.left_out))
@@ -181,6 +182,20 @@ def _conflicts(grid: Grid) -> list[Problem]:
 
 def subjects_of(grid: Grid) -> dict[str, BenchSubject]:
     return read_subjects(grid.data, embedded=grid.base == EMBEDDED)
+
+
+def _not_held_out(grid: Grid, subjects: Mapping[str, BenchSubject]) -> list[Problem]:
+    """One problem for each compared subject that would be reported on prompts which choices may be made by."""
+    problems = []
+    for subject in (subjects[name] for name in compared_subjects(grid, subjects) if name in subjects):
+        if shared := [prompt for prompt in prompts_of(grid, subject) if prompt in subject.selection]:
+            told = (
+                f'would be reported on {len(shared)} prompts that are not held out, "{shared[0]}" for one (write into '
+                f"{subject.folder / 'prompts.toml'} prompts for the report, with held_out = true, and others to tune "
+                "by, with held_out = false; or take --fixed)"
+            )
+            problems.append(Problem(f"subjects = {subject.name}", told))
+    return problems
 
 
 def compared_subjects(grid: Grid, subjects: Mapping[str, BenchSubject]) -> list[str]:

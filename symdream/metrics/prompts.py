@@ -38,8 +38,12 @@ class PromptSet:
     class_noun: str | None = None
 
     def held_out(self) -> PromptSet:
-        """Those that were kept out of tuning; all of them where none is marked so."""
+        """Those that were kept out of tuning; all of them where none is marked so (`nothing_held_out`)."""
         return PromptSet([p for p in self.prompts if p.held_out] or self.prompts, self.class_noun)
+
+    def nothing_held_out(self) -> bool:
+        """Whether every prompt is one that choices may be made by."""
+        return not any(p.held_out for p in self.prompts)
 
     def for_selection(self) -> PromptSet | None:
         """Those that choices may be made by, since no report uses them; None where all are held out."""

@@ -24,7 +24,13 @@ def run_prompts(subject: Subject, base: Base, file: Path | None = None) -> Promp
     if file is None and not beside.is_file():
         return SPRITE_SCENES if base.embedded else PHOTO_SCENES
     source = file or beside
-    asked = read_prompts(source).held_out()
+    prompts = read_prompts(source)
+    if prompts.nothing_held_out():
+        say(
+            f"note: no prompt in {source} is held out (held_out = true), so all are asked for: where settings, steps "
+            "or weights were chosen by them, they flatter the scores."
+        )
+    asked = prompts.held_out()
     words = (subject.trigger, "{subject}")
     silent = [p.text for p in asked.prompts if not any(word in p.text for word in words)]
     if silent:

@@ -1,5 +1,7 @@
 """What a grid accepts, what it refuses, and which cells and arms follow from it."""
 
+import re
+
 import pytest
 from helpers.grids import make_subjects, tiny_grid
 from hypothesis import given
@@ -11,6 +13,7 @@ from symdream.bench.cells import grid_cells, of_shard
 from symdream.bench.comparisons import EQUAL_PARAMETERS
 from symdream.bench.grid import Grid, build, compared_subjects, subjects_of, to_toml
 from symdream.bench.tuning import defaults
+from symdream.cli import main
 from symdream.diffusion.base import load_base
 from symdream.errors import Problems, RequestError
 from symdream.training.request import check_base
@@ -41,6 +44,26 @@ def test_a_wrong_request_is_refused_in_a_sentence(flags, part):
     with pytest.raises(Problems, match="nothing was started") as caught:
         build(flags, "sprite")
     assert part in str(caught.value)
+
+
+def marked(folder, **held_out):
+    """`make_subjects`, but all prompts of those that are named are held out, or none is."""
+    make_subjects(folder)
+    for name, value in held_out.items():
+        file = folder / name / "prompts.toml"
+        text = re.sub(r"held_out = \w+", f"held_out = {str(value).lower()}", file.read_text())
+        file.write_text(re.sub(r"ideal = .*\n", "", text))
+    return folder
+
+
+def test_subjects_that_would_be_reported_on_prompts_to_choose_by_are_refused_all_at_once(tmp_path, capsys):
+    data = marked(tmp_path / "data", alpha=False, beta=False)
+    assert main(["compare", "--preset", "sprite", "--data", str(data), "--dry-run"]) == 2
+    told = capsys.readouterr()
+    for name in ("alpha", "beta"):
+        assert f"subjects = {name}" in told.err and str(data / name / "prompts.toml") in told.err
+    assert "subjects = gamma" not in told.err and not told.out
+    assert build({"data": data, "tune": False}, "sprite").data == data  # nothing is chosen by any prompt
 
 
 def test_a_base_that_is_none_is_told_as_training_tells_it():

@@ -417,6 +417,15 @@ def test_prompts_that_do_not_ask_for_the_subject_are_refused(trained, capsys, tm
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_that_holds_no_prompt_out_is_told(trained, capsys, tmp_path):
+    run, encoders = trained
+    file = tmp_path / "prompts.toml"
+    file.write_text('class_noun = "toy"\n[[prompt]]\ntext = "a {subject} on green"\nheld_out = false\n')
+    argv = ["evaluate", "--run", str(run.path), *encoders, "--prompts", str(file), "-o", str(tmp_path / "other")]
+    _, told = scored(capsys, argv)
+    assert f"no prompt in {file} is held out" in told
+
+
 def test_a_run_in_training_or_without_an_adapter_is_refused(trained, capsys, tmp_path):
     run, encoders = trained
     copy = RunFolder(shutil.copytree(run.path, tmp_path / "copy"))
