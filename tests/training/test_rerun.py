@@ -64,7 +64,7 @@ def config_of(tmp_path, photos):
 
 
 # All of a base that its defaults ask for: loading the embedded one takes seconds.
-SPRITE = SimpleNamespace(name="sprite", identity="sprite", prediction_type="epsilon", resolution=128)
+SPRITE = SimpleNamespace(name="sprite", identity="sprite", embedded=True, prediction_type="epsilon", resolution=128)
 MOVES = [
     ({}, ["--rank", 16], {"alpha": None}, ["alpha = 16, derived anew from --rank (the file's 8 was its default)"]),
     ({"alpha": 4}, ["--rank", 16], {"alpha": 4}, []),
