@@ -37,7 +37,14 @@ def say(page, selector, text):
 
 
 def open_box(page, selector):
-    page.locator(f"{selector} > button, {selector} .label-wrap").first.click()
+    """Open a closed accordion; again if the click came while the page was still building it."""
+    head = page.locator(f"{selector} > button, {selector} .label-wrap").first
+    for _ in range(20):
+        head.click()
+        page.wait_for_timeout(1_000)
+        if "open" in head.get_attribute("class").split():
+            return
+    raise AssertionError(f"{selector} does not open: {head.get_attribute('class')}")
 
 
 def alert(page) -> str:
