@@ -14,7 +14,8 @@ from typing import Any
 from symdream.bench.cells import Cell
 from symdream.bench.runs import resolved_config, run_cell
 from symdream.bench.workshop import Workshop
-from symdream.training.batched import train_together, what_differs
+from symdream.training.batchable import what_differs
+from symdream.training.batched import train_together
 from symdream.training.run_folder import RunFolder
 from symdream.tuners.batched import FAMILIES
 from symdream.ui import only_in_the_log, say

@@ -12,24 +12,19 @@ way only the adapters are kept, and written when all is done.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 
 from symdream.config import TrainConfig
-from symdream.data.cache_folder import cache_folder
 from symdream.data.photos import Photos, add_class_images, read_photos
-from symdream.data.store import Store
-from symdream.data.training_set import TrainingSet
-from symdream.diffusion.adapters import attach_configured, train_adapters
+from symdream.diffusion.adapters import train_adapters
 from symdream.diffusion.base import Base, load_base
 from symdream.diffusion.batched_engine import BatchedStep
 from symdream.diffusion.checkpointing import use_gradient_checkpointing
-from symdream.diffusion.detach import detach, lent
+from symdream.diffusion.detach import lent
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.diffusion.parking import park
 from symdream.diffusion.sampling_engine import release_graphs
@@ -37,88 +32,18 @@ from symdream.errors import Problem, Problems, collected
 from symdream.files import write_text
 from symdream.progress import Progress
 from symdream.settings import to_toml
-from symdream.training import checkpoint, outputs
 from symdream.training.absolute_paths import with_absolute_paths
+from symdream.training.batchable import what_differs
 from symdream.training.batched_optimizer import StackedAdamW
 from symdream.training.defaults import resolve
 from symdream.training.devices import open_accelerator
 from symdream.training.memory_advice import out_of_memory_explained
-from symdream.training.optimizer import make_optimizer
-from symdream.training.recorder import Recorder
 from symdream.training.run_folder import RunFolder
-from symdream.training.schedule import lr_factor, ramp, ramp_after
+from symdream.training.schedule import lr_factor, ramp
 from symdream.training.session import leave
 from symdream.training.torch_state import as_torch_starts
-from symdream.tuners import METHODS, find_ramps
-from symdream.tuners.batched import FAMILIES, AdapterStack, StackedAdapter, installed, layer_and_kind
-from symdream.ui import say
-
-# What decides the shapes of a step, or how it is taken, and so must be the same in all.
-SHARED = (
-    "model.base",
-    "model.device",
-    "model.dtype",
-    "model.resolution",
-    "adapter.rank",
-    "adapter.targets",
-    "adapter.components",
-    "training.steps",
-    "training.batch_size",
-    "training.gradient_checkpointing",
-    "training.engine",
-    "loss.zero_terminal_snr",
-    "prior.wanted",
-)
-# What a run of its own offers and a shared one does not, with the value that means "not wanted".
-ALONE = {
-    "data.buckets": False,
-    "adapter.dropout": 0.0,
-    "adapter.start_from": None,
-    "training.accumulation": 1,
-    "training.optimizer": "adamw",
-    "selection.validate_every": 0,
-    "selection.select_every": 0,
-    "output.sample_every": 0,
-}
-
-
-def setting(config: TrainConfig, key: str) -> object:
-    section, name = key.split(".")
-    return getattr(getattr(config, section), name)
-
-
-def what_differs(configs: Sequence[TrainConfig]) -> list[Problem]:
-    """Why these runs cannot be trained together; [] if they can."""
-    problems = []
-    for key in SHARED:
-        values = list(dict.fromkeys(setting(config, key) for config in configs))
-        if len(values) > 1:
-            problems.append(Problem(f"{key} = {values[1]}", f"is {values[0]} in the first run; it must be the same"))
-    families = {FAMILIES[config.adapter.method] for config in configs}
-    if len(families) > 1:
-        methods = ", ".join(sorted({config.adapter.method for config in configs}))
-        problems.append(Problem(f"adapter.method = {methods}", "are not of one family"))
-    for key, off in ALONE.items():
-        if used := next((v for v in (setting(config, key) for config in configs) if v != off), None):
-            problems.append(Problem(f"{key} = {used}", "works only in a run of its own"))
-    if "fp16" in {config.model.dtype for config in configs}:
-        problems.append(Problem("model.dtype = fp16", "needs loss scaling, which works only in a run of its own"))
-    return problems
-
-
-@dataclass
-class Trainee:
-    """One of the runs: its data, and its parameters by component and PEFT name, with the groups that rates go by."""
-
-    run: RunFolder
-    config: TrainConfig
-    data: TrainingSet
-    adapters: dict[str, StackedAdapter]
-    rates: dict[str, dict[str, float]]
-    groups: list[dict]
-    recorder: Recorder
-    error: Exception | None = None
-    states: dict[int, dict[str, dict[str, Tensor]]] = field(default_factory=dict)  # step: what a checkpoint would hold
+from symdream.training.trainee import Trainee, failing_alone, finish, note, prepare, recording, state_of, watched
+from symdream.tuners.batched import AdapterStack, installed, layer_and_kind
 
 
 def train_together(
@@ -205,26 +130,6 @@ def _train_on(
     return [trainee.error is None for trainee in trainees]
 
 
-@contextmanager
-def failing_alone(trainee: Trainee) -> Iterator[None]:
-    """Inside it an error ends this run, and no other."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - whatever goes wrong with one run, the others are trained and written
-        say(str(error) or type(error).__name__)
-        trainee.error = trainee.error or error
-
-
-@contextmanager
-def recording(trainee: Trainee) -> Iterator[None]:
-    """Inside it the run's boards are open; one that cannot be closed after the last step ends this run alone."""
-    with ExitStack() as opened:
-        opened.enter_context(trainee.recorder)
-        yield
-        with failing_alone(trainee):
-            opened.close()
-
-
 def read_all_photos(configs: Sequence[TrainConfig]) -> list[Photos]:
     """The photos of each run, read before anything is written.
 
@@ -237,49 +142,6 @@ def read_all_photos(configs: Sequence[TrainConfig]) -> list[Photos]:
     if problems:
         raise Problems("runs that are to be trained together", list(dict.fromkeys(problems)))
     return photos
-
-
-def prepare(
-    run: RunFolder, config: TrainConfig, photos: Photos, base: Base, components: list[str], accelerator
-) -> Trainee:
-    """Describe a run and make its adapter as alone; the base is left without it."""
-    adapter, steps = config.adapter, config.training.steps
-    outputs.describe(run, config, base, photos, accelerator, resume=False)
-    outputs.show_trigger(run, config, base)
-    with fresh_adapter(base, config) as trainable:
-        groups = make_optimizer(config, trainable).param_groups
-        rate_of = {id(p): group["base_lr"] for group in groups for p in group["params"]}
-        name_of = {id(p): (c, name) for c, named in trainable.items() for name, p in named.items()}
-        scaling = adapter.alpha / adapter.rank
-        u = ramp(0, steps, adapter.ramp)
-        adapters = {
-            c: StackedAdapter(adapter.method, scaling, {name: p.detach().clone() for name, p in named.items()}, u)
-            for c, named in trainable.items()
-        }
-        rates = {c: {name: rate_of[id(p)] for name, p in named.items()} for c, named in trainable.items()}
-        shown = [{**g, "params": [name_of[id(p)] for p in g["params"]]} for g in groups]
-    data = TrainingSet(
-        base,
-        photos,
-        config,
-        Store(cache_folder(config.data.cache_dir)),
-        step_samples=config.training.batch_size,
-        frozen_text="text_encoder" not in components,
-    )
-    return Trainee(run, config, data, adapters, rates, shown, Recorder(run, config, 0, accelerator, base))
-
-
-class fresh_adapter:
-    """`with fresh_adapter(base, config) as trainable:` a new adapter as a run alone starts with."""
-
-    def __init__(self, base: Base, config: TrainConfig):
-        self.base, self.config = base, config
-
-    def __enter__(self) -> dict[str, dict[str, torch.nn.Parameter]]:
-        return attach_configured(self.base, self.config)
-
-    def __exit__(self, *_: object) -> None:
-        detach(self.base)
 
 
 def make_stacked_optimizer(stacks: dict[str, AdapterStack], trainees: Sequence[Trainee]) -> StackedAdamW:
@@ -343,51 +205,5 @@ def loop(base: Base, stacks: dict[str, AdapterStack], trainees: Sequence[Trainee
                 trainee.recorder.flush()
 
 
-def state_of(stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> dict[str, dict[str, Tensor]]:
-    """A run's parameters now (copies on the CPU), by component and PEFT name."""
-    return {
-        component: {n: v.cpu() for n, v in stack.read(row, list(trainee.adapters[component].parameters)).items()}
-        for component, stack in stacks.items()
-    }
-
-
 def set_numbers(tensor: Tensor, values: list[float]) -> None:
     tensor.copy_(torch.tensor(values), non_blocking=True)
-
-
-def watched(stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> SimpleNamespace:
-    """What the recorder looks at: the run's groups, their parameters being views into the stacks."""
-    where = {component: dict(stack.columns()) for component, stack in stacks.items()}
-
-    def view(component: str, name: str) -> Tensor:
-        return stacks[component].values.data[row, where[component][layer_and_kind(name)]]
-
-    return SimpleNamespace(param_groups=[{**g, "params": [view(*p) for p in g["params"]]} for g in trainee.groups])
-
-
-def note(trainee: Trainee, step: int, loss: Tensor, norm: Tensor, board: SimpleNamespace, u: float) -> None:
-    """Record a step of one run; a loss that is not finite, or a full disk, ends this run, and no other."""
-    if trainee.error is not None:
-        return
-    with failing_alone(trainee):
-        trainee.recorder.add(step, loss, norm, board, u, on_bad_loss=None)
-        trainee.run.drop_replaced()
-
-
-def finish(base: Base, stacks: dict[str, AdapterStack], row: int, trainee: Trainee) -> None:
-    """Write a run's adapter and summary as alone."""
-    config, run, steps = trainee.config, trainee.run, trainee.config.training.steps
-    with fresh_adapter(base, config) as trainable:
-        for component, values in state_of(stacks, row, trainee).items():
-            for name, value in values.items():
-                trainable[component][name].data.copy_(value)
-            if METHODS[config.adapter.method].has_ramp:
-                for one in find_ramps(base.components()[component]):
-                    one.set(ramp_after(steps, steps, config.adapter.ramp))
-        outputs.save_adapter(run, config, base, list(stacks), step=steps)
-        outputs.write_summary(run, config, base, trainable, trainee.recorder, steps=steps)
-    run.update_summary(trained_together=stacks["unet"].count if "unet" in stacks else next(iter(stacks.values())).count)
-    run.write_state("finished", step=steps, steps=steps)
-    # Last: a run that is not finished is begun anew, and must not find states that it cannot be resumed from.
-    for step, parameters in trainee.states.items():
-        checkpoint.save_checkpoint(run.checkpoints, step, parameters, None, {}, keep=len(trainee.states))

@@ -17,7 +17,8 @@ from symdream.diffusion.base import load_base
 from symdream.errors import Problems, RequestError
 from symdream.files import disk_error
 from symdream.training import outputs, recorder
-from symdream.training.batched import train_together, what_differs
+from symdream.training.batchable import what_differs
+from symdream.training.batched import train_together
 from symdream.training.run_folder import RunFolder
 
 
