@@ -251,8 +251,11 @@ def parse_seeds(text: str) -> list[int]:
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise RequestError(f'"{part}" is no seed.', fix="write numbers, such as 0, 1, 2 or 0-3")
-        span = range(int(first), int(last if dash else first) + 1)
-        if len(span) > MAX_PICTURES:
-            raise RequestError(f"{part} are {len(span)} seeds.", fix=f"at most {MAX_PICTURES} pictures at once")
-        seeds.update(dict.fromkeys(span))
+        start, end = int(first), int(last if dash else first)
+        count = end - start + 1
+        if count < 1:
+            raise RequestError(f"{part} runs backwards.", fix=f"write {end}-{start}")
+        if count > MAX_PICTURES:
+            raise RequestError(f"{part} are {count} seeds.", fix=f"at most {MAX_PICTURES} pictures at once")
+        seeds.update(dict.fromkeys(range(start, end + 1)))
     return list(seeds)

@@ -37,7 +37,10 @@ input:is([type=range], [type=checkbox], [type=radio]):focus-visible {
 .dark input:is([type=range], [type=checkbox], [type=radio]):focus-visible {
   outline-color: var(--primary-400) !important;
 }
-.toast-text { white-space: pre-line; }
+/* Errors of several lines: the name is older gradio's, then that since 6.31. */
+.toast-text, .toast-message-text { white-space: pre-line; }
+/* The browser draws scrollbars too, and white ones unless it knows of the dark. */
+:root:has(.dark) { color-scheme: dark; }
 .gradio-container > .main { max-width: 1360px; margin: 0 auto; }
 #status, #compare-status { min-height: 3.2rem; }
 #status p, #compare-status p { margin: 0; }
@@ -58,10 +61,14 @@ progress::-moz-progress-bar { background: var(--color-accent); }
 /* A choice that is too long ends before the arrow. */
 input[role=combobox] { padding-right: 1.75rem !important; text-overflow: ellipsis; }
 #gallery { min-height: 320px; }
-#gallery .grid-wrap { max-height: none; }
+#gallery .grid-wrap { max-height: none; overflow-y: auto; }
 #head h1 { margin-bottom: 0; }
 /* Galleries of a few pictures: as high as these, and narrow enough for a telephone. */
-.snug .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
+.snug .grid-wrap {
+  height: auto !important; min-height: 0 !important; max-height: none !important; overflow-y: auto !important;
+}
+/* gradio's rows are as high as the highest, and never lower than 100 px. */
+#shelf .grid-container, .snug .grid-container { grid-auto-rows: auto !important; }
 .snug .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(56px, 1fr)) !important; }
 .snug .thumbnail-lg { aspect-ratio: 1; height: auto; }
 /* Captions for those who do not see the pictures; over small ones they would hide them. */

@@ -84,12 +84,14 @@ def can_be_one(base: nn.Module, x: Tensor) -> bool:
     """
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or torch.jit.is_tracing():
         return False
-    kind = x.device.type
-    # PyTorch refuses the question for a device without autocast, such as meta.
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    if type(base) is not nn.Linear or autocast or x.dtype != base.weight.dtype:
+    if type(base) is not nn.Linear or autocast_is_on(x.device.type) or x.dtype != base.weight.dtype:
         return False
     trained = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
     watched = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
     # Offloading and casting layer by layer put a forward of their own on the module itself.
     return not (trained or watched or "forward" in vars(base))
+
+
+def autocast_is_on(device: str) -> bool:
+    # PyTorch refuses the question for a device without autocast, such as meta.
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

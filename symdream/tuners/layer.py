@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from symdream.tuners.adapted_linear import AdaptedLinear, can_be_one
+from symdream.tuners.adapted_linear import AdaptedLinear, autocast_is_on, can_be_one
 from symdream.tuners.config import SingLoraConfig, SymLoraConfig, SymmetricConfig
 from symdream.tuners.ramp import Ramp
 from symdream.tuners.symmetric import INITS, dense_delta, lora_pair
@@ -57,7 +59,10 @@ class SymmetricLinear(nn.Module, BaseTunerLayer):
     The update costs two thin products, never an (out, in) matrix. Parameters are float32 (float64 on a float64
     base), cast to the base's dtype in the forward.
 
-    Shapes: x (..., in) -> y (..., out), in x's dtype.
+    The base is an nn.Linear, or GPT-2's Conv1D, which is one whose weight lies transposed: (in, out).
+
+    Shapes: x (..., in) -> y (..., out), in the dtype of the base's own output: under autocast, or behind a layer that
+    computes in another precision than its input's, not x's.
     """
 
     cast_input_dtype_enabled = True  # diffusers' layer-wise casting switches it; the forward casts in any case
@@ -69,7 +74,7 @@ class SymmetricLinear(nn.Module, BaseTunerLayer):
         super().__init__()
         self.base_layer = base_layer
         linear = self.get_base_layer()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.in_features, self.out_features = features_of(linear)
         # diffusers counts adapters by len(layer.r)
         self.r: dict[str, int] = {}
         self.alpha: dict[str, float] = {}
@@ -142,12 +147,14 @@ class SymmetricLinear(nn.Module, BaseTunerLayer):
     # The update as a matrix, merged or factored.
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """dW (out, in) in the adapter's own dtype: the dense oracle of the forward. Raises KeyError for no adapter."""
+        """dW (out, in) in the adapter's own dtype: the dense oracle of the forward; as the base's weight lies, hence
+        (in, out) for a Conv1D. Raises KeyError for no adapter."""
         return self._delta(adapter_name, self._scale(adapter_name))
 
     def _delta(self, adapter_name: str, scale: float) -> Tensor:
         A, d = self._A[adapter_name], self._spectrum(adapter_name)
-        return dense_delta(A, d, scale, self.out_features, self.in_features)
+        delta = dense_delta(A, d, scale, self.out_features, self.in_features)
+        return delta.T if isinstance(self.get_base_layer(), Conv1D) else delta
 
     def lora_factors(self, adapter_name: str, fp16_balanced: bool = False) -> tuple[Tensor, Tensor]:
         """Plain LoRA's (A (r, in), B (out, r)) with dW = B A at weight 1: u and alpha / r are in, set_scale is not."""
@@ -204,7 +211,7 @@ class SymmetricLinear(nn.Module, BaseTunerLayer):
         result = self.base_layer(x, *args, **kwargs)
         for name in names:
             result = self._add_update(result, x, name)
-        return result.to(x.dtype)
+        return result
 
     def _mixed_batch_forward(self, x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> Tensor:
         """Row i of x through adapter_names[i] alone; through none where this layer has no such adapter."""
@@ -214,7 +221,7 @@ class SymmetricLinear(nn.Module, BaseTunerLayer):
                 rows = torch.tensor(chosen, device=x.device)
                 updated = self._add_update(result[rows], x[rows], name)
                 result = result.index_copy(0, rows, updated)
-        return result.to(x.dtype)
+        return result
 
     def _drops(self, name: str) -> bool:
         return self.training and self.dropout[name] > 0
@@ -226,16 +233,31 @@ class SymmetricLinear(nn.Module, BaseTunerLayer):
         A_out = A if self.out_features == A.shape[1] else A[:, : self.out_features]
         if self._drops(name):
             x = F.dropout(x, self.dropout[name])
-        h = F.linear(x.to(A.dtype), A_in)
-        h = (h * self._d(name, h.device)).to(A.dtype)
-        h = h.reshape(-1, h.shape[-1])
-        return torch.addmm(result.reshape(-1, self.out_features), h, A_out, alpha=self.scaling[name]).view_as(result)
+        with _without_autocast(x.device.type):
+            h = F.linear(x.to(A.dtype), A_in)
+            h = (h * self._d(name, h.device)).to(A.dtype)
+            h = h.reshape(-1, h.shape[-1])
+            y = torch.addmm(result.reshape(-1, self.out_features), h, A_out, alpha=self.scaling[name])
+        return y.view_as(result)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True
 
     def extra_repr(self) -> str:
         return f"r={self.r}, alpha={self.alpha}"
+
+
+def features_of(linear: nn.Linear | Conv1D) -> tuple[int, int]:
+    """(in, out)."""
+    if isinstance(linear, Conv1D):
+        n_in, n_out = linear.weight.shape
+        return n_in, n_out
+    return linear.in_features, linear.out_features
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    """The update is added in the precision of the base's output, whatever autocast would take for products."""
+    return torch.autocast(device, enabled=False) if autocast_is_on(device) else nullcontext()
 
 
 class SingLoraLinear(SymmetricLinear):

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _maybe_include_all_linear_layers
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from symdream.errors import Problem, Problems
 from symdream.tuners.config import SymmetricConfig
-from symdream.tuners.layer import MasterParameters, SingLoraLinear, SymLoraLinear, SymmetricLinear
+from symdream.tuners.layer import MasterParameters, SingLoraLinear, SymLoraLinear, SymmetricLinear, features_of
 from symdream.tuners.mixed_batch import copies_in, each_row_its_own
 from symdream.tuners.ramp import Ramp
 
@@ -44,17 +45,19 @@ def why_not(module: nn.Module, r: int) -> str | None:
         return f"is a fused {kind}, which never calls its layers; use separate nn.Linear q, k, v or leave it out"
     if kind == "NonDynamicallyQuantizableLinear":
         return "belongs to a fused MultiheadAttention, which reads its weight without calling it; leave it out"
-    if not isinstance(module, nn.Linear):
-        return f"is a {kind}; only nn.Linear can be adapted: list it in exclude_modules or do not target it"
+    if not isinstance(module, nn.Linear | Conv1D):
+        return (
+            f"is a {kind}; only nn.Linear and GPT-2's Conv1D can be adapted: list it in exclude_modules or do not "
+            "target it"
+        )
     if type(module.weight) is not nn.Parameter or module.weight.dtype not in FLOATS:
         return (
             f"is a quantised or packed {kind} ({type(module.weight).__name__}, {module.weight.dtype}); "
             "load the model unquantised, in float32, bfloat16 or float16"
         )
-    smaller = min(module.in_features, module.out_features)
-    if r > smaller:
-        shape = f"{module.in_features} -> {module.out_features}"
-        return f"has shape {shape}, rank {r} is larger; take r <= {smaller} or leave it out"
+    n_in, n_out = features_of(module)
+    if r > min(n_in, n_out):
+        return f"has shape {n_in} -> {n_out}, rank {r} is larger; take r <= {min(n_in, n_out)} or leave it out"
     return None
 
 
@@ -103,7 +106,8 @@ class SymmetricModel(BaseTuner):
         # What PEFT itself does next, when it is too late to refuse: 'all-linear' becomes names.
         peft_config = copy.copy(peft_config)  # of a refused one nothing changes
         _maybe_include_all_linear_layers(peft_config, model)
-        inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, SymmetricLinear))
+        # The parts of a layer that carries another tuner's adapter are no layers of the model, as for PEFT.
+        inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))
         targets = {
             name: module
             for name, module in model.named_modules()

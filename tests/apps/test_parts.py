@@ -157,6 +157,14 @@ def test_what_is_no_seed_is_refused(text):
         comparison.parse_seeds(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"), [("0-9999999999999999999", "10000000000000000000 seeds"), ("5-2", "(?s)backwards.*write 2-5")]
+)
+def test_ranges_of_seeds_that_cannot_be_meant_say_why(text, said):
+    with pytest.raises(RequestError, match=said):
+        comparison.parse_seeds(text)
+
+
 def test_a_comparison_tells_all_that_is_wrong_at_once(owl):
     with pytest.raises(Problems) as caught:
         comparison.check_comparison([], [" "], [])

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from helpers.adapters import CONFIGS, randomize
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from symdream.tuners import METHODS, param_groups, set_ramp
+from symdream.tuners import METHODS, SymmetricLinear, param_groups, set_ramp
 
 # 32 -> 16 keys and values (grouped queries), 32 -> 64 and 64 -> 32 in the MLP: every kind of shape.
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
@@ -138,6 +138,44 @@ def test_all_linear_and_the_default_targets_of_a_known_model_work(method):
     count = lambda model: sum(f"{method}_A" in n for n, p in model.named_parameters())
     assert count(everything) == 14  # 7 a block; the head is left alone
     assert count(known) == 4  # PEFT's choice for Llama: q_proj, v_proj
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+@pytest.mark.parametrize("targets", ["all-linear", None])
+def test_the_layers_of_a_gpt2_are_those_that_lora_takes(method, targets, tmp_path, tokens):
+    def gpt2():
+        torch.manual_seed(0)
+        return GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=32, n_embd=32, n_layer=2, n_head=4)).eval()
+
+    def adapted(model):
+        return {name for name, module in model.named_modules() if hasattr(module, "base_layer")}
+
+    model = get_peft_model(gpt2(), CONFIGS[method](r=4, target_modules=targets))
+    assert adapted(model) == adapted(
+        get_peft_model(gpt2(), LoraConfig(r=4, target_modules=targets, fan_in_fan_out=True))
+    )
+    randomize(model)
+    logits = model(tokens).logits
+    assert not torch.allclose(logits, gpt2()(tokens).logits, atol=1e-3)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(PeftModel.from_pretrained(gpt2(), tmp_path)(tokens).logits, logits)
+    assert torch.allclose(model.merge_and_unload()(tokens).logits, logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+@pytest.mark.parametrize("targets", [["q_proj"], r".*q_proj.*"])
+def test_a_model_that_has_lora_takes_a_symmetric_adapter_on_the_same_layer(method, targets, tokens):
+    model = language_model()
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False), "lora")
+    alone = model(tokens).logits
+    model.add_adapter(CONFIGS[method](r=4, target_modules=targets), "symmetric")
+    layers = {name for name, module in model.named_modules() if isinstance(module, SymmetricLinear)}
+    assert layers == {f"model.layers.{i}.self_attn.q_proj" for i in range(2)}
+    model.set_adapter("lora")
+    assert torch.equal(model(tokens).logits, alone)
+    randomize(model)
+    model.set_adapter("symmetric")
+    assert not torch.allclose(model(tokens).logits, alone, atol=1e-3)
 
 
 @pytest.mark.parametrize("method", CONFIGS)

@@ -5,13 +5,14 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.adapters import CONFIGS, OneLinear, adapted_linear
+from helpers.adapters import CONFIGS, OneLinear, adapted_linear, randomize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers.pytorch_utils import Conv1D
 
 from symdream.tuners import set_ramp
 
@@ -134,13 +135,64 @@ def test_double_is_honoured_and_half_is_not(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_autocast_trains_a_float32_model(method):
+def test_the_output_has_the_dtype_of_the_bases_own_under_autocast(method):
     layer = adapted_linear(method, 16, 24)
     x = torch.randn(3, 16)
+    full = layer(x)
     with torch.autocast("cpu", torch.bfloat16):
-        y = layer(x)
-    assert y.dtype == torch.float32
-    assert relative_error(y, layer(x)) < 2e-2
+        y, base = layer(x), layer.base_layer(x)
+        y.square().mean().backward()
+    assert y.dtype == base.dtype == torch.bfloat16
+    assert relative_error(y, full) < 2e-2
+    assert all(p.grad.dtype == torch.float32 and p.grad.any() for p in layer.parameters() if p.requires_grad)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer.merge()
+        assert layer(x).dtype == torch.bfloat16
+
+
+class PreciseHead(nn.Linear):
+    """As models have them that compute their logits in fp32, whatever their weights are in."""
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.linear(x.float(), self.weight.float(), None)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_base_that_answers_in_more_precision_keeps_it(method, autocast):
+    head = PreciseHead(16, 24, bias=False, dtype=torch.bfloat16)
+    model = get_peft_model(nn.Sequential(head), CONFIGS[method](r=4, target_modules=["0"]))
+    layer = model.base_model.model[0]
+    randomize(layer)
+    x = torch.randn(5, 16, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y, mixed = layer(x), layer(x, adapter_names=["default"] * 5)
+    truth = x.double() @ (head.weight.double() + dense_formula(layer)).T
+    assert y.dtype == mixed.dtype == torch.float32
+    assert relative_error(y, truth) < 1e-6 and relative_error(mixed, truth) < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("n_in", "n_out"), [(16, 16), (16, 48), (48, 16)])
+def test_a_conv1d_is_a_linear_layer_that_lies_transposed(method, n_in, n_out):
+    base = Conv1D(n_out, n_in).double()
+    nn.init.normal_(base.bias)
+    model = get_peft_model(nn.Sequential(base), CONFIGS[method](r=4, target_modules=["0"]))
+    layer, x = model.base_model.model[0], torch.randn(2, 3, n_in, dtype=torch.float64)
+    randomize(layer)
+    delta = dense_formula(layer)
+    truth = x @ (base.weight + delta.T) + base.bias
+    assert torch.allclose(layer(x), truth, atol=1e-12)
+    assert layer.get_delta_weight("default").shape == base.weight.shape
+    assert torch.allclose(layer.get_delta_weight("default"), delta.T, atol=1e-12)
+    A, B = layer.lora_factors("default")
+    assert torch.allclose(B @ A, delta, atol=1e-12)
+    before = base.weight.clone()
+    layer.merge(safe_merge=True)
+    assert torch.allclose(layer(x), truth, atol=1e-12)
+    layer.unmerge()
+    assert torch.allclose(base.weight, before, atol=1e-12)
 
 
 def test_symlora_starts_as_an_exact_no_op_and_its_first_step_moves_only_lambda():

@@ -53,7 +53,7 @@ class Mixed(nn.Module):
     ("target", "reason"),
     [
         ("thin", r"8 -> 3, rank 4 is larger; take r <= 3"),
-        ("conv", r"Conv2d; only nn\.Linear.*exclude_modules"),
+        ("conv", r"Conv2d; only nn\.Linear and GPT-2's Conv1D.*exclude_modules"),
         ("embedding", r"Embedding; only nn\.Linear"),
         ("attention", r"fused MultiheadAttention.*separate"),
         ("out_proj", r"attention\.out_proj +belongs to a fused MultiheadAttention"),
