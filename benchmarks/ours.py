@@ -5,8 +5,7 @@ The trainer itself needs pydantic for its settings; a bare GPU machine may lack 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +22,7 @@ from symdream.diffusion.batch_loss import BatchLoss
 from symdream.diffusion.checkpointing import use_gradient_checkpointing
 from symdream.diffusion.conditioning import Text, encode, size_ids, tokenize, unet_arguments
 from symdream.diffusion.engine import Engine, StepParts, choose_engine
+from symdream.diffusion.graph_engine import GraphEngine
 from symdream.tuners import find_ramps, param_groups
 
 RANK = 8
@@ -65,8 +65,10 @@ def make_batch(
     )
 
 
-def make_engine(base: Base, method: str, components: Sequence[str], engine: str, *, lr: float = 1e-4) -> Engine:
-    """The step engine over a fresh adapter on q, k, v and out, as symdream.train sets it up."""
+def make_engine(
+    base: Base, method: str, components: Sequence[str], engine: str, say: Callable[[str], None], *, lr: float = 1e-4
+) -> Engine:
+    """The step engine over a fresh adapter on q, k, v and out, as symdream.train sets it up. say: told its lines."""
     trainable = attach(base, method, RANK, float(RANK), "qkvo", components, 0.0, 0)
     train_adapters(base, components)
     groups = [group for c, named in trainable.items() for group in param_groups(method, named.items(), lr, name=c)]
@@ -82,13 +84,14 @@ def make_engine(base: Base, method: str, components: Sequence[str], engine: str,
         dtype=base.dtype,
         unet=base.unet,
     )
-    return choose_engine(engine, parts, lambda line: print(line, file=sys.stderr))
+    return choose_engine(engine, parts, say)
 
 
 class OurStep:
     """One step as symdream.train takes it over latents at hand, its draws included: `step()` does not wait for it.
 
-    components: what is trained; where no text encoder is, the caption is encoded beforehand.
+    engine: as in choose_engine, but eager steps never stand in for a graph (see `check_engine`). components: what is
+    trained; where no text encoder is, the caption is encoded beforehand.
     """
 
     def __init__(
@@ -104,12 +107,14 @@ class OurStep:
         if gradient_checkpointing:
             use_gradient_checkpointing(base, components)
         self.base, self.taken = base, 0
-        self.engine = make_engine(base, method, components, engine)
+        self.wanted, self.said = engine, []
+        self.engine = make_engine(base, method, components, engine, self.said.append)
         self.first = random_batch(base, batch, 0, text="text_encoder" not in components)
 
     def step(self) -> Tensor:
         self.engine.set(1.0, 1.0)
         loss, _ = self.engine.step([self._batch()])
+        check_engine(self.engine, self.wanted, self.said)
         return loss
 
     def _batch(self) -> Batch:
@@ -117,6 +122,17 @@ class OurStep:
         self.taken += 1
         samples = range(self.taken * rows, (self.taken + 1) * rows)
         return make_batch(self.base, 0, samples, one.x0, one.token_ids, one.text)
+
+
+def check_engine(engine: Engine, wanted: str, said: Sequence[str]) -> None:
+    """After a step: whether what was `wanted` took it; said: the engine's lines so far.
+
+    "auto" may be eager where a graph is not expected (on a CPU, in fp16), and "graph" a graph's code on a CPU.
+    Raises: RuntimeError if eager steps stand in for a graph.
+    """
+    graph = isinstance(engine, GraphEngine)
+    if (graph and engine.instead is not None) or (wanted == "graph" and not graph):
+        raise RuntimeError(f"a graph was to be measured; {' '.join(line.strip() for line in said)}")
 
 
 def train_ours(folder: Path, photos: Path, steps: int, output: Path, setting: Setting, prompt: str) -> None:
@@ -129,13 +145,15 @@ def train_ours(folder: Path, photos: Path, steps: int, output: Path, setting: Se
     ids = tuple(one.to(base.device) for one in tokenize(base, [prompt]))
     with torch.no_grad():
         text = encode(base, ids)
-    engine = make_engine(base, "lora", ["unet"], "auto")
+    said: list[str] = []
+    engine = make_engine(base, "lora", ["unet"], "auto", said.append)
     for step in range(steps):
         mean, std = posteriors[draws.image_index(0, step, len(posteriors))]
         drawn = send(draws.normal(0, step, tuple(mean.shape[1:]), "latent")[None], base.device)
         x0 = base.vae.config.scaling_factor * (mean + std * drawn)
         engine.set(1.0, 1.0)
         loss, _ = engine.step([make_batch(base, 0, [step], x0, ids, text)])
+        check_engine(engine, "auto", said)
     if not torch.isfinite(loss):
         raise RuntimeError(f"loss {loss} after {steps} steps")
     save_adapters(base, ["unet"], output, {})

@@ -22,6 +22,7 @@ import torch
 
 import symdream.quiet  # noqa: F401
 from symdream.diffusion.dtypes import auto_dtype
+from symdream.diffusion.group_norm import why_not
 
 ROUNDS = 15
 
@@ -159,7 +160,7 @@ def ratios(times: dict, ours: str, theirs: Iterable[str]) -> dict[str, float]:
 
 
 def describe(setting: Setting) -> dict:
-    """What the figures were measured on."""
+    """What the figures were measured on. kernels: whose group normalisation recordings take, unless a row says so."""
     import accelerate
     import diffusers
     import peft
@@ -170,10 +171,17 @@ def describe(setting: Setting) -> dict:
         "device": torch.cuda.get_device_name() if setting.device.type == "cuda" else platform.machine(),
         "dtype": str(setting.dtype).removeprefix("torch."),
         "shape": setting.shape,
+        "kernels": kernels(setting),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{library.__name__: library.__version__ for library in libraries},
     }
+
+
+def kernels(setting: Setting) -> str:
+    """Whose group normalisation recordings take on this device: "ours", or PyTorch's and why."""
+    reason = why_not(setting.device)
+    return f"PyTorch's, since {reason}" if reason else "ours"
 
 
 def run_rows(rows: Sequence[Row], setting: Setting, output: Path | None) -> dict:

@@ -5,7 +5,8 @@
 A base of the shape, with random weights, is written to the disk first, so that loading is real; both read the same
 files from the system's cache. Each contestant is a process of its own, taking turns: imports, loading, reading four
 photos, 400 steps of batch 1 at the base's resolution, LoRA of rank 8 on the UNet, saving. "ours" is the library's own
-loop; "symdream train" is the whole command with its run folder, where its packages (pydantic, tyro) are installed.
+loop, its kernels compiled by an earlier process (Triton keeps them on the disk); "symdream train" is the whole command
+with its run folder, where its packages (pydantic, tyro) are installed.
 """
 
 from __future__ import annotations

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.tiny_bases import tiny_base
 
-from benchmarks import rows, time_to_adapter
+from benchmarks import ours, rows, step_gpu, time_to_adapter
 from benchmarks.rows import Row, Setting, run_rows, spread, table
 from benchmarks.run_gpu import in_order_of_worth
 from benchmarks.step_gpu import KERNELS
+from symdream.diffusion import graph_engine
 
 ROOT = Path(__file__).parents[2]
 HERE = Setting(torch.device("cpu"), torch.float32, "sprite", True)
@@ -79,6 +81,54 @@ def test_after_the_deadline_no_round_and_no_contestant_is_begun(tmp_path):
     assert row["skipped"] == "the budget was over before ours was built"
 
 
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(step_gpu, "base_of", lambda *_: tiny_base("sd1"))
+
+
+def unrecordable(*_):
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def step_row(*names):
+    return Row("step_gpu", "tiny", 0, lambda: step_gpu.compare(HERE, 1, names))
+
+
+def test_a_step_that_cannot_be_recorded_fails_its_row_and_not_the_next(tiny, monkeypatch):
+    monkeypatch.setattr(graph_engine, "Captured", unrecordable)
+    graph, eager = run_rows([step_row("singlora, graph"), step_row("singlora, eager")], HERE, None)["rows"]
+    assert graph["failed"].startswith("RuntimeError: a graph was to be measured; engine: eager, since")
+    assert "not permitted when stream is capturing" in graph["failed"] and "times" not in graph
+    assert set(eager["times"]) == {"singlora, eager"}
+
+
+def test_a_graph_that_the_engine_refuses_fails_too_and_auto_may_be_eager(monkeypatch):
+    monkeypatch.setattr("symdream.diffusion.engine.not_capturable", lambda parts: "fp16 scales its loss")
+    with pytest.raises(RuntimeError, match="a graph was to be measured; engine: eager, since fp16 scales its loss"):
+        ours.OurStep(tiny_base("sd1"), "singlora", 1, engine="graph").step()
+    assert ours.OurStep(tiny_base("sd1"), "singlora", 1, engine="auto").step().isfinite()
+
+
+def test_where_our_kernels_cannot_be_used_no_contestant_is_called_after_them(tiny):
+    report = run_rows([step_row("floor, graph", "singlora, graph", *KERNELS)], HERE, None)
+    [row] = report["rows"]
+    assert set(row["times"]) == {"floor, graph", "singlora, graph"}
+    assert not any("kernels" in name for name in row["ratios"])
+    assert report["machine"]["kernels"] == "PyTorch's, since there is no CUDA device"
+    said = "not measured: the kernels are PyTorch's, since there is no CUDA device"
+    assert {name: row["facts"][name] for name in KERNELS} == dict.fromkeys(KERNELS, said)
+    assert row["facts"]["graph"] == "nothing is recorded on a CPU: the same code runs op by op"
+
+
+def test_where_our_kernels_work_they_are_compared_with_pytorchs(tiny, monkeypatch):
+    monkeypatch.setattr(rows, "why_not", lambda device: None)
+    report = run_rows([step_row("floor, graph", "singlora, graph", *KERNELS)], HERE, None)
+    [row] = report["rows"]
+    assert report["machine"]["kernels"] == "ours" and not set(KERNELS) & set(row["facts"])
+    assert set(row["times"]) == {"floor, graph", "singlora, graph", *KERNELS}
+    assert f"floor, graph / {KERNELS[0]}" in row["ratios"] and f"{KERNELS[1]} / singlora, graph" in row["ratios"]
+
+
 def test_on_a_gpu_every_shape_and_batch_of_the_goals_has_a_row():
     gpu = Setting(torch.device("cuda"), torch.bfloat16, "sd15", False)
     names = [f"{row.bench} {row.name}" for row in in_order_of_worth(gpu)]
@@ -112,7 +162,8 @@ def test_it_runs_with_torch_and_the_four_libraries_alone(tmp_path):
     by_name = {row["bench"]: row for row in found}
     step, sampling = by_name["step_gpu"], by_name["sampling"]
     assert set(found[0]["times"]) == {"floor, graph", "script, LoRA", "lora, graph", "singlora, graph"}
-    assert {"floor, eager", "script, DoRA", "symlora, graph", "singlora, eager", *KERNELS} == set(step["times"])
+    assert {"floor, eager", "script, DoRA", "symlora, graph", "singlora, eager"} == set(step["times"])
+    assert all(step["facts"][name].startswith("not measured") for name in KERNELS)
     assert sampling["facts"]["ours: levels of 255 apart"].startswith("0 at most")
     assert by_name["memory"]["facts"]["ours"].endswith("GiB")
     assert "not installed" in by_name["time_to_adapter"]["facts"]["symdream train"]
