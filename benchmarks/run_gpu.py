@@ -38,6 +38,14 @@ def in_order_of_worth(setting: Setting) -> list[Row]:
     ]
 
 
+def chosen(rows: list[Row], texts: list[str]) -> list[Row]:
+    """The rows with one of these texts in their title. Raises: ValueError if a text is in none."""
+    if unknown := [text for text in texts if not any(text in row.title for row in rows)]:
+        titles = "; ".join(row.title for row in rows)
+        raise ValueError(f"no row has {' or '.join(map(repr, unknown))} in its title; there are: {titles}")
+    return [row for row in rows if any(text in row.title for text in texts)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--budget", type=float, required=True, help="seconds")
@@ -50,10 +58,10 @@ def main() -> None:
     setting = replace(Setting.here(budget=args.budget), rounds=args.rounds)
     rows = in_order_of_worth(setting)
     if args.only:
-        rows = [row for row in rows if any(text in row.title for text in args.only)]
-        if not rows:
-            titles = "; ".join(row.title for row in in_order_of_worth(setting))
-            parser.error(f"no row has {' or '.join(args.only)}; there are: {titles}")
+        try:
+            rows = chosen(rows, args.only)
+        except ValueError as error:
+            parser.error(f"--only: {error}")
     report = run_rows(rows, setting, args.output)
     print(f"\n{args.output} and {args.output.with_suffix('.md')}: {report['seconds']:.0f} s")
     if any("failed" in row for row in report["rows"]):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -12,14 +14,15 @@ import pytest
 import torch
 from helpers.tiny_bases import tiny_base
 
-from benchmarks import ours, rows, step_gpu, time_to_adapter
+from benchmarks import ours, rows, run_gpu, step_gpu, time_to_adapter
 from benchmarks.rows import Row, Setting, run_rows, spread, table
-from benchmarks.run_gpu import in_order_of_worth
+from benchmarks.run_gpu import chosen, in_order_of_worth
 from benchmarks.step_gpu import KERNELS
 from symdream.diffusion import graph_engine
 
 ROOT = Path(__file__).parents[2]
 HERE = Setting(torch.device("cpu"), torch.float32, "sprite", True)
+GPU = Setting(torch.device("cuda"), torch.bfloat16, "sd15", False)
 NOT_NEEDED = ("pydantic", "tyro", "rich", "tomli_w", "psutil", "gradio", "scipy", "matplotlib")
 
 
@@ -130,14 +133,37 @@ def test_where_our_kernels_work_they_are_compared_with_pytorchs(tiny, monkeypatc
 
 
 def test_on_a_gpu_every_shape_and_batch_of_the_goals_has_a_row():
-    gpu = Setting(torch.device("cuda"), torch.bfloat16, "sd15", False)
-    names = [f"{row.bench} {row.name}" for row in in_order_of_worth(gpu)]
+    names = [row.title for row in in_order_of_worth(GPU)]
     assert len(set(names)) == len(names)
     for start in ("step_gpu sd15 batch 1", "step_gpu sd15 batch 4", "step_gpu sd15 batch 8", "sampling sd15 batch 1"):
         assert any(name.startswith(start) for name in names), start
     for start in ("batched sd15", "memory sd15", "memory sdxl", "time_to_adapter sd15", "step_gpu sdxl"):
         assert any(name.startswith(start) for name in names), start
     assert "skipped" not in table({"machine": {}, "seconds": 0, "rows": []})
+
+
+def test_every_text_of_only_must_be_in_a_title(monkeypatch, capsys):
+    rows_there = in_order_of_worth(GPU)
+    assert [row.title for row in chosen(rows_there, ["batched", "memory"])] == [
+        "batched sd15, UNet", "memory sd15", "memory sdxl"
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["run_gpu.py", "--budget", "1", "--only", "batched", "batch 3", "sd16"])
+    monkeypatch.setattr(run_gpu, "run_rows", lambda *_: pytest.fail("was started"))
+    with pytest.raises(SystemExit, match="2"):
+        run_gpu.main()
+    said = capsys.readouterr().err
+    assert "--only: no row has 'batch 3' or 'sd16' in its title; there are: step_gpu sprite batch 1" in said
+
+
+def test_the_command_of_the_docs_measures_their_table():
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    [words] = [shlex.split(line) for line in re.findall("^    .*run_gpu.py.*", page, re.MULTILINE) if "--only" in line]
+    setting = replace(GPU, rounds=int(words[words.index("--rounds") + 1]))
+    wanted = chosen(in_order_of_worth(setting), words[words.index("--only") + 1 :])
+    everything = f"step_gpu sd15 batch 1, {len(step_gpu.EVERYTHING)} contestants"
+    headline = f"step_gpu sd15 batch 4, {len(step_gpu.HEADLINE + KERNELS)} contestants"
+    assert [row.title for row in wanted] == [headline, "sampling sd15 batch 1", "batched sd15, UNet", everything]
+    assert sum(row.seconds for row in wanted) <= float(words[words.index("--budget") + 1])
 
 
 @pytest.mark.slow
