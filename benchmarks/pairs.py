@@ -42,6 +42,8 @@ def run(
     args = parser.parse_args()
     if min(args.pairs, args.rank, args.batch) < 1:
         parser.error("--pairs, --rank and --batch must be at least 1")
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)  # not to fail after all was measured
     result = measure(args.method, args.pairs, args.rank, args.batch)
     if args.output:
         args.output.write_text(json.dumps(result, indent=2) + "\n")

@@ -189,9 +189,16 @@ def run_rows(rows: Sequence[Row], setting: Setting, output: Path | None) -> dict
 
     Before a row, its guess is compared with what is left; guesses are corrected by how the rows before it went.
     A row that fails tells its error, and the next one runs. output: a .json file; a .md file with the table beside it.
+    Its folder is made. Raises: SystemExit if it cannot be written, before anything is measured.
     """
     begun, slower = time.perf_counter(), 1.0
-    report: dict = {"machine": describe(setting), "budget_seconds": setting.deadline - begun, "rows": []}
+    report: dict = {"machine": describe(setting), "budget_seconds": setting.deadline - begun, "rows": [], "seconds": 0}
+    if output:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            write(report, output)
+        except OSError as error:
+            sys.exit(f"{output} cannot be written ({error.strerror}: {error.filename}); nothing was measured")
     for row in rows:
         start = time.perf_counter()
         left = setting.deadline - start
@@ -215,9 +222,13 @@ def run_rows(rows: Sequence[Row], setting: Setting, output: Path | None) -> dict
         report["seconds"] = time.perf_counter() - begun
         print(in_words(result), flush=True)
         if output:
-            output.write_text(json.dumps(report, indent=2) + "\n")
-            output.with_suffix(".md").write_text(table(report))
+            write(report, output)
     return report
+
+
+def write(report: dict, output: Path) -> None:
+    output.write_text(json.dumps(report, indent=2) + "\n")
+    output.with_suffix(".md").write_text(table(report))
 
 
 def in_words(result: dict) -> str:

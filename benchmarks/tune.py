@@ -90,6 +90,7 @@ def main() -> None:
     args = parser.parse_args()
 
     options = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in args.set)}
+    args.output.parent.mkdir(parents=True, exist_ok=True)  # not to fail after the first cell
     lines = args.output.read_text().splitlines() if args.output.exists() else []
     done = [json.loads(line) for line in lines]
     dino, clip = load_dino(), load_clip()

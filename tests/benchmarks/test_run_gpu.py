@@ -54,16 +54,25 @@ def test_a_row_that_does_not_fit_or_fails_costs_no_other_row(tmp_path):
     assert "- step last: theirs / ours = 2.00" in lines
 
 
-def test_what_was_measured_is_on_the_disk_after_every_row(tmp_path):
-    seen = []
+def test_what_was_measured_is_on_the_disk_before_the_first_row_and_after_every_row(tmp_path):
+    output, seen = tmp_path / "new" / "folder" / "all.json", []
 
     def look():
-        seen.append(len(json.loads((tmp_path / "all.json").read_text())["rows"]) if seen else 0)
-        seen.append(None)
+        seen.append(len(json.loads(output.read_text())["rows"]))
+        assert output.with_suffix(".md").read_text().startswith("# Measured")
         return measured([1.0])
 
-    run_rows([Row("step", str(i), 0, look) for i in range(3)], HERE, tmp_path / "all.json")
-    assert seen[::2] == [0, 1, 2]
+    run_rows([Row("step", str(i), 0, look) for i in range(3)], HERE, output)
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["file/all.json", "folder"])
+def test_what_cannot_be_written_is_said_before_anything_is_measured(tmp_path, name):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    plan = [Row("step", "first", 0, lambda: pytest.fail("was started"))]
+    with pytest.raises(SystemExit, match=rf"{name} cannot be written \(.+\); nothing was measured"):
+        run_rows(plan, HERE, tmp_path / name)
 
 
 def test_contestants_take_turns():
