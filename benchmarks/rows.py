@@ -192,7 +192,8 @@ def run_rows(rows: Sequence[Row], setting: Setting, output: Path | None) -> dict
     Its folder is made. Raises: SystemExit if it cannot be written, before anything is measured.
     """
     begun, slower = time.perf_counter(), 1.0
-    report: dict = {"machine": describe(setting), "budget_seconds": setting.deadline - begun, "rows": [], "seconds": 0}
+    budget = setting.deadline - begun if math.isfinite(setting.deadline) else None  # infinity is no JSON
+    report: dict = {"machine": describe(setting), "budget_seconds": budget, "rows": [], "seconds": 0}
     if output:
         try:
             output.parent.mkdir(parents=True, exist_ok=True)

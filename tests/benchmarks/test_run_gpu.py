@@ -1,6 +1,7 @@
 """The GPU benchmarks run here on the embedded base, as a check of their code and of what they write."""
 
 import json
+import math
 import os
 import re
 import shlex
@@ -64,6 +65,24 @@ def test_what_was_measured_is_on_the_disk_before_the_first_row_and_after_every_r
 
     run_rows([Row("step", str(i), 0, look) for i in range(3)], HERE, output)
     assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("budget", "written"), [(100.0, 100.0), (math.inf, None)])
+def test_a_report_is_json_with_and_without_a_budget(tmp_path, budget, written):
+    setting = replace(HERE, deadline=time.perf_counter() + budget)
+    run_rows([Row("step", "first", 0, lambda: measured([1.0]))], setting, tmp_path / "all.json")
+    report = read_json(tmp_path / "all.json")
+    assert report["budget_seconds"] == (written and pytest.approx(written, abs=10)) and len(report["rows"]) == 1
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "speed-h100").glob("*.json")), ids=lambda path: path.name)
+def test_the_docs_figures_are_json(path):
+    assert read_json(path)["rows"]
+
+
+def read_json(path):
+    """Strictly: NaN and Infinity, which Python alone writes and reads, are none."""
+    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in {path}"))
 
 
 @pytest.mark.parametrize("name", ["file/all.json", "folder"])
