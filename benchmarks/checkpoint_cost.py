@@ -36,6 +36,7 @@ from symdream.training import checkpoint  # noqa: E402
 from symdream.training.recorder import Recorder  # noqa: E402
 from symdream.training.run_folder import RunFolder  # noqa: E402
 from symdream.training.session import run_training  # noqa: E402
+from symdream.tuners import METHODS  # noqa: E402
 
 
 @contextmanager
@@ -79,12 +80,18 @@ def measure(flags: dict[str, Any], folder: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--method", default="singlora")
+    parser.add_argument("--method", default="singlora", choices=METHODS)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=20, help="how many steps, and checkpoints, are timed")
     parser.add_argument("--folder", type=Path, help="on the disk to measure (default: the one for temporary files)")
     args = parser.parse_args()
+    if args.steps < 2:  # the first one warms up
+        parser.error("--steps must be at least 2")
+    if min(args.rank, args.batch) < 1:
+        parser.error("--rank and --batch must be at least 1")
+    if args.folder and not args.folder.is_dir():
+        parser.error(f"--folder: there is no folder {args.folder}")
     flags = {"method": args.method, "rank": args.rank, "batch_size": args.batch, "steps": args.steps}
     with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
         figures = measure(flags, Path(temporary))

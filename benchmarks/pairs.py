@@ -27,11 +27,11 @@ def run(
     headline: Callable[[dict], str],
     *,
     pairs: int,
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str],
 ) -> dict:
     """Parse the flags, `measure(method, pairs, rank, batch)`, print `headline(result)` with interval and medians.
 
-    pairs: how many unless asked otherwise. methods: which may be asked for (None: left to `measure`).
+    pairs: how many unless asked otherwise. methods: which may be asked for.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--method", default="singlora", choices=methods)

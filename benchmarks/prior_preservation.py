@@ -39,7 +39,9 @@ from symdream.metrics.scores import dino_score, drift, paired_cosines
 from symdream.training.request import check_subject
 from symdream.training.run_folder import RunFolder
 from symdream.training.session import run_training
+from symdream.tuners import METHODS
 
+SUBJECT = Path(__file__).parent.parent / "sample_data" / "owl"
 PICTURE = "prior_preservation.webp"
 CLASS_PROMPTS = [
     "a 3d render of a {}",
@@ -53,8 +55,8 @@ CLASS_PROMPTS = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subject", type=Path, default=Path("sample_data/owl"))
-    parser.add_argument("--method", default="singlora")
+    parser.add_argument("--subject", type=Path, default=SUBJECT, help="folder with photos and prompts.toml")
+    parser.add_argument("--method", default="singlora", choices=METHODS)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--class-count", type=int, default=32)
@@ -65,6 +67,8 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, help="folder in which to write the page")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
+    if not (args.subject / "prompts.toml").is_file():
+        parser.error(f"--subject: {args.subject} has no prompts.toml")
 
     others = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in args.set)}
     asked = read_prompts(args.subject / "prompts.toml")

@@ -277,8 +277,10 @@ def table(report: dict) -> str:
 
 def main(doc: str, rows_of: Callable[[Setting], list[Row]]) -> None:
     """The command around one benchmark's rows."""
+    from benchmarks.shapes import SHAPES  # not above: processes that are timed from their start import this module
+
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--shape", help="sprite, sd15 or sdxl (default: sd15 on a GPU, sprite on a CPU)")
+    parser.add_argument("--shape", choices=SHAPES, help="of the base (default: sd15 on a GPU, sprite on a CPU)")
     parser.add_argument("--quick", action="store_true", help="few rounds: shows that it runs, measures little")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"at most so many in a row (default {ROUNDS})")

@@ -75,13 +75,14 @@ def try_cell(cell: dict, images_per_prompt: int, dino, clip, before: dict, keep:
 
 
 def main() -> None:
+    subjects = sorted(prompts.parent.name for prompts in SAMPLES.glob("*/prompts.toml"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--methods", nargs="+", default=list(RATES))
+    parser.add_argument("--methods", nargs="+", default=list(RATES), choices=RATES)
     parser.add_argument("--ranks", nargs="+", type=int, default=[8])
     parser.add_argument("--rates", nargs="+", type=float, help="for every method (default: three for each)")
     parser.add_argument("--defaults", action="store_true", help="the trainer's own rates of each method, nothing else")
-    parser.add_argument("--subjects", nargs="+", default=["owl", "cupcake"])
+    parser.add_argument("--subjects", nargs="+", default=["owl", "cupcake"], choices=subjects)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--keep", type=Path, help="folder for the runs, so that symdream evaluate --run can be asked")
