@@ -197,7 +197,11 @@ def run_rows(rows: Sequence[Row], setting: Setting, output: Path | None) -> dict
     if output:
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            write(report, output)
+            if output.exists():  # the figures of an earlier run stay until this one has some
+                with output.open("a"):
+                    pass
+            else:
+                write(report, output)
         except OSError as error:
             sys.exit(f"{output} cannot be written ({error.strerror}: {error.filename}); nothing was measured")
     for row in rows:

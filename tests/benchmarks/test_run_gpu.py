@@ -94,6 +94,17 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(tmp_path, na
         run_rows(plan, HERE, tmp_path / name)
 
 
+def test_an_earlier_report_stays_until_there_is_a_newer_figure(tmp_path):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    output = tmp_path / "all.json"
+    output.write_text("{}")
+    with pytest.raises(KeyboardInterrupt):
+        run_rows([Row("step", "first", 0, interrupted)], HERE, output)
+    assert output.read_text() == "{}"
+
+
 def test_contestants_take_turns():
     order = []
     contestants = [rows.Contestant(name, lambda name=name: order.append(name), 2) for name in "abc"]
