@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from symdream.diffusion.clip_tokenizer import VOCABULARY
 from symdream.errors import RequestError
 
 PIPELINES = (
@@ -60,7 +61,8 @@ def family_of_folder(model_index: Mapping, unet_config: Mapping, where: str) -> 
 def family_of_file(shapes: Mapping[str, tuple[int, ...]], where: str) -> str:
     """The family of a single file in the original layout, from its tensors' names and shapes.
 
-    Raises: RequestError if it is something else, or a part is missing.
+    Raises: RequestError if it is something else, a part is missing, or its text encoder needs another tokenizer than
+    CLIP's.
     """
     if FIRST_CONVOLUTION not in shapes:
         for part, kind in FOREIGN_KEYS:
@@ -79,6 +81,7 @@ def family_of_file(shapes: Mapping[str, tuple[int, ...]], where: str) -> str:
             where=where,
             fix="use an edition of the checkpoint with its VAE, or a diffusers folder",
         )
+    _check_vocabulary(shapes, where)
     return family
 
 
@@ -97,3 +100,15 @@ def _family_by_text_encoder(shapes: Mapping[str, tuple[int, ...]], where: str) -
     raise RequestError(
         "This checkpoint has no text encoder inside.", where=where, fix="use a full checkpoint or a diffusers folder"
     )
+
+
+def _check_vocabulary(shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """The file carries no tokenizer, so its embedding must be that of CLIP's."""
+    for key, shape in shapes.items():
+        if key.endswith("token_embedding.weight") and shape[0] != VOCABULARY:
+            raise RequestError(
+                f"This checkpoint was trained with a tokenizer of {shape[0]:,} tokens, which the file does not carry "
+                f"(CLIP's has {VOCABULARY:,}).",
+                where=f"{where}, {key}",
+                fix="give the model as a diffusers folder, which holds its tokenizer",
+            )

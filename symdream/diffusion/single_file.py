@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from symdream.diffusion.architecture import family_of_file
 from symdream.diffusion.base import SAMPLING_DEFAULTS, Base
-from symdream.diffusion.clip_tokenizer import VOCABULARY, clip_tokenizer
+from symdream.diffusion.clip_tokenizer import clip_tokenizer
 from symdream.diffusion.clip_weights import build_text_encoder, openai_weights, openclip_weights
 from symdream.diffusion.hashes import file_sha256
 from symdream.diffusion.headers import read_header
@@ -23,7 +23,7 @@ from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.diffusion.original_layout import RESOLUTION, unet_config, vae_config
 from symdream.diffusion.prediction import ZERO_SNR_MARKER, single_file_prediction
 from symdream.diffusion.quiet import quiet_loading
-from symdream.errors import RequestError, WorkError
+from symdream.errors import WorkError
 
 
 def load_single_file(path: Path, name: str, dtype: torch.dtype) -> Base:
@@ -33,7 +33,6 @@ def load_single_file(path: Path, name: str, dtype: torch.dtype) -> Base:
     """
     header = read_header(path)
     family = family_of_file(header.shapes, str(path))
-    _check_vocabulary(header.shapes, path)
     try:
         checkpoint = load_file(path)
         text_encoders, tokenizers = _text_parts(checkpoint, family)
@@ -61,18 +60,6 @@ def load_single_file(path: Path, name: str, dtype: torch.dtype) -> Base:
     if ZERO_SNR_MARKER in header.shapes and prediction_type == "v_prediction":
         use_zero_terminal_snr(base)
     return base
-
-
-def _check_vocabulary(shapes, path: Path) -> None:
-    """The file carries no tokenizer, so its embedding must be that of CLIP's."""
-    for key, shape in shapes.items():
-        if key.endswith("token_embedding.weight") and shape[0] != VOCABULARY:
-            raise RequestError(
-                f"{path.name} was trained with a tokenizer of {shape[0]:,} tokens, which the file does not carry "
-                f"(CLIP's has {VOCABULARY:,}).",
-                where=f"{path}, {key}",
-                fix="give the model as a diffusers folder, which holds its tokenizer",
-            )
 
 
 def _text_parts(checkpoint, family: str) -> tuple[list, list]:

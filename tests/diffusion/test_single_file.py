@@ -13,9 +13,11 @@ from helpers.tiny_models import (
 from safetensors.torch import load_file, save_file
 
 from symdream.diffusion.base import load_base
+from symdream.diffusion.checks import check_source
 from symdream.diffusion.conditioning import encode, tokenize
 from symdream.diffusion.export_base import export_base
 from symdream.diffusion.hashes import file_sha256
+from symdream.diffusion.names import resolve_name
 from symdream.diffusion.prediction import measured_prediction
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError, SymdreamError
@@ -201,6 +203,8 @@ def test_another_tokenizers_vocabulary_is_told_instead_of_mistaken(tmp_path):
     path = write_tiny_single_file(tmp_path / "x.safetensors", parts=parts)
     with pytest.raises(RequestError, match="tokenizer of 2,018 tokens"):
         load_base(str(path))
+    [finding] = check_source(resolve_name(str(path)))
+    assert "tokenizer of 2,018 tokens" in finding.problem
 
 
 def test_a_truncated_file_is_told_with_both_sizes(tmp_path):
