@@ -9,7 +9,7 @@ from typing import Any
 
 from symdream.diffusion.names import ALIASES, EMBEDDED, HUB_ID
 from symdream.errors import RequestError
-from symdream.interop.grouping import adapter_files
+from symdream.interop.grouping import adapter_files, group_keys
 from symdream.interop.header import read_adapter_header
 from symdream.interop.metadata import OURS, recommended_weight, subject_words, trained_base
 from symdream.training.run_folder import is_run
@@ -64,12 +64,15 @@ def _candidates(runs: Path) -> Iterator[tuple[Path, float]]:
 def read_card(context: Context, path: Path | str) -> AdapterCard:
     """What the header of the adapter at `path` (checked) tells.
 
-    Raises: RequestError if there is no adapter, or its file is damaged, foreign or a pickle.
+    Raises: RequestError if there is no adapter or a part of one, or its file is damaged, foreign or a pickle.
     """
     path = context.check_path(path)
-    for file in adapter_files(path):
+    files = adapter_files(path)
+    for file in files:
         context.check_path(file)  # a link inside a folder may lead out of it
-    header = read_adapter_header(next(iter(adapter_files(path))))
+    file, component = next(iter(files.items()))
+    header = read_adapter_header(file)
+    group_keys(header.tensors, component, file)  # the metadata alone may be those of a base with an adapter in it
     told = header.json(OURS)
     return AdapterCard(
         path=path,

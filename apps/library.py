@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from symdream.diffusion.architecture import FIRST_CONVOLUTION, family_of_file
 from symdream.diffusion.grid import first_of_last_row
+from symdream.diffusion.headers import read_header
 from symdream.errors import RequestError
 from symdream.interop.companions import sample_picture
 from symdream.interop.grouping import adapter_files
@@ -37,6 +39,7 @@ COLORS = {
 }  # fmt: skip
 FEW = 16  # numbers on an axis
 COMPANIONS = (".txt", ".png")
+CHECKPOINT = "a whole checkpoint: choose it as Base"
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,23 @@ def _adapter_line(context: Context, path: Path) -> str:
     try:
         card = read_card(context, path)
     except RequestError as error:
-        return f"cannot be used: {brief(error, context.runs)}"
+        return as_base(context, path) or f"cannot be used: {brief(error, context.runs)}"
     return " · ".join(part for part in (card.words, card.method or "LoRA", (card.base or "").split("@")[0]) if part)
+
+
+def as_base(context: Context, path: Path) -> str | None:
+    """Of a whole checkpoint, whether it can be a base, in one line; None where there is no such file at `path`."""
+    try:
+        shapes = read_header(path).shapes
+    except (RequestError, OSError):
+        return None
+    if len(shapes.get(FIRST_CONVOLUTION, ())) != 4:
+        return None
+    try:
+        family_of_file(shapes, str(path))
+    except RequestError as error:
+        return f"a whole checkpoint, but none for a base: {brief(error, context.runs)}"
+    return CHECKPOINT
 
 
 def _has_adapter(path: Path) -> bool:

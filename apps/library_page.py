@@ -182,8 +182,8 @@ class _Detail:
             facts = inspect_adapter(path)
         except RequestError as error:
             self.context.log.info("not shown: %s", " ".join(str(error).split()))
-            why = no_markdown(brief(error, self.context.runs))
-            told_as[self.title] = gr.Markdown(f"### {name}\n{why}", visible=True)
+            why = library.as_base(self.context, self.context.runs / key) or brief(error, self.context.runs)
+            told_as[self.title] = gr.Markdown(f"### {name}\n{no_markdown(why)}", visible=True)
             gone = {box: gr.update(visible=False) for box in (self.actions, self.inside, self.export_box)}
             return {**told_as, **gone, self.change_box: gr.Accordion(visible=True)}
         except Exception:

@@ -6,7 +6,9 @@ import numpy as np
 import orjson
 import pandas as pd
 import pytest
+import torch
 from helpers.app_server import write_run
+from helpers.tiny_models import SPRITE_VOCABULARY, tiny_parts, write_tiny_single_file
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -14,6 +16,7 @@ from symdream.data.samples import sample_data
 from symdream.diffusion.embedded import sprite_folder
 from symdream.errors import RequestError
 from symdream.interop.export import export
+from symdream.interop.header import read_adapter_header
 from symdream.interop.inspect import inspect_adapter
 from symdream_apps import library, watching
 from symdream_apps.context import Context
@@ -63,6 +66,25 @@ def test_a_broken_file_has_a_card_that_says_so(context):
     (context.runs / "broken.safetensors").write_bytes(b"nothing")
     card = library.cards(context, Runs(context.runs))[-1]
     assert card.key == "broken.safetensors" and card.lines[0].startswith("cannot be used")
+
+
+def test_a_base_among_the_runs_has_a_card_that_says_what_it_is_for(context):
+    gr = pytest.importorskip("gradio")
+    from symdream_apps.library_page import _Detail
+
+    told = read_adapter_header(context.runs / "owl/adapter/unet/adapter_model.safetensors").texts
+    write_tiny_single_file(context.runs / "base.safetensors", metadata=told)  # as a merged export
+    parts = tiny_parts("sd1", vocabulary=SPRITE_VOCABULARY)  # no file of such a base is one to load
+    write_tiny_single_file(context.runs / "sprite.safetensors", parts=parts)
+    save_file({"some.weight": torch.zeros(1)}, context.runs / "odd.safetensors", metadata=told)
+    found = {card.key: card for card in library.cards(context, Runs(context.runs))}
+    assert found["base.safetensors"].lines[0] == library.CHECKPOINT
+    assert "none for a base: This checkpoint was trained with a tokenizer" in found["sprite.safetensors"].lines[0]
+    assert found["odd.safetensors"].lines[0].startswith("cannot be used: No adapter weight was recognised")
+    with gr.Blocks():
+        detail = _Detail(context, None, Runs(context.runs))
+    opened = detail.show(("file", "base.safetensors"))
+    assert library.CHECKPOINT in opened[detail.title].value and not opened[detail.actions]["visible"]
 
 
 ODD = {

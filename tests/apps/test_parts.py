@@ -7,6 +7,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers.app_server import write_adapter, write_run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from symdream.diffusion.adapters import read_metadata
 from symdream.diffusion.limits import SAMPLERS
 from symdream.diffusion.png import save_png
 from symdream.errors import Problems, RequestError, Stopped
+from symdream.interop.header import read_adapter_header
 from symdream.training.run_folder import RunFolder
 
 gr = pytest.importorskip("gradio")
@@ -34,7 +36,7 @@ from symdream_apps import (  # noqa: E402
     references,
     restore,
 )
-from symdream_apps.adapters import find_adapters, named, read_card  # noqa: E402
+from symdream_apps.adapters import choices, find_adapters, named, read_card  # noqa: E402
 from symdream_apps.blind import NEITHER, A, B, Vote  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
 from symdream_apps.studio import Studio, Worn  # noqa: E402
@@ -62,6 +64,18 @@ def test_runs_and_files_are_found_and_what_they_tell_is_read(context, owl):
     assert found == {"owl", "mine.safetensors", "owl/owl-lora.safetensors"}
     assert (owl.words, owl.method, owl.base, owl.weight) == ("sks bird", "lora", "sprite", 1.0)
     assert named(context, "owl-lora.safetensors") == context.runs / "owl" / "owl-lora.safetensors"
+
+
+def test_only_what_holds_an_adapter_is_offered_whatever_its_metadata_say(context, owl):
+    """A base with an adapter merged into it still tells the adapter's trigger."""
+    weights = owl.path / "adapter/unet/adapter_model.safetensors"
+    (context.runs / "mine.safetensors").write_bytes(weights.read_bytes())
+    told = read_adapter_header(weights).texts
+    for name, tensor in (("base", "model.diffusion_model.input_blocks.0.0.weight"), ("odd", "some.weight")):
+        save_file({tensor: torch.zeros(2, 4, 1, 1)}, context.runs / f"{name}.safetensors", metadata=told)
+        with pytest.raises(RequestError, match="No adapter weight was recognised"):
+            read_card(context, f"{name}.safetensors")
+    assert {name for name, _ in choices(context)} == {"owl · sks bird", "mine.safetensors · sks bird"}
 
 
 def test_a_link_inside_of_a_run_does_not_lead_out_of_the_folders(context, owl, tmp_path):
@@ -347,8 +361,6 @@ def test_a_stop_reaches_ones_own_work_only(context):
 
 def test_the_studio_keeps_what_is_on_and_takes_it_off_again(context, owl, monkeypatch):
     """On the real base: the same set is not attached twice, a changed file is, and none is left after all are off."""
-    import torch
-
     from symdream.interop import several
 
     attached = []
