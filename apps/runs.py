@@ -22,6 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from symdream.config import TrainConfig
 from symdream.errors import RequestError, SymdreamError
 from symdream.files import disk_error, write_json, write_text
 from symdream.settings import to_toml
@@ -159,7 +160,8 @@ class Runs:
     def rename(self, name: str, new: str) -> None:
         """Give a run another name.
 
-        Raises: RequestError if the name is no plain one or is taken, or the run is at work.
+        Raises: RequestError if the name is no plain one or is taken, or the run is at work, or its photos would be lost
+        (see `_moved`); WorkError (a full disk). It has its old name then.
         """
         new, run = checked_name(new), self.get(name)
         with self._locked():
@@ -168,18 +170,39 @@ class Runs:
                 return
             if (self.folder / new).exists():
                 raise RequestError(f"{new} exists already.", fix="choose another name")
+            config = self._moved(run, self.folder / new)
             os.rename(run.path, self.folder / new)
-            self._move_photos(RunFolder(self.folder / new), run.path)
+            if config is None:
+                return
+            try:
+                write_text(self.folder / new / run.config.name, to_toml(config))
+            except BaseException:  # a full disk, as a rule
+                os.rename(self.folder / new, run.path)
+                raise
 
     @staticmethod
-    def _move_photos(run: RunFolder, before: Path) -> None:
-        """config.toml names the photos and the run by their whole paths: write the new ones where they moved along."""
-        config = run.read_config()
+    def _moved(run: RunFolder, to: Path) -> TrainConfig | None:
+        """The settings of `run` as they are to be at `to`: they name the run, and photos that lie in it, by whole
+        paths. None: they cannot be read, so they stay as they are.
+
+        Raises: RequestError if they cannot be read and photos lie in the run, which nothing else tells where to find.
+        """
+        try:
+            config = run.read_config()
+        except (RequestError, OSError) as error:
+            if not (run.path / PHOTOS).is_dir():
+                return None
+            raise RequestError(
+                f"{run.path.name} cannot be renamed: its config.toml says where its photos are, and cannot be read.",
+                where=" ".join(str(error).split()),
+                fix="mend config.toml first",
+            ) from error
+        before, after = run.path.resolve(), to.resolve()
         for subject in config.learned:
-            if subject.images and subject.images.is_relative_to(before.resolve()):
-                subject.images = run.path.resolve() / subject.images.relative_to(before.resolve())
-        config.output.output = run.path
-        write_text(run.config, to_toml(config))
+            if subject.images and subject.images.is_relative_to(before):
+                subject.images = after / subject.images.relative_to(before)
+        config.output.output = to
+        return config
 
     def delete(self, name: str) -> Path:
         """Move a run into the trash folder beside the runs, and return where it lies now.

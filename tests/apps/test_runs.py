@@ -251,6 +251,41 @@ def test_a_renamed_run_still_finds_its_photos(runs, fill, tiny_sd1):
     assert config.subject.images.parent.name == "my robot é" and config.output.output.name == "my robot é"
 
 
+UNREADABLE = [b"not TOML", b"[foreign]\nkey = 1", b"subjects = [1]", b"training = 1", b"[training]\nsteps = 0", b"\xff"]
+
+
+@pytest.mark.parametrize("config", UNREADABLE)
+def test_a_run_whose_settings_cannot_be_read_is_renamed_with_them_as_they_are(runs, config):
+    empty_run(runs, "one", status="finished").config.write_bytes(config)
+    runs.rename("one", "two")
+    assert runs.names() == ["two"] and runs.get("two").config.read_bytes() == config
+
+
+@pytest.mark.parametrize("config", UNREADABLE)
+def test_a_run_whose_photos_would_be_lost_keeps_its_name(runs, config):
+    """Those that lie in the run are found by its settings alone, so a new name must be written there too."""
+    run = empty_run(runs, "one", status="finished")
+    run.config.write_bytes(config)
+    make_photos(run.path / "photos")
+    with pytest.raises(RequestError, match="cannot be renamed") as caught:
+        runs.rename("one", "two")
+    assert str(run.config) in caught.value.where and "config.toml" in caught.value.fix
+    assert runs.names() == ["one"]
+
+
+def test_a_disk_that_is_full_half_way_leaves_the_old_name(runs, fill, tiny_sd1, monkeypatch):
+    runs.add("toy", flags(tiny_sd1), None, fill)
+    before = runs.get("toy").config.read_bytes()
+
+    def full(path, text):
+        raise WorkError("The disk is full.")
+
+    monkeypatch.setattr("symdream_apps.runs.write_text", full)
+    with pytest.raises(WorkError):
+        runs.rename("toy", "robot")
+    assert runs.names() == ["toy"] and runs.get("toy").config.read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "x" * 200, "a\nb", "other"])
 def test_a_run_is_not_renamed_to_what_is_no_name_or_taken(runs, name):
     empty_run(runs, "owl", status="finished")
