@@ -10,6 +10,7 @@ import gradio as gr
 
 from symdream.data.captions import PLACEHOLDER
 from symdream.diffusion.names import EMBEDDED
+from symdream.errors import Problems
 from symdream.presets import PRESETS
 from symdream.settings import fields
 from symdream.tuners.methods import METHODS
@@ -21,7 +22,7 @@ from symdream_apps.photo_check import Report, check
 from symdream_apps.runs import Keeper, Runs
 from symdream_apps.shared import Shared
 from symdream_apps.text import no_markdown
-from symdream_apps.wording import without_flags
+from symdream_apps.wording import labelled, without_flags
 
 NO_SAMPLE = ("your own photos", "")
 
@@ -98,6 +99,9 @@ def _setup(context: Context, runs: Runs) -> gr.State:
         name = gr.Textbox(label="Name of the run", placeholder="subject and method", max_length=80)
     start_button = gr.Button("Start training", variant="primary", size="lg", elem_id="start-training")
     name_started = gr.State("")
+    labels = _labels(
+        {"class_noun": noun, "trigger": trigger, "base": base, "method": method, "preset": preset, **settings}
+    )
 
     @tell
     def look(files: list[str] | None, chosen: str, base: str, before: list[list[str]] | None):
@@ -141,12 +145,15 @@ def _setup(context: Context, runs: Runs) -> gr.State:
     @tell
     def begin(files, chosen, rows, listed, noun, trigger, base, method, preset, name, *given):
         texts = train_request.captions_by_photo([Path(path) for path in listed], rows) if not chosen else {}
-        started = train_request.start(
-            context, runs,
-            photos=[Path(file) for file in files or []] if not chosen else [],
-            captions=texts, sample=chosen or None, name=name or "", class_noun=noun, trigger=trigger, base=base,
-            method=method, preset=None if preset == "default" else preset, settings=_given(settings, given),
-        )  # fmt: skip
+        try:
+            started = train_request.start(
+                context, runs,
+                photos=[Path(file) for file in files or []] if not chosen else [],
+                captions=texts, sample=chosen or None, name=name or "", class_noun=noun, trigger=trigger, base=base,
+                method=method, preset=None if preset == "default" else preset, settings=_given(settings, given),
+            )  # fmt: skip
+        except Problems as error:
+            raise labelled(error, labels) from None
         first = runs.start_next()
         shown = html.escape(started)
         gr.Info(f"{shown} starts." if first == started else f"{shown} waits for its turn.", duration=4)
@@ -185,6 +192,16 @@ def _settings() -> dict[str, Any]:
     )
     made["flip"] = gr.Checkbox(False, label="Mirror half of the samples", info=describe("flip"))
     return made
+
+
+def _labels(boxes: dict[str, Any]) -> dict[str, str]:
+    """What stands beside the boxes of these settings, by each key that a problem may have: flat, or with its section.
+
+    The photos' box says what to do with it, so they are called as their part of the form is.
+    """
+    labels = {name: box.label for name, box in boxes.items()} | {"images": "Photos"}
+    sections = {f"{section}.{name}": labels[name] for name, (section, _) in fields().items() if name in labels}
+    return labels | sections | {"photos": "Photos"}
 
 
 def _of_preset(preset: str, key: str) -> Any:

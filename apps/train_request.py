@@ -72,7 +72,7 @@ def start(
     if photos and sample:
         problems.append(Problem("photos", "and a sample subject do not go together: take one of them"))
     if not (class_noun or "").strip():
-        problems.append(Problem("class noun", 'is needed: what the subject is, such as "dog"'))
+        problems.append(Problem("class_noun", 'is needed: what the subject is, such as "dog"'))
     if not (trigger or "").strip():
         problems.append(Problem("trigger", 'is needed: the word that will stand for the subject, such as "sks"'))
     if method not in METHODS:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from symdream.errors import SymdreamError
+from symdream.errors import Problem, Problems, SymdreamError
 
 FIX = "\n  fix:   "  # before the last part of an error (symdream.errors)
 NAMES = {"base": "the base", "lr": "learning rate", "to": "the format"}  # of flags that a page calls otherwise
@@ -22,6 +23,15 @@ def brief(error: SymdreamError, folder: Path) -> str:
     """What is wrong and what to do, in one line of a page's words, without where `folder` lies."""
     told = error.what + (f" ({without_flags(error.fix)})" if error.fix else "")
     return without_place(" ".join(told.split()), folder)
+
+
+def labelled(error: Problems, labels: Mapping[str, str]) -> Problems:
+    """The problems of a form by what stands beside its boxes; `labels` by key, and a key without one stays."""
+    told = []
+    for problem in error.problems:
+        key, *value = problem.key.split(" = ", 1)
+        told.append(Problem(" = ".join([labels.get(key, key), *value]), problem.message))
+    return Problems("the form", told)
 
 
 def without_flags(text: str) -> str:

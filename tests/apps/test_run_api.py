@@ -41,7 +41,7 @@ def test_all_that_is_wrong_with_a_request_is_told_at_once(client, server):
     message = refused(
         client, "/train_start", class_noun=" ", trigger="", method="magic", preset="best", settings={"colour": 1}
     )
-    for key in ("photos", "class noun", "trigger", "method", "preset", "colour"):
+    for key in ("photos", "class_noun", "trigger", "method", "preset", "colour"):
         assert key in message
     message = refused(client, "/train_start", class_noun="bird", sample="owl", settings={"rank": 0, "steps": -5})
     assert "adapter.rank" in message and "training.steps" in message

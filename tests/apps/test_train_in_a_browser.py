@@ -75,7 +75,7 @@ def test_photos_are_checked_as_they_come(page, tmp_path):
     assert alts == ["00.png", "01.png", "again.png"]
 
     page.click("#start-training")
-    assert "class noun" in alert(page)
+    assert "Class noun" in alert(page)
     page.fill("#noun input, #noun textarea", "toy")
     page.click("#start-training")
     assert "letter.png is not an image" in alert(page)
@@ -124,6 +124,22 @@ def test_a_sample_subject_fills_the_form(page):
     say(page, "#findings", "5 photos, nothing to complain about.")
     assert page.locator("#crops img").count() == 5
     assert page.locator("#noun input, #noun textarea").first.input_value() == "dog"
+
+
+def test_what_is_wrong_in_the_form_is_told_by_its_labels(page, server):
+    select_tab(page, "Train")
+    page.locator("#subject input").click()
+    page.get_by_role("option", name="fox", exact=True).click()
+    say(page, "#findings", "5 photos, nothing to complain about.")
+    open_box(page, "#more-training")
+    for label, value in (("Steps", 0), ("Rank", -3)):
+        page.get_by_label(label, exact=True).fill(str(value))
+        page.keyboard.press("Tab")
+    page.click("#start-training")
+    text = alert(page)
+    assert "2 problems in the form" in text and "Rank = -3" in text and "Steps = 0" in text
+    assert "adapter." not in text and "training." not in text
+    assert not list(server.runs.glob("fox*"))
 
 
 def test_looking_at_the_runs_opens_no_stream(page):

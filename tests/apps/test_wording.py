@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from symdream.errors import RequestError
-from symdream_apps.wording import brief, message, without_flags, without_place
+from symdream.errors import Problem, Problems, RequestError
+from symdream_apps.wording import brief, labelled, message, without_flags, without_place
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,19 @@ def test_only_what_to_do_is_put_in_other_words():
 def test_in_brief_an_error_is_one_line_that_tells_what_to_do_and_no_place():
     error = RequestError("No adapter\n in /home/me/runs/owl.", fix="take --base sprite, or see /home/me/runs/fox")
     assert brief(error, Path("/home/me/runs")) == "No adapter in owl. (take the base sprite, or see fox)"
+
+
+def test_a_forms_problems_are_told_by_what_stands_beside_its_boxes():
+    problems = [
+        Problem("adapter.rank = -3", "is too small"), Problem("noun", "is needed"), Problem("data.cache_dir", "is"),
+        Problem("output.sample_prompts = a = b", "is no prompt"), Problem("other.rank = 1", "is unknown"),
+    ]  # fmt: skip
+    labels = {"adapter.rank": "Rank", "noun": "Class noun", "output.sample_prompts": "Prompts"}
+    told = labelled(Problems("the request", problems), labels)
+    keys = ["Rank = -3", "Class noun", "data.cache_dir", "Prompts = a = b", "other.rank = 1"]
+    assert [problem.key for problem in told.problems] == keys
+    assert [problem.message for problem in told.problems] == [problem.message for problem in problems]
+    assert str(told).startswith("5 problems in the form; nothing was started.\n  Rank = -3 ")
 
 
 @pytest.mark.parametrize(
