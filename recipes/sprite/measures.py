@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recipes.sprite.compose import Composer, Scene
-from recipes.sprite.language import STYLES
+from recipes.sprite.language import STYLES, drawing_of
 
 BATCH = 64
 
@@ -61,6 +61,7 @@ def dino_instance(dino, vae, composer: Composer, seed: int) -> dict[str, float]:
     """Held-out sprites, each on two backgrounds: is its other picture the nearest among all the others'?
 
     retrieval   share of sprites whose first picture is nearest to their own second one
+    drawing     the same, the two styles that are ONE_DRAWING counted as one
     same        mean cosine of the two
     other       mean cosine of pictures of different things
     style       mean cosine of one thing in two styles
@@ -79,8 +80,11 @@ def dino_instance(dino, vae, composer: Composer, seed: int) -> dict[str, float]:
     thing = torch.arange(count) // len(STYLES)
     alike, same = thing[:, None] == thing[None], torch.eye(count, dtype=torch.bool)
     mean_same = cosines.diag().mean().item()
+    drawing = thing * len(STYLES) + drawing_of(torch.arange(count) % len(STYLES))
+    nearest = cosines.argmax(1)
     return {
-        "retrieval": (cosines.argmax(1) == torch.arange(count)).float().mean().item(),
+        "retrieval": (nearest == torch.arange(count)).float().mean().item(),
+        "drawing": (drawing[nearest] == drawing).float().mean().item(),
         "same": mean_same,
         "other": cosines[~alike].mean().item(),
         "style": cosines[alike & ~same].mean().item(),

@@ -40,6 +40,7 @@ ROWS = (
     ("vae", "psnr", "VAE: PSNR of held-out sprites, dB", "≥ 31"),
     ("clip", "retrieval", "CLIP: retrieval@1 of 1,024 pairs", "≥ 0.85"),
     ("dino", "retrieval", "DINO: retrieval@1 of held-out instances", "≥ 0.85"),
+    ("dino", "drawing", "DINO: the same, 3d render and glossy icon as one", None),
     ("dino", "same", "DINO: same sprite on another background", None),
     ("dino", "other", "DINO: another thing", None),
     ("dino", "same_minus_other", "DINO: same minus other", "≥ 0.85"),

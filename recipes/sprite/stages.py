@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recipes.sprite.compose import Composer
-from recipes.sprite.language import STYLES
+from recipes.sprite.language import STYLES, drawing_of
 from symdream.diffusion.loss import add_noise, min_snr_weights, sample_losses
 
 KL_WEIGHT = 2e-6  # light: it only keeps the latents from drifting apart
@@ -113,8 +113,8 @@ def distillation_loss(composer: Composer, batch: int) -> Loss:
 
     def loss(student: nn.Module, teacher: nn.Module) -> Tensor:
         first = composer.draw(batch)
-        second = replace(composer.draw(batch), things=first.things, style=first.style)
-        # One or two things on both; what is drawn for a pair does for a single thing as well.
+        # One or two things on both. Drawn as a pair, so that of two none hides the other; that does for a single one.
+        second = replace(composer.draw(batch, two=1), things=first.things, style=first.style)
         views = [composer.render(first), blurred(composer.render(second))]
         with torch.no_grad():
             scores = [teacher(view) for view in views]
@@ -153,7 +153,8 @@ def instance_loss(composer: Composer, batch: int, vae: nn.Module) -> Loss:
         a = F.normalize(class_token(vit, blurred(first)).float(), dim=-1)
         b = F.normalize(class_token(vit, second).float(), dim=-1)
         cosines = a @ b.T
-        code = shown["things"][:, 0] * len(STYLES) + shown["style"]
+        # No negatives: the very same sprite, and its like in the style that is the same drawing.
+        code = shown["things"][:, 0] * len(STYLES) + drawing_of(shown["style"])
         itself = torch.eye(len(code), dtype=torch.bool, device=device)
         logits = (cosines / TEMPERATURE).masked_fill((code[:, None] == code[None]) & ~itself, -1e4)
         truth = torch.arange(len(code), device=device)

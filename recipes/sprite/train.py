@@ -31,7 +31,7 @@ from recipes.sprite.parts import has, load_part, load_tokenizer  # noqa: E402
 from recipes.sprite.sizes import SIZES, config_of, new_model  # noqa: E402
 from symdream.diffusion.captured import Captured  # noqa: E402
 from symdream.diffusion.embedded import load_transformers_part, sprite_folder  # noqa: E402
-from symdream.errors import SymdreamError, WorkError  # noqa: E402
+from symdream.errors import RequestError, SymdreamError, WorkError  # noqa: E402
 from symdream.ui import say  # noqa: E402
 
 # The order of --stage all, and what part of the minutes each takes.
@@ -204,6 +204,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def check_folders(source: Path | None, out: Path) -> None:
+    """Make `out`. Raises: RequestError if it cannot be made, or if there is nothing in `source` to go on from."""
+    if source is not None and not (
+        any(has(source, stage) for stage in STAGES) or any((source / "checkpoints").glob("*.safetensors"))
+    ):
+        fix = "give --out of an earlier piece, or leave --from out to start anew"
+        raise RequestError("There is no checkpoint and no part of a base.", where=str(source), fix=fix)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = "give --out another folder"
+        raise RequestError(f"The folder cannot be made: {error}.", where=str(out), fix=fix) from None
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     device = torch.device(args.device)
@@ -211,6 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     try:
+        check_folders(args.source, args.out)
         # Held-out subjects end here: no stage ever holds their pixels.
         composer = Composer(read_art(args.data).where(held_out=False), load_tokenizer(), device)
         shop = Workshop(args.out, args.source, args.size, composer, device, args.eager, args.batch_size)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from recipes.sprite import stages, storage
+from recipes.sprite import language, measures, stages, storage, train
 from recipes.sprite.art import read_art
 from recipes.sprite.compose import Composer
 from recipes.sprite.loop import DECAY, LOWEST, Averaged, Budget, Loop, rate_at
@@ -228,6 +229,69 @@ def test_a_unet_that_names_the_noise_has_no_loss(composer, monkeypatch):
         loss(unet, None)
     silent = torch.cat(heard)[:, 1] == composer.tables.end
     assert 0.03 < silent.float().mean() < 0.2  # a tenth without a caption
+
+
+def test_both_views_of_the_self_distillation_show_all_of_their_things(composer, monkeypatch):
+    torch.manual_seed(0)
+    scenes, render = [], composer.render
+    monkeypatch.setattr(composer, "render", lambda scene: scenes.append(scene) or render(scene))
+    stages.distillation_loss(composer, 48)(*[lambda view: torch.zeros(len(view), stages.PROTOTYPES)] * 2)
+    for scene in scenes:
+        pairs = scene[scene.things[:, 1] >= 0]
+        assert len(pairs.things) > 4
+        swapped = replace(pairs, things=pairs.things.flip(1), scale=pairs.scale.flip(1), centre=pairs.centre.flip(1),
+                          angle=pairs.angle.flip(1), flip=pairs.flip.flip(1))  # fmt: skip
+        # Which one lies on top is all but invisible.
+        assert (render(swapped) - render(pairs)).abs().mean() < 0.01
+
+
+class Blind(nn.Module):
+    """A ViT, and a VAE, to which all pictures are one."""
+
+    dtype = torch.float32
+
+    def forward(self, pictures):
+        return type("Seen", (), {"last_hidden_state": torch.ones(len(pictures), 1, 8)})()
+
+    def encode(self, pictures):
+        return type("Encoded", (), {"latent_dist": type("Latents", (), {"mode": lambda _: pictures})()})()
+
+    def decode(self, latents):
+        return type("Decoded", (), {"sample": latents})()
+
+
+def test_two_styles_of_one_drawing_are_no_negatives_of_each_other():
+    torch.manual_seed(0)
+    one_thing = Composer(read_art(TOY).where(held_out=True), load_tokenizer())
+    one_thing.things = one_thing.things[:1]
+    loss = stages.instance_loss(one_thing, 2, Blind())
+    losses = torch.stack([loss(Blind(), Blind()) for _ in range(150)])
+    none, one = (torch.isclose(losses, torch.tensor(value), atol=1e-4) for value in (0.0, math.log(2)))
+    assert (none | one).all()
+    assert 0.03 < none.float().mean() < 0.2  # a tenth of the pairs of styles: 3d render and glossy icon
+
+
+def test_a_dino_that_takes_two_styles_of_one_drawing_for_one_is_told_apart_from_a_worse_one(composer):
+    def seen(pictures):  # the sprites follow each other, five styles of each thing
+        style = language.drawing_of(torch.arange(len(pictures)) % 5)
+        return torch.eye(len(pictures))[torch.arange(len(pictures)) // 5 * 5 + style]
+
+    encoder = type("Encoder", (), {"features": staticmethod(seen)})
+    found = measures.dino_instance(encoder, load_part(sprite_folder(), "vae"), composer, 0)
+    assert found["drawing"] == 1
+    assert found["retrieval"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(("flags", "said"), [(["--from", "nowhere"], "no checkpoint"), (["--out", "file"], "be made")])
+def test_folders_that_cannot_be_meant_are_refused_before_anything_is_trained(
+    tmp_path, monkeypatch, capsys, flags, said
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    words = ["--stage", "vae", "--minutes", "1", "--size", "tiny", "--data", str(TOY), "--out", "out"]
+    monkeypatch.setattr(train, "STAGES", {"vae": lambda *_: pytest.fail("was trained")})
+    assert train.main([*words, *flags]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_blur_keeps_means_and_leaves_half_of_the_pictures(composer):
