@@ -17,7 +17,7 @@ from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 STYLES = ("3d render", "glossy icon", "flat icon", "cartoon emoji", "simple emoji")
-# Fluent Emoji drew these two in one: most of their pairs differ less than one picture does on two backgrounds.
+# One drawing of Fluent Emoji's, shaded twice: the two hardly differ (README.md).
 ONE_DRAWING = ("3d render", "glossy icon")
 # Measured once, for the sample subjects: one table serves both recipes.
 _MEASURED = run_path(str(HERE.parent / "subjects" / "backgrounds.py"))

@@ -187,6 +187,7 @@ def _merged(
     source: Path, output: Path, *, dtype: torch.dtype, weight: float | None, base: str | None, overwrite: bool
 ) -> Result:
     from symdream.diffusion.adapters import set_weight
+    from symdream.diffusion.clip_tokenizer import VOCABULARY
     from symdream.interop.merge import write_merged
 
     loaded, metadata = open_adapter(source, base=base)
@@ -194,5 +195,12 @@ def _merged(
         say(f"merged at weight {weight:g}, which its training found best; --weight sets another")
     set_weight(loaded, weight)
     size = write_merged(loaded, output, metadata, dtype=dtype, overwrite=overwrite)
-    companions = write_companions(output, source, metadata, lora=False) if output.suffix == ".safetensors" else []
+    if output.suffix != ".safetensors":
+        return Result(None, output, size, 0.0, [])
+    if loaded.text_encoders[0].config.vocab_size != VOCABULARY:
+        say(
+            "note: one file holds no tokenizer, and this base's is not CLIP's, so no tool can read it as a base; "
+            "-o FOLDER writes a diffusers folder, which holds it"
+        )
+    companions = write_companions(output, source, metadata, lora=False)
     return Result(None, output, size, 0.0, companions)

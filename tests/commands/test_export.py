@@ -193,6 +193,11 @@ def test_merging_needs_its_base_and_takes_a_weight(run, tmp_path, capsys):
     from symdream.diffusion.base import load_base
 
     assert distance(base_answers(load_base(str(tmp_path / "m"))), wanted) < 1e-5
+    assert "no tokenizer" not in capsys.readouterr().err
+    assert run_command("export", [str(folder), "--to", "merged", "-o", str(path), "--base", base]) == 0
+    told = capsys.readouterr().err  # the tiny base has sprite's tokenizer
+    assert run_command("base", ["check", str(path)]) == 1
+    assert "-o FOLDER" in told and "which the file does not carry" in capsys.readouterr().err
 
 
 def test_the_weight_that_training_found_best_goes_along(run, tmp_path, capsys):
