@@ -13,10 +13,10 @@ import gradio as gr
 
 from symdream.data.captions import PLACEHOLDER, says
 from symdream.errors import RequestError
-from symdream_apps.adapters import AdapterCard, choices, named, read_card
+from symdream_apps.adapters import AdapterCard, choices, made_with, read_card
 from symdream_apps.context import Context
 from symdream_apps.errors import told, warn
-from symdream_apps.shared import PRIVATE
+from symdream_apps.shared import PRIVATE, Shared
 from symdream_apps.studio import Worn
 from symdream_apps.text import no_markdown
 from symdream_apps.upload import check_safetensors
@@ -36,11 +36,12 @@ KEEP = """(value, strengths) => {
 @dataclass
 class AdapterRows:
     """`chosen`: a Dropdown of paths. `listed`: a State of what it lists, [(label, path)], set whenever that is (`shown`
-    has both). `strengths`: {path: {"weight", "on"}}, kept by the browser. `redraw`: set it to anything new after
-    changing strengths, so that the sliders show it."""
+    has both). `dropped`: that of Shared. `strengths`: {path: {"weight", "on"}}, kept by the browser. `redraw`: set it
+    to anything new after changing strengths, so that the sliders show it."""
 
     chosen: gr.Dropdown
     listed: gr.State
+    dropped: gr.State
     strengths: gr.JSON
     redraw: gr.State
 
@@ -53,10 +54,17 @@ class AdapterRows:
         return [self.chosen, self.listed]
 
 
-def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool = True, label: str = "Adapters"):
+def build(
+    context: Context,
+    shared: Shared,
+    prompt: gr.Textbox | None = None,
+    *,
+    weights: bool = True,
+    label: str = "Adapters",
+) -> AdapterRows:
     """Lay the rows out here. With `prompt`, each row has a button that inserts its trigger there.
 
-    weights: whether rows have a slider and a switch. Returns AdapterRows.
+    weights: whether rows have a slider and a switch.
     """
     tell = told(context)
     chosen = gr.Dropdown(
@@ -71,7 +79,7 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
     # is no adapter, and no photo, is told by what looks at it.
     files = gr.File(label="or drop .safetensors files", file_count="multiple", height=128, elem_classes="drop-adapters")
     listed, strengths, redraw = gr.State([]), gr.JSON({}, visible=False), gr.State(0)
-    rows = AdapterRows(chosen, listed, strengths, redraw)
+    rows = AdapterRows(chosen, listed, shared.dropped, strengths, redraw)
 
     @gr.render(inputs=[chosen, strengths], triggers=[chosen.change, redraw.change], show_progress="hidden")
     def show(paths: list[str], known: dict[str, dict[str, Any]]) -> None:
@@ -84,7 +92,10 @@ def build(context: Context, prompt: gr.Textbox | None = None, *, weights: bool =
             _row(card, known, strengths, prompt, weights)
 
     files.upload(
-        tell(lambda sent, have: (None, *accept(context, sent, have))), [files, chosen], [files, *rows.shown], **PRIVATE
+        tell(lambda sent, have, dropped: (None, *accept(context, sent, have, dropped))),
+        [files, chosen, rows.dropped],
+        [files, *rows.shown, rows.dropped],
+        **PRIVATE,
     )
     return rows
 
@@ -93,9 +104,12 @@ def keep_up(context: Context, rows: AdapterRows, tab: gr.Tab) -> None:
     """Let the list be as new as the page, and as the last time that `tab` was selected or the list opened."""
     at_once = {"outputs": rows.shown, "queue": False, **PRIVATE}
     # Without triggers: as the page is loaded. What it was built with would be as old as the app.
-    gr.on(None, lambda: anew(context, []), **at_once)
-    tab.select(lambda chosen: anew(context, chosen), rows.chosen, **at_once)
-    rows.chosen.focus(lambda chosen, before: longer(context, chosen, before), rows.shown, **at_once)
+    gr.on(None, lambda: anew(context, [], []), **at_once)
+    now = [rows.chosen, rows.dropped]
+    tab.select(lambda chosen, dropped: anew(context, chosen, dropped), now, **at_once)
+    rows.chosen.focus(
+        lambda chosen, dropped, before: longer(context, chosen, dropped, before), [*now, rows.listed], **at_once
+    )
 
 
 def _row(
@@ -138,42 +152,49 @@ def insert_words(prompt: str, card: AdapterCard) -> str:
     return f"{prompt.rstrip()} {card.words}".strip()
 
 
-def offered(context: Context, chosen: list[str] | None) -> list[tuple[str, str]]:
-    """What the dropdown lists: the adapters in the runs folder, and those that are chosen, uploaded ones among them."""
+def offered(context: Context, chosen: list[str] | None, dropped: list[str]) -> list[tuple[str, str]]:
+    """What the dropdown lists: the adapters in the runs folder, the dropped files, and whatever else is chosen."""
     listed = choices(context)
     known = {path for _, path in listed}
-    return listed + [(Path(path).name, path) for path in chosen or [] if path not in known]
+    others = dict.fromkeys([*(path for path in dropped if Path(path).exists()), *(chosen or [])])
+    return listed + [(Path(path).name, path) for path in others if path not in known]
 
 
-def anew(context: Context, chosen: list[str] | None) -> tuple[Any, list[tuple[str, str]]]:
+def anew(context: Context, chosen: list[str] | None, dropped: list[str]) -> tuple[Any, list[tuple[str, str]]]:
     """The dropdown with what it lists now, and that list."""
-    now = offered(context, chosen)
+    now = offered(context, chosen, dropped)
     return gr.Dropdown(choices=now), now
 
 
-def choose(context: Context, paths: list[str]) -> tuple[Any, list[tuple[str, str]]]:
+def choose(context: Context, paths: list[str], dropped: list[str]) -> tuple[Any, list[tuple[str, str]]]:
     """`anew` with these adapters chosen."""
-    now = offered(context, paths)
+    now = offered(context, paths, dropped)
     return gr.Dropdown(choices=now, value=paths, multiselect=True), now
 
 
-def longer(context: Context, chosen: list[str] | None, before: list[tuple[str, str]]) -> tuple[Any, Any]:
+def longer(
+    context: Context, chosen: list[str] | None, dropped: list[str], before: list[tuple[str, str]]
+) -> tuple[Any, Any]:
     """`anew` for a list that is open, where somebody may be about to click: what is new comes at its end, and what was
     there keeps its place, though it may be gone."""
     known = {path for _, path in before}
-    new = [entry for entry in offered(context, chosen) if entry[1] not in known]
+    new = [entry for entry in offered(context, chosen, dropped) if entry[1] not in known]
     return (gr.Dropdown(choices=[*before, *new]), [*before, *new]) if new else (gr.skip(), gr.skip())
 
 
-def accept(context: Context, sent: list[str] | None, have: list[str]) -> tuple[Any, list[tuple[str, str]]]:
-    """`choose` dropped files, checked, beside those that are chosen; what is no adapter is told and left out."""
+def accept(
+    context: Context, sent: list[str] | None, have: list[str], dropped: list[str]
+) -> tuple[Any, list[tuple[str, str]], list[str]]:
+    """`choose` dropped files, checked, beside those that are chosen; what is no adapter is told and left out. And all
+    that were dropped so far."""
     paths = []
     for file in sent or []:
         try:
             paths.append(str(read_card(context, check_safetensors(Path(file))).path))
         except RequestError as error:
             warn(context, error)
-    return choose(context, list(dict.fromkeys([*have, *paths])))
+    dropped = list(dict.fromkeys([*dropped, *paths]))
+    return *choose(context, list(dict.fromkeys([*have, *paths])), dropped), dropped
 
 
 def worn(context: Context, chosen: list[str], strengths: dict[str, dict[str, Any]]) -> list[Worn]:
@@ -195,18 +216,20 @@ def card_of(context: Context, path: str) -> AdapterCard:
         raise RequestError(error.what, where=error.where, fix="take it out of the chosen adapters") from None
 
 
-def remembered(context: Context, adapters: list[dict[str, Any]]) -> dict[str, float]:
+def remembered(context: Context, adapters: list[dict[str, Any]], dropped: list[str]) -> dict[str, float]:
     """{path: weight} of the adapters that a picture's settings name; those that are gone are told and left out."""
     found, missing = {}, []
     for entry in adapters:
-        name = str(entry["name"])
         try:
-            path = str(named(context, name))
+            path = str(made_with(context, entry, dropped))
             read_card(context, path)
         except RequestError:
-            missing.append(name)
+            missing.append(str(entry["name"]))
             continue
         found[path] = float(entry.get("weight", 1))
     if missing:
-        gr.Warning(f"Not in the runs folder any more: {html.escape(', '.join(missing))}.")
+        gr.Warning(
+            f"Left out: {html.escape(', '.join(missing))}. Not in the runs folder, and no dropped file is the same: "
+            "drop the file again to use it."
+        )
     return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from symdream.diffusion.hashes import file_sha256
 from symdream.diffusion.names import ALIASES, EMBEDDED, HUB_ID
 from symdream.errors import RequestError
 from symdream.interop.grouping import adapter_files, group_keys
@@ -146,3 +148,43 @@ def named(context: Context, name: str) -> Path:
             if name in (path.name, context.name_of(path)):
                 return context.check_path(path)
         raise
+
+
+def entry_of(context: Context, path: Path, weight: float) -> dict[str, Any]:
+    """An adapter and its weight as a picture's settings tell them. The name of a dropped file says neither where it is
+    nor, if another has the same one, which it is: its `sha256` does, as long as it is there."""
+    entry = {"name": context.name_of(path), "weight": weight}
+    return {**entry, "sha256": _sha256(path)} if path.is_relative_to(context.uploads) else entry
+
+
+def made_with(context: Context, entry: Mapping[str, Any], dropped: Sequence[str]) -> Path:
+    """The adapter that `entry_of` told, in the runs folder or among the `dropped` files.
+
+    An entry without `sha256`, of another program too, means the adapter of that name in the runs folder; if there is
+    none, the one dropped file that is so called.
+    Raises: RequestError if it is not there.
+    """
+    name, sha256 = str(entry["name"]), entry.get("sha256")
+    files = [file for file in map(Path, dropped) if file.name == name and file.is_file()]
+    if sha256 is None:
+        try:
+            return named(context, name)
+        except RequestError:
+            if len(files) != 1:
+                raise
+            return files[0]
+    files += [path for path in find_adapters(context) if path.name == name and path.is_file()]
+    for file in files:
+        if _sha256(file) == sha256:
+            return file
+    raise RequestError(f"{name} is not here any more.", fix="drop it again")
+
+
+def _sha256(file: Path) -> str:
+    about = file.stat()
+    return _sha256_as_of(file, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=64)  # a file may have gigabytes, and every picture made with it asks
+def _sha256_as_of(file: Path, mtime_ns: int, size: int) -> str:
+    return file_sha256(file)

@@ -47,7 +47,7 @@ class ComparePage:
 
     def _ask(self) -> None:
         self.across = gr.Radio(ACROSS, value="adapters", label="Compare", elem_id="across")
-        self.rows = adapter_rows.build(self.context, weights=False, label="Adapters to compare")
+        self.rows = adapter_rows.build(self.context, self.shared, weights=False, label="Adapters to compare")
         self.base_too = gr.Checkbox(True, label="The base alone, too", elem_id="base-too")
         self.weights = gr.CheckboxGroup(
             [(f"{weight:g}", weight) for weight in WEIGHTS],
@@ -141,7 +141,7 @@ class ComparePage:
         )
         shared.handed.change(
             tell(self.take),
-            [shared.handed, self.rows.chosen, self.base],
+            [shared.handed, self.rows.chosen, shared.dropped, self.base],
             [*self.rows.shown, self.base, self.steps, self.guidance],
             **PRIVATE,
         )
@@ -220,11 +220,11 @@ class ComparePage:
             off,
         )
 
-    def take(self, handed: dict[str, Any] | None, chosen: list[str], base: str) -> tuple:
+    def take(self, handed: dict[str, Any] | None, chosen: list[str], dropped: list[str], base: str) -> tuple:
         """Adapters that another page sends and, if they are the only ones, their base."""
         if not handed or handed["page"] != "compare":
             return (gr.skip(),) * 5
-        return taken(self.context, handed["paths"], chosen, base)[:5]
+        return taken(self.context, handed["paths"], chosen, dropped, base)[:5]
 
 
 def for_views(result: Comparison, saved: list[Path]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class GeneratePage:
         with gr.Row():
             self.go = gr.Button("Generate", variant="primary", scale=3, min_width=140, elem_id="generate")
             self.stop = gr.Button("Stop", scale=1, min_width=90, interactive=False, elem_id="stop")
-        self.rows = adapter_rows.build(self.context, self.prompt)
+        self.rows = adapter_rows.build(self.context, self.shared, self.prompt)
         self.base = gr.Dropdown(
             BASES,
             value="sprite",
@@ -155,9 +155,10 @@ class GeneratePage:
         self.history.select(tell(self.pick), self.past, chosen, **PRIVATE)
         self.clear.click(tell(self.forget), shared.browser, [*remembered, self.gallery, self.made, *chosen], **PRIVATE)
         restored = [*self.settings, self.surprise, self.rows.redraw, self.rows.listed]
-        self.use.click(tell(self.restore), self.picked, restored, **PRIVATE)
-        self.dropped.upload(tell(self.take_dropped), self.dropped, [*restored, self.dropped], **PRIVATE)
-        self.compare.click(tell(self.to_compare), self.picked, shared.receivers, **PRIVATE)
+        self.use.click(tell(self.restore), [self.picked, shared.dropped], restored, **PRIVATE)
+        sent = [self.dropped, shared.dropped]
+        self.dropped.upload(tell(self.take_dropped), sent, [*restored, self.dropped], **PRIVATE)
+        self.compare.click(tell(self.to_compare), [self.picked, shared.dropped], shared.receivers, **PRIVATE)
         # A choice of the user's, not a restored picture, which brings sizes of its own.
         self.base.input(
             tell(lambda base: sizes_of(self.context, base)),
@@ -167,7 +168,7 @@ class GeneratePage:
         )
         shared.handed.change(
             tell(self.take),
-            [shared.handed, self.rows.chosen, self.base],
+            [shared.handed, self.rows.chosen, shared.dropped, self.base],
             [*self.rows.shown, self.base, self.steps, self.guidance, self.width, self.height],
             **PRIVATE,
         )
@@ -258,20 +259,21 @@ class GeneratePage:
         file = shown[event.index]
         return file, gr.Markdown(describe(settings_in(Path(file))), visible=True), gr.Row(visible=True)
 
-    def restore(self, file: str | None) -> tuple:
-        """The page's settings as those of a picture's file."""
+    def restore(self, file: str | None, dropped: list[str]) -> tuple:
+        """The page's settings as those of a picture's file; `dropped` are adapters that it may have been made with."""
         if file is None:
             raise RequestError("No picture is chosen.", fix="click one first")
         settings = settings_in(Path(file))
-        weights = adapter_rows.remembered(self.context, settings["adapters"])
-        dropdown, listed = adapter_rows.choose(self.context, list(weights))
+        weights = adapter_rows.remembered(self.context, settings["adapters"], dropped)
+        dropdown, listed = adapter_rows.choose(self.context, list(weights), dropped)
         strengths = {path: {"weight": weight, "on": True} for path, weight in weights.items()}
         sampler = settings["sampler"]
         if sampler not in SAMPLERS:
             gr.Warning(f"There is no sampler {html.escape(str(sampler))} here: {SAMPLER_LABELS['base']} is chosen.")
             sampler = "base"
         base = page_name(self.context, str(settings["base"])) or settings["base"]
-        gr.Info("The settings of the picture are back.")
+        which = "settings" if len(weights) == len(settings["adapters"]) else "other settings"
+        gr.Info(f"The {which} of the picture are back.")
         values = [
             settings["prompt"], base, dropdown, strengths, settings["negative_prompt"], sampler,
             slider(int(settings["steps"]), *STEPS), slider(float(settings["guidance"]), *GUIDANCE),
@@ -280,29 +282,29 @@ class GeneratePage:
         ]  # fmt: skip
         return (*values, False, random.random(), listed)
 
-    def take_dropped(self, file: str) -> tuple:
+    def take_dropped(self, file: str, dropped: list[str]) -> tuple:
         """`restore`, and the place to drop is free again whatever was dropped."""
         try:
-            return (*self.restore(file), None)
+            return (*self.restore(file, dropped), None)
         except SymdreamError as error:
             warn(self.context, error)
             return (*(gr.skip() for _ in range(len(self.settings) + 3)), None)
 
-    def to_compare(self, file: str | None) -> tuple:
+    def to_compare(self, file: str | None, dropped: list[str]) -> tuple:
         worn = settings_in(Path(file))["adapters"] if file else []
-        return self.shared.hand_over("compare", *adapter_rows.remembered(self.context, worn))
+        return self.shared.hand_over("compare", *adapter_rows.remembered(self.context, worn, dropped))
 
-    def take(self, handed: dict[str, Any] | None, chosen: list[str], base: str) -> tuple:
+    def take(self, handed: dict[str, Any] | None, chosen: list[str], dropped: list[str], base: str) -> tuple:
         """An adapter that another page sends and, if it is the only one, its base."""
         if not handed or handed["page"] != "generate":
             return (gr.skip(),) * 7
-        return taken(self.context, handed["paths"], chosen, base)
+        return taken(self.context, handed["paths"], chosen, dropped, base)
 
 
-def taken(context: Context, paths: list[str], chosen: list[str], base: str) -> tuple:
+def taken(context: Context, paths: list[str], chosen: list[str], dropped: list[str], base: str) -> tuple:
     """The adapters at `paths` beside those that are chosen (`AdapterRows.shown`), and the base with its steps,
     guidance, width and height where nothing but they says which."""
-    shown = adapter_rows.choose(context, list(dict.fromkeys([*chosen, *paths])))
+    shown = adapter_rows.choose(context, list(dict.fromkeys([*chosen, *paths])), dropped)
     own = None if chosen else base_for(context, paths)
     return (*shown, own, *sizes_of(context, own)) if own and own != base else (*shown, *(gr.skip(),) * 5)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from symdream.data.captions import PLACEHOLDER, fill, prompt_problem, says, shared_triggers
 from symdream.diffusion.limits import SAMPLERS, wrong_settings
 from symdream.errors import Problem, Problems, RequestError, Stopped
-from symdream_apps.adapters import AdapterCard, read_card
+from symdream_apps.adapters import AdapterCard, entry_of, read_card
 from symdream_apps.context import Context
 from symdream_apps.studio import Studio, Worn
 from symdream_apps.work import Line
@@ -193,7 +193,7 @@ def settings_of(
     base: Any, request: PictureRequest, prompt: str, image: Image.Image, seed: int, context: Context
 ) -> dict[str, Any]:
     """What a picture's file says of how it was made: the keys of symdream.diffusion.png, and `adapters`."""
-    worn = [{"name": context.name_of(x.path), "weight": x.weight} for x in request.adapters]
+    worn = [entry_of(context, x.path, x.weight) for x in request.adapters]
     one = {"adapter": worn[0]["name"], "weight": worn[0]["weight"]} if len(worn) == 1 else {}
     return {
         "prompt": prompt,

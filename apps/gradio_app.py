@@ -39,9 +39,9 @@ def build(context: Context, desk: Desk, *, login: bool = False) -> gr.Blocks:
             gr.HTML(LOG_OUT, elem_id="log-out", padding=False)
         # gradio encrypts with a key that it sends along; it is fixed so that a restart of the app loses no history.
         browser = gr.BrowserState(storage_key="symdream-owner", secret="symdream-owner-")
-        handed, kept = gr.State(None), gr.State(None)
+        handed, kept, dropped = gr.State(None), gr.State(None), gr.State([])
         with gr.Tabs(selected="generate") as tabs:
-            shared = Shared(tabs, handed, kept, browser, desk.studio, desk, History(context))
+            shared = Shared(tabs, handed, kept, browser, dropped, desk.studio, desk, History(context))
             for key, (label, page) in pages.items():
                 with gr.Tab(label, id=key):
                     page.build(context, shared)

@@ -35,6 +35,7 @@ class Shared:
     handed: gr.State
     kept: gr.State  # set to anything new once pictures are in the history
     browser: gr.BrowserState  # the name under which this browser's pictures are kept
+    dropped: gr.State  # paths of the adapter files that were dropped since the page was loaded, in that order
     studio: Studio
     desk: Desk
     history: History

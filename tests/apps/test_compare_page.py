@@ -38,7 +38,7 @@ def context(tmp_path, monkeypatch):
 def page(context):
     studio = Studio(context)
     with gr.Blocks():
-        states = gr.State(None), gr.State(None), gr.BrowserState()
+        states = gr.State(None), gr.State(None), gr.BrowserState(), gr.State([])
         yield ComparePage(context, Shared(gr.Tabs(), *states, studio, Desk(studio), history.History(context)))
     studio.close()
 
@@ -147,7 +147,7 @@ def test_every_file_of_a_comparison_is_one_that_gradio_removes_in_time(context):
     owl = str(write_run(context.runs / "owl", photos=sample_data().resolve() / "owl"))
     studio = Studio(context)
     with gr.Blocks() as blocks:
-        states = gr.State(None), gr.State(None), gr.BrowserState()
+        states = gr.State(None), gr.State(None), gr.BrowserState(), gr.State([])
         page = ComparePage(context, Shared(gr.Tabs(), *states, studio, Desk(studio), history.History(context)))
         page.connect()
     session = SessionState(blocks)

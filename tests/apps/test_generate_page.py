@@ -36,7 +36,7 @@ def context(tmp_path):
 def page(context):
     studio = Studio(context)
     with gr.Blocks():
-        states = gr.State(None), gr.State(None), gr.BrowserState()
+        states = gr.State(None), gr.State(None), gr.BrowserState(), gr.State([])
         shared = Shared(gr.Tabs(), *states, studio, Desk(studio), history.History(context))
         yield GeneratePage(context, shared)
     studio.close()
@@ -74,17 +74,17 @@ def test_pictures_that_went_to_the_trash_are_not_chosen_any_more(page):
     with pytest.raises(RequestError, match="not there any more"):
         page.pick(past, click(0))
     with pytest.raises(RequestError, match="not there any more"):
-        page.restore(past[0])
+        page.restore(past[0], [])
 
 
 def test_a_picture_beyond_the_sliders_brings_settings_that_can_be_used(page):
     file = keep(page, history.new_owner(), steps=150, guidance=25.0, sampler="ddpm", width=512)
     with pytest.warns(UserWarning, match="no sampler ddpm"):
-        values = dict(zip(page.settings, page.restore(str(file)), strict=False))
+        values = dict(zip(page.settings, page.restore(str(file), []), strict=False))
     for shown, value in ((page.steps, 150), (page.guidance, 25.0), (page.width, 512)):
         assert values[shown].value == value == values[shown].maximum
     assert values[page.sampler] == "base"
-    usual = dict(zip(page.settings, page.restore(str(keep(page, history.new_owner()))), strict=False))
+    usual = dict(zip(page.settings, page.restore(str(keep(page, history.new_owner())), []), strict=False))
     assert (usual[page.steps].maximum, usual[page.guidance].maximum) == (100, 20)
 
 
@@ -108,7 +108,7 @@ def test_an_adapter_that_is_handed_over_brings_its_base(context, page, identity,
         page = ComparePage(context, page.shared)
 
     def taken(path, chosen, base):
-        return page.take({"page": on, "paths": [path]}, chosen, base)
+        return page.take({"page": on, "paths": [path]}, chosen, [], base)
 
     rows, listed, shown, its_steps, *_ = taken(dog, [], "sprite")
     assert (rows.value, shown, its_steps) == ([dog], base, steps) and rows.choices == listed
@@ -144,12 +144,12 @@ def test_an_adapter_whose_base_is_not_here_or_not_told_changes_no_base(context, 
     odd += [f"folder:{name}" for name in ("..", "/etc", ".app", "a" * 300)]
     for place, identity in enumerate(("folder:elsewhere", "file:x.safetensors", None, "folder:run0", *odd)):
         path = write_adapter(context.runs / f"run{place}", base=identity)
-        assert is_skip(page.take({"page": "generate", "paths": [str(path)]}, [], "sprite")[2])
+        assert is_skip(page.take({"page": "generate", "paths": [str(path)]}, [], [], "sprite")[2])
 
 
 def test_an_adapter_that_is_chosen_already_keeps_the_base_and_its_settings(context, page):
     path = str(write_adapter(context.runs / "dog", base="stabilityai/stable-diffusion-xl-base-1.0"))
-    assert is_skip(page.take({"page": "generate", "paths": [path]}, [path], "sd15")[2])
+    assert is_skip(page.take({"page": "generate", "paths": [path]}, [path], [], "sd15")[2])
 
 
 def test_a_pictures_base_comes_back_by_the_name_that_the_page_has(context, page):
@@ -162,10 +162,21 @@ def test_a_pictures_base_comes_back_by_the_name_that_the_page_has(context, page)
         "folder:gone": "folder:gone",
     }
     for identity, name in known.items():
-        values = page.restore(str(keep(page, "a" * 24, base=identity)))
+        values = page.restore(str(keep(page, "a" * 24, base=identity)), [])
         assert values[1] == name
         if name == "sdxl":
             assert values[-7].maximum == values[-6].maximum == 2048
+
+
+def test_what_a_page_says_of_a_picture_whose_adapter_is_gone(page, monkeypatch):
+    said = []
+    monkeypatch.setattr(gr, "Info", said.append)
+    page.restore(str(keep(page, history.new_owner())), [])
+    gone = str(keep(page, history.new_owner(), adapters=[{"name": "<b>.safetensors", "weight": 1, "sha256": "0" * 64}]))
+    for told in (page.restore, page.to_compare):
+        with pytest.warns(UserWarning, match="Left out: &lt;b&gt;.safetensors"):
+            told(gone, [])
+    assert said == ["The settings of the picture are back.", "The other settings of the picture are back."]
 
 
 def test_use_these_settings_means_the_picture_whose_settings_are_shown(page):
@@ -175,7 +186,7 @@ def test_use_these_settings_means_the_picture_whose_settings_are_shown(page):
     _, _, made, _, picked, details, *_ = told[-1]
     assert picked == made[0] and "a toy" in details.value
     assert told[0][4] is None  # and none while the next ones are made
-    assert page.restore(picked)[0] == "a toy"
+    assert page.restore(picked, [])[0] == "a toy"
 
 
 @pytest.mark.parametrize("seed", [-5, 2**53])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import app_server
 from helpers import browser as browsers
-from helpers.app_server import write_run
+from helpers.app_server import write_adapter, write_run
 from helpers.browser import choose_adapter, open_page, select_tab, set_number
 from PIL import Image
 
@@ -528,3 +528,38 @@ def test_a_fresh_page_tells_what_is_loaded_now(browser, server):
 def test_a_card_of_the_library_is_called_what_is_written_on_it(page):
     select_tab(page, "Library")
     page.locator("#shelf").get_by_role("button", name=re.compile("^owl two sks bird")).wait_for()
+
+
+def write_files(server, folder, *names):
+    """Files of these names, each of another content, none in the runs folder."""
+    files = []
+    for seed, name in enumerate(names, 20):
+        run = write_adapter(folder / f"run {seed}", seed=seed)
+        files.append(folder / str(seed) / name)
+        files[-1].parent.mkdir()
+        shutil.move(run / "adapter" / "unet" / "adapter_model.safetensors", files[-1])
+    return files
+
+
+def drop(page, files):
+    page.locator("[role=tabpanel]:visible .drop-adapters input[type=file]").set_input_files(files)
+
+
+def rows(page):
+    return page.locator("[role=tabpanel]:visible .adapter-row")
+
+
+def test_the_settings_of_a_picture_bring_dropped_files_back(page, server, tmp_path):
+    choose_adapter(page, "owl two")
+    drop(page, write_files(server, tmp_path, "foreign.safetensors", "few.safetensors"))
+    rows(page).nth(2).wait_for()
+    generate(page, "a 3d render of a sks bird on a red background", steps=1)
+    page.click("#use")
+    page.get_by_text("The settings of the picture are back.").wait_for()
+    page.wait_for_timeout(1000)
+    told = [row.inner_text() for row in rows(page).all()]
+    assert [text.split(" ·")[0] for text in told] == ["owl two", "foreign.safetensors", "few.safetensors"]
+    page.click("#to-compare")
+    page.locator("#compare").wait_for()
+    rows(page).nth(2).wait_for()
+    assert page.get_by_text("Left out").count() == 0

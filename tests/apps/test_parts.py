@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from symdream.data.samples import sample_data
 from symdream.diffusion.adapters import read_metadata
+from symdream.diffusion.hashes import file_sha256
 from symdream.diffusion.limits import SAMPLERS
 from symdream.diffusion.png import save_png
 from symdream.errors import Problems, RequestError, Stopped
@@ -36,7 +38,7 @@ from symdream_apps import (  # noqa: E402
     references,
     restore,
 )
-from symdream_apps.adapters import choices, find_adapters, named, read_card  # noqa: E402
+from symdream_apps.adapters import choices, entry_of, find_adapters, named, read_card  # noqa: E402
 from symdream_apps.blind import NEITHER, A, B, Vote  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
 from symdream_apps.studio import Studio, Worn  # noqa: E402
@@ -141,8 +143,8 @@ def test_a_pictures_settings_come_back_with_adapters_that_are_gone_named(context
     }  # fmt: skip
     save_png(Image.new("RGB", (64, 64)), tmp_path / "a.png", settings)
     assert restore.settings_in(tmp_path / "a.png") == settings
-    with pytest.warns(UserWarning, match="any more: gone"):
-        assert adapter_rows.remembered(context, settings["adapters"]) == {str(owl.path): 0.3}
+    with pytest.warns(UserWarning, match="Left out: gone. Not in the runs folder"):
+        assert adapter_rows.remembered(context, settings["adapters"], []) == {str(owl.path): 0.3}
     assert r"a \*b\*" in restore.describe(settings)
 
 
@@ -400,21 +402,59 @@ def test_an_uploaded_adapter_stays_on_the_list_when_the_list_is_read_anew(contex
     folder.mkdir()
     sent = folder / "mine.safetensors"
     sent.write_bytes((owl.path / "adapter/unet/adapter_model.safetensors").read_bytes())
-    dropdown, listed = adapter_rows.accept(context, [str(sent)], [str(owl.path)])
-    assert dropdown.value == [str(owl.path), str(sent)] and dropdown.choices == listed
-    for names in (listed, adapter_rows.offered(context, dropdown.value)):
+    dropdown, listed, dropped = adapter_rows.accept(context, [str(sent)], [str(owl.path)], [])
+    assert dropdown.value == [str(owl.path), str(sent)] and dropdown.choices == listed and dropped == [str(sent)]
+    offered = adapter_rows.offered
+    for names in (listed, offered(context, dropdown.value, []), offered(context, [], dropped)):
         assert {path for _, path in names} == {str(owl.path), str(sent)}
     (folder / "words.safetensors").write_text("only words")
-    assert adapter_rows.accept(context, [str(folder / "words.safetensors")], [])[0].value == []
+    assert adapter_rows.accept(context, [str(folder / "words.safetensors")], [], [])[0].value == []
+    sent.unlink()  # as every upload is after a day
+    assert [path for _, path in adapter_rows.offered(context, [], dropped)] == [str(owl.path)]
 
 
 def test_a_list_that_is_open_only_grows_at_its_end(context, owl):
-    _, shown = adapter_rows.anew(context, [])
+    _, shown = adapter_rows.anew(context, [], [])
     assert [path for _, path in shown] == [str(owl.path)]
-    assert adapter_rows.longer(context, [], shown) == (gr.skip(), gr.skip())
+    assert adapter_rows.longer(context, [], [], shown) == (gr.skip(), gr.skip())
     write_run(context.runs / "newer", photos=sample_data())
-    dropdown, grown = adapter_rows.longer(context, [], shown)
+    dropdown, grown = adapter_rows.longer(context, [], [], shown)
     assert dropdown.choices == grown and [path for _, path in grown] == [str(owl.path), str(context.runs / "newer")]
     shutil.rmtree(owl.path)
-    assert adapter_rows.longer(context, [], grown) == (gr.skip(), gr.skip())
-    assert [path for _, path in adapter_rows.anew(context, [])[1]] == [str(context.runs / "newer")]
+    assert adapter_rows.longer(context, [], [], grown) == (gr.skip(), gr.skip())
+    assert [path for _, path in adapter_rows.anew(context, [], [])[1]] == [str(context.runs / "newer")]
+
+
+def drop(context, name, seed):
+    """A file as a browser sends it, in a folder that no other file of its name is in."""
+    run = write_adapter(context.uploads / f"run {seed}", seed=seed)
+    file = context.uploads / f"{seed:064x}" / name
+    file.parent.mkdir()
+    shutil.move(run / "adapter" / "unet" / "adapter_model.safetensors", file)
+    shutil.rmtree(run)
+    return str(file)
+
+
+def test_a_dropped_file_is_known_by_its_content_wherever_it_is_by_then(context):
+    first, second = (drop(context, "same name.safetensors", seed) for seed in (1, 2))
+    entry = entry_of(context, Path(second), 0.5)
+    assert entry == {"name": "same name.safetensors", "weight": 0.5, "sha256": file_sha256(Path(second))}
+    assert adapter_rows.remembered(context, [entry], [first, second]) == {second: 0.5}
+    # Another file of its name is not it, in the runs folder either.
+    shutil.copy(first, context.runs / "same name.safetensors")
+    for others in ([], [first]):
+        with pytest.warns(UserWarning, match="drop the file again"):
+            assert adapter_rows.remembered(context, [entry], others) == {}
+    shutil.copy(second, context.runs / "same name.safetensors")
+    found = adapter_rows.remembered(context, [entry], [first])
+    assert found == {str(context.runs / "same name.safetensors"): 0.5}
+
+
+def test_an_adapter_that_is_told_by_its_name_alone_is_looked_for_in_the_runs_folder_first(context, owl):
+    """As in pictures of `symdream generate`."""
+    dropped = [drop(context, "owl", 1), drop(context, "few.safetensors", 2)]
+    names = [{"name": "owl", "weight": 1}, {"name": "few.safetensors", "weight": 0.5}]
+    assert adapter_rows.remembered(context, names, dropped) == {str(owl.path): 1, dropped[1]: 0.5}
+    dropped.append(drop(context, "few.safetensors", 3))
+    with pytest.warns(UserWarning, match="Left out: few.safetensors"):
+        assert adapter_rows.remembered(context, names, dropped) == {str(owl.path): 1}
