@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from symdream_apps.context import Context
 from symdream_apps.errors import told, warn
 from symdream_apps.shared import PRIVATE, Shared
 from symdream_apps.studio import Worn
-from symdream_apps.text import no_markdown
+from symdream_apps.text import no_markdown, numbered
 from symdream_apps.upload import check_safetensors
 from symdream_apps.wording import brief
 
@@ -81,11 +81,13 @@ def build(
     listed, strengths, redraw = gr.State([]), gr.JSON({}, visible=False), gr.State(0)
     rows = AdapterRows(chosen, listed, shared.dropped, strengths, redraw)
 
-    @gr.render(inputs=[chosen, strengths], triggers=[chosen.change, redraw.change], show_progress="hidden")
-    def show(paths: list[str], known: dict[str, dict[str, Any]]) -> None:
+    inputs = [chosen, strengths, rows.dropped]
+
+    @gr.render(inputs=inputs, triggers=[chosen.change, redraw.change], show_progress="hidden")
+    def show(paths: list[str], known: dict[str, dict[str, Any]], dropped: list[str]) -> None:
         for path in paths or []:
             try:
-                card = read_card(context, path)
+                card = card_of(context, path, dropped)
             except RequestError as error:
                 gr.Markdown(f"**{no_markdown(Path(path).name)}**: {no_markdown(brief(error, context.runs))}")
                 continue
@@ -157,7 +159,15 @@ def offered(context: Context, chosen: list[str] | None, dropped: list[str]) -> l
     listed = choices(context)
     known = {path for _, path in listed}
     others = dict.fromkeys([*(path for path in dropped if Path(path).exists()), *(chosen or [])])
-    return listed + [(Path(path).name, path) for path in others if path not in known]
+    names = names_of(context, dropped)
+    return listed + [(names.get(path, Path(path).name), path) for path in others if path not in known]
+
+
+def names_of(context: Context, dropped: list[str]) -> dict[str, str]:
+    """{path: what the pages call it} of dropped files. Those of one name are numbered in the order in which they came,
+    and so are those whose name something in the runs folder has."""
+    names = [Path(path).name for path in dropped]
+    return dict(zip(dropped, numbered(names, {x for x in names if (context.runs / x).exists()}), strict=True))
 
 
 def anew(context: Context, chosen: list[str] | None, dropped: list[str]) -> tuple[Any, list[tuple[str, str]]]:
@@ -203,17 +213,19 @@ def worn(context: Context, chosen: list[str], strengths: dict[str, dict[str, Any
     for path in chosen or []:
         now = strengths.get(path)
         if now is None or now["on"]:
-            card = card_of(context, path)
+            card = card_of(context, path, [])
             on.append(Worn(card.path, float(card.weight if now is None else now["weight"])))
     return on
 
 
-def card_of(context: Context, path: str) -> AdapterCard:
-    """`read_card` of an adapter that is chosen on a page. Raises: RequestError as it does, with what to do there."""
+def card_of(context: Context, path: str, dropped: list[str]) -> AdapterCard:
+    """`read_card` of an adapter that is chosen on a page, with the name that it has there. Raises: RequestError as it
+    does, with what to do there."""
     try:
-        return read_card(context, path)
+        card = read_card(context, path)
     except RequestError as error:  # deleted meanwhile, as a rule
         raise RequestError(error.what, where=error.where, fix="take it out of the chosen adapters") from None
+    return replace(card, name=names_of(context, dropped).get(path, card.name))
 
 
 def remembered(context: Context, adapters: list[dict[str, Any]], dropped: list[str]) -> dict[str, float]:

@@ -120,7 +120,7 @@ class ComparePage:
             tell(self.answer_compare),
             [
                 shared.browser, self.across, *self.rows.inputs, self.base_too, self.weights, self.prompts, self.seeds,
-                self.steps, self.photos, self.uploaded, self.base, self.guidance, self.negative,
+                self.steps, self.photos, self.uploaded, self.base, self.guidance, self.negative, shared.dropped,
             ],
             outputs, show_progress="minimal", show_progress_on=self.status,
             scroll_to_output=True, api_visibility="private", **ON_DEVICE,
@@ -162,12 +162,13 @@ class ComparePage:
         base: str,
         guidance: float,
         negative: str,
+        dropped: list[str],
         request: gr.Request,
     ) -> Generator[tuple, None, None]:
         off = gr.Button(interactive=False, variant="secondary")
         try:
             owner = owner_of(browser, request)
-            cards = [adapter_rows.card_of(self.context, path) for path in chosen or []]
+            cards = [adapter_rows.card_of(self.context, path, dropped) for path in chosen or []]
             if not cards:
                 raise RequestError("No adapter is chosen.", fix="choose one, or drop a file")
             if across == "weights":

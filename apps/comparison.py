@@ -24,6 +24,7 @@ from symdream_apps.generation import (
 )
 from symdream_apps.references import read
 from symdream_apps.studio import Studio, Worn
+from symdream_apps.text import numbered
 from symdream_apps.wording import brief
 from symdream_apps.work import Line, Update
 
@@ -33,7 +34,8 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 @dataclass(frozen=True)
 class Variant:
-    """One column of the comparison; `words` are what {subject} becomes in its prompts."""
+    """One column of the comparison; `words` are what {subject} becomes in its prompts. No other column has its label,
+    by which votes and scores are told."""
 
     label: str
     adapters: tuple[Worn, ...] = ()
@@ -111,14 +113,18 @@ def of_adapters(cards: Sequence[AdapterCard], *, base_too: bool = True) -> list[
     # It is asked for the same subject as the adapters: the same words, without what they mean.
     words = next((card.words for card in cards if card.trigger), "")
     alone = [Variant("base alone", words=words)] if base_too else []
-    return alone + [Variant(card.name, (Worn(card.path, card.weight),), card.words) for card in cards]
+    labels = numbered([card.name for card in cards], taken=[variant.label for variant in alone])
+    return alone + [
+        Variant(label, (Worn(card.path, card.weight),), card.words) for label, card in zip(labels, cards, strict=True)
+    ]
 
 
 def of_weights(card: AdapterCard, weights: Sequence[float]) -> list[Variant]:
     """One adapter at each of `weights`."""
+    weights = sorted(map(float, weights))
+    labels = numbered([f"{card.name} × {weight:g}" for weight in weights])
     return [
-        Variant(f"{card.name} × {weight:g}", (Worn(card.path, float(weight)),), card.words)
-        for weight in sorted(weights)
+        Variant(label, (Worn(card.path, weight),), card.words) for label, weight in zip(labels, weights, strict=True)
     ]
 
 

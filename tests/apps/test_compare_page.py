@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers.app_server import write_run
+from helpers.app_server import write_adapter, write_run
 from PIL import Image
 
 from symdream.data.samples import sample_data
@@ -24,6 +24,7 @@ from symdream_apps.compare_page import ComparePage, for_views  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
 from symdream_apps.shared import Shared  # noqa: E402
 from symdream_apps.studio import Studio  # noqa: E402
+from symdream_apps.text import no_markdown  # noqa: E402
 from symdream_apps.work import Desk  # noqa: E402
 
 
@@ -43,13 +44,13 @@ def page(context):
     studio.close()
 
 
-def compared(page, paths, prompts, **settings):
+def compared(page, paths, prompts, dropped=(), **settings):
     """What slider and blind test get of a comparison of two steps."""
     given = {"across": "adapters", "base_too": True, "weights": [], "seeds": "0", "photos": "none", **settings}
     request = SimpleNamespace(username=None, session_hash="session")
     [*_, (line, _, _, kept, _)] = page.answer_compare(
         history.new_owner(), given["across"], paths, {}, given["base_too"], given["weights"], prompts, given["seeds"],
-        2, given["photos"], None, "sprite", 1.0, "", request,
+        2, given["photos"], None, "sprite", 1.0, "", list(dropped), request,
     )  # fmt: skip
     assert "Done." in line
     return kept
@@ -84,6 +85,25 @@ def test_a_prompt_that_all_variants_share_is_told_as_it_was(context, page):
     kept = compared(page, [owl], "a red {subject}")
     assert kept["variants"] == kept["columns"] == ["base alone", "owl"]
     assert kept["rows"][0]["prompt"] == "a red sks bird"
+
+
+def test_votes_between_two_dropped_files_of_one_name_are_counted_for_each(context, page):
+    """Numbered as the chooser numbers them, in whichever order they are chosen."""
+    dropped = []
+    for seed in (1, 2):
+        run = write_adapter(context.uploads / f"run {seed}", seed=seed)
+        dropped.append(str(context.uploads / f"{seed:064x}" / "pytorch_lora_weights.safetensors"))
+        Path(dropped[-1]).parent.mkdir()
+        (run / "adapter" / "unet" / "adapter_model.safetensors").rename(dropped[-1])
+    kept = compared(page, dropped[::-1], "a red bird", dropped=dropped, base_too=False, seeds="0, 1")
+    first, second = (f"pytorch_lora_weights.safetensors ({number})" for number in (1, 2))
+    assert kept["variants"] == kept["columns"] == [second, first]
+    state = page.blind.begin(kept)[0]
+    for pair in state["pairs"]:
+        state, text = page.blind.vote(kept, state, "A" if kept["variants"][pair.a] == first else "B")[:2]
+    told = [f"| {no_markdown(name)} | {won} | 2 |" for name, won in ((first, 2), (second, 0))]
+    assert all(line in text.splitlines() for line in told)
+    assert {vote.chosen for vote in state["votes"]} == {first}
 
 
 def test_a_prompt_of_a_blind_test_is_shown_as_it_was_written(context, page):
@@ -154,7 +174,7 @@ def test_every_file_of_a_comparison_is_one_that_gradio_removes_in_time(context):
 
     asked = page.answer_compare(
         history.new_owner(), "adapters", [owl], {}, True, [], "a {subject}", "0, 1", 2, "run", None, "sprite", 1.0,
-        "a red {subject}",
+        "a red {subject}", [],
         SimpleNamespace(username=None, session_hash="session"),
     )  # fmt: skip
     with within_an_event():

@@ -563,3 +563,24 @@ def test_the_settings_of_a_picture_bring_dropped_files_back(page, server, tmp_pa
     page.locator("#compare").wait_for()
     rows(page).nth(2).wait_for()
     assert page.get_by_text("Left out").count() == 0
+
+
+def test_two_dropped_files_of_one_name_are_told_apart(page, server, tmp_path):
+    name = "pytorch_lora_weights.safetensors"
+    select_tab(page, "Compare")
+    drop(page, write_files(server, tmp_path, name, name))
+    rows(page).nth(1).wait_for()
+    first, second = numbered = [f"{name} ({number})" for number in (1, 2)]
+    assert [row.inner_text().split(" ·")[0] for row in rows(page).all()] == numbered
+    for chip in numbered:
+        page.locator("[role=tabpanel]:visible .adapters", has_text=chip).wait_for()
+    page.fill("#compare-prompts textarea", "a 3d render of a {subject} on a red background")
+    set_number(page, "#compare-steps", 1)
+    page.click("#compare")
+    say(page, "#compare-status", "Done.")
+    told = page.locator("#grid img").get_attribute("alt")
+    assert f"Across: base alone, {first}, {second}." in told
+    # The page for single pictures has them by the same names.
+    select_tab(page, "Generate")
+    choose_adapter(page, second)
+    assert page.get_by_label(f"Weight of {second}").count() > 0

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,7 +39,7 @@ from symdream_apps import (  # noqa: E402
     references,
     restore,
 )
-from symdream_apps.adapters import choices, entry_of, find_adapters, named, read_card  # noqa: E402
+from symdream_apps.adapters import AdapterCard, choices, entry_of, find_adapters, named, read_card  # noqa: E402
 from symdream_apps.blind import NEITHER, A, B, Vote  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
 from symdream_apps.studio import Studio, Worn  # noqa: E402
@@ -207,6 +208,25 @@ def test_adapters_are_compared_at_the_weight_that_was_found_best(context, owl):
     assert [(variant.label, variant.adapters) for variant in at_weights] == [
         (f"owl × {weight:g}", (Worn(owl.path, weight),)) for weight in (0.0, 0.5, 1.5)
     ]
+
+
+@given(st.lists(st.sampled_from(["a", "b", "a (1)", "a (2)", "b (2)", "base alone"])), st.booleans())
+def test_no_two_variants_have_one_label(names, base_too):
+    cards = [AdapterCard(Path(name), name, "", "", "", "", None, 1.0) for name in names]
+    labels = [variant.label for variant in comparison.of_adapters(cards, base_too=base_too)]
+    assert len(set(labels)) == len(labels) == len(names) + base_too
+    if base_too:
+        assert labels[0] == "base alone"
+    for name, label in zip(names, labels[base_too:], strict=True):
+        assert label.startswith(name) and (label == name or names.count(name) > 1 or name == "base alone")
+
+
+def test_labels_are_numbered_where_two_would_be_the_same(owl):
+    cards = [replace(owl, name=name) for name in ("a.safetensors", "base alone", "a.safetensors", "a.safetensors (1)")]
+    assert [variant.label for variant in comparison.of_adapters(cards)] == [
+        "base alone", "a.safetensors (2)", "base alone (2)", "a.safetensors (3)", "a.safetensors (1)"
+    ]  # fmt: skip
+    assert [variant.label for variant in comparison.of_weights(owl, [0.5, 0.5])] == ["owl × 0.5 (1)", "owl × 0.5 (2)"]
 
 
 def test_means_are_of_each_variants_own_scores(context):
@@ -458,3 +478,16 @@ def test_an_adapter_that_is_told_by_its_name_alone_is_looked_for_in_the_runs_fol
     dropped.append(drop(context, "few.safetensors", 3))
     with pytest.warns(UserWarning, match="Left out: few.safetensors"):
         assert adapter_rows.remembered(context, names, dropped) == {str(owl.path): 1}
+
+
+def test_dropped_files_of_one_name_are_numbered_in_the_list(context, owl):
+    same, other = [drop(context, "pytorch_lora_weights.safetensors", seed) for seed in (1, 2)], drop(context, "a", 3)
+    assert [label for label, _ in adapter_rows.offered(context, [], [same[0], other])[1:]] == [Path(same[0]).name, "a"]
+    names = {path: name for name, path in adapter_rows.offered(context, [other], [*same, other])}
+    numbered = [f"pytorch_lora_weights.safetensors ({number})" for number in (1, 2)]
+    assert [names[path] for path in same] == numbered and names[other] == "a"
+    # Nothing in the runs folder gets another name than it has there.
+    shutil.copy(same[0], mine := context.runs / "pytorch_lora_weights.safetensors")
+    names = {path: name for name, path in adapter_rows.offered(context, [], same)}
+    assert names[str(mine)].startswith(f"{mine.name} · ")
+    assert [names[path] for path in same] == [f"{mine.name} ({number})" for number in (2, 3)]
