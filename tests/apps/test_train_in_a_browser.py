@@ -89,7 +89,7 @@ def test_each_problem_of_the_form_has_a_line(page):
     page.get_by_label("Trigger").fill("")
     page.click("#start-training")
     lines = alert(page).splitlines()
-    assert all(any(line.startswith(what) for line in lines) for what in ("photos", "class noun", "trigger")), lines
+    assert all(any(line.startswith(what) for line in lines) for what in ("Photos", "Class noun", "Trigger")), lines
 
 
 def test_photos_lie_close_together_on_a_telephone(page, tmp_path):
