@@ -12,7 +12,7 @@ from torch import nn
 
 from symdream.errors import RequestError
 from symdream.interop.keys import Place, with_text_model
-from symdream.interop.layers import Adapter, Layer, PlainLayer
+from symdream.interop.layers import Adapter, Layer, PlainLayer, check_one_kind
 from symdream.interop.metadata import most_common
 from symdream.tuners import SingLoraConfig, SymLoraConfig
 
@@ -125,9 +125,7 @@ def config_for(layers: Mapping[str, Layer]) -> LoraConfig | SingLoraConfig | Sym
     if len(kinds) > 1:
         raise RequestError("This file mixes LoRA with symmetric layers in one model, which cannot be attached.")
     if isinstance(first, PlainLayer):
-        with_magnitude = {layer.magnitude is not None for layer in layers.values()}
-        if len(with_magnitude) > 1:
-            raise RequestError("This file mixes LoRA with DoRA layers in one model, which PEFT cannot attach.")
+        check_one_kind(layers.values())
         rank = most_common(layer.rank for layer in layers.values())
         alpha = most_common(layer.scale * layer.rank for layer in layers.values())
         return LoraConfig(
@@ -136,7 +134,7 @@ def config_for(layers: Mapping[str, Layer]) -> LoraConfig | SingLoraConfig | Sym
             rank_pattern={n: x.rank for n, x in layers.items() if x.rank != rank},
             alpha_pattern={n: x.scale * x.rank for n, x in layers.items() if x.scale * x.rank != alpha},
             target_modules=names,
-            use_dora=with_magnitude.pop(),
+            use_dora=first.magnitude is not None,
         )
     settings = {(layer.rank, layer.alpha, layer.u, layer.d is None) for layer in layers.values()}
     if len(settings) > 1:

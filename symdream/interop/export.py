@@ -15,10 +15,12 @@ from symdream.interop import arithmetic
 from symdream.interop.attach import attach_adapter
 from symdream.interop.collect import collect
 from symdream.interop.companions import example_prompts, outputs, write_companions
+from symdream.interop.grouping import adapter_files
+from symdream.interop.header import read_adapter_header
 from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, SymmetricLayer
 from symdream.interop.lora_file import Report, file_bytes, write_lora
-from symdream.interop.metadata import recommended_weight
+from symdream.interop.metadata import foreign_facts, recommended_weight
 from symdream.interop.open import base_of, open_adapter, report_mismatch
 from symdream.interop.read import read_adapter
 from symdream.interop.size import parse_size
@@ -46,6 +48,8 @@ class Result:
 def whole_adapter(path: Path, base: str | None) -> Adapter:
     """The adapter at `path` as LoRA or DoRA. A symmetric one that does not tell its layers' shapes needs its base."""
     adapter = read_adapter(path)
+    if not adapter.metadata:  # of another program
+        adapter.metadata = foreign_facts(read_adapter_header(next(iter(adapter_files(path)))).texts)
     warn(path, adapter)
     if any(isinstance(layer, SymmetricLayer) and layer.shape is None for layer in adapter.layers.values()):
         say(f"{path} does not tell the shapes of its layers; loading its base for them.")
@@ -108,6 +112,8 @@ def export(
         kept = _with_error(kept, error)
     small = compress is not None and parse_size(compress)[0] == "bytes"
     report = write_lora(kept, output, to, dtype=dtype, peft_metadata=not small)
+    if small and to == "diffusers" and any(len({x.rank for x in kept.of(c).values()}) > 1 for c in kept.components):
+        say("note: its layers differ in rank, which diffusers reads right since 0.40; --to kohya suits elder ones too")
     companions = write_companions(output, source, kept.metadata) if output.suffix == ".safetensors" else []
     return Result(report, output, report.bytes, error, companions)
 

@@ -53,6 +53,7 @@ def adapter_files(path: Path) -> dict[Path, str | None]:
     path = Path(path)
     if not path.exists():
         raise RequestError(f"There is no adapter at {path}.", fix=WAY_OUT)
+    _refuse_checkpoint(path if path.is_dir() else path.parent)
     if path.is_file():
         return {path: path.parent.name if path.parent.name in COMPONENTS else None}
     for folder in (path / "adapter", path):
@@ -69,6 +70,17 @@ def adapter_files(path: Path) -> dict[Path, str | None]:
     raise RequestError(
         f"No adapter in {path}.", where=f"there are {', '.join(found[:5])}: name one" if found else None, fix=WAY_OUT
     )
+
+
+def _refuse_checkpoint(folder: Path) -> None:
+    """What a training keeps to go on from has raw parameters, without alpha, u and method."""
+    if (folder / "state.json").is_file() and any(folder.glob("adapter-*.safetensors")):
+        run = folder.parent.parent
+        unfinished = f", or finish it: {resume_command_of(run)}" if (run / "config.toml").is_file() else ""
+        raise RequestError(
+            f"{folder} is a checkpoint of a training, which only the training itself can read.",
+            fix=f"give the run {run}{unfinished}",
+        )
 
 
 @dataclass

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from symdream.errors import RequestError
 from symdream.interop.keys import COMPONENTS, Place
 from symdream.tuners.symmetric import lora_pair
 
@@ -84,6 +85,15 @@ class SymmetricLayer:
 
 
 Layer = PlainLayer | SymmetricLayer
+
+
+def check_one_kind(layers: Iterable[PlainLayer]) -> None:
+    """Raises: RequestError if some of the layers of one component have magnitudes and others have none."""
+    if len({layer.magnitude is not None for layer in layers}) > 1:
+        raise RequestError(
+            "This file mixes LoRA with DoRA layers in one model, which PEFT cannot attach, nor diffusers load.",
+            fix="use the tool it was trained with",
+        )
 
 
 @dataclass

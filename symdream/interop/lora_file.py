@@ -19,7 +19,7 @@ from symdream.files import write_atomically
 from symdream.interop.collect import collect
 from symdream.interop.grouping import WEIGHTS
 from symdream.interop.keys import PEFT_PREFIX, Place, kohya_name, without_text_model
-from symdream.interop.layers import Adapter, PlainLayer
+from symdream.interop.layers import Adapter, PlainLayer, check_one_kind
 from symdream.interop.metadata import (
     OURS,
     PEFT_METADATA,
@@ -27,6 +27,7 @@ from symdream.interop.metadata import (
     hash_texts,
     kohya_texts,
     modelspec_texts,
+    most_common,
     peft_config,
     peft_text,
 )
@@ -73,8 +74,8 @@ def write_lora(
     """Write an adapter as LoRA (DoRA) in `layout`: "diffusers", "kohya" or "peft" (a folder).
 
     Whole or not at all: what was at `path` stays until the new one is complete. `peft_metadata` False leaves PEFT's
-    configuration out of a diffusers file: it names every layer up to three times (17 KB on sprite), and readers take
-    the same ranks, of scale 1, from the tensors.
+    configuration out of a diffusers file: it names every layer up to three times (17 KB on sprite), and diffusers since
+    0.40 takes the same ranks, of scale 1, from the tensors.
     Raises: RequestError for a DoRA or a layer that SDXL does not have in kohya's layout, or a folder that is no PEFT
     adapter, WorkError if the numbers are not finite or the disk is full.
     """
@@ -103,13 +104,37 @@ def stored_form(adapter: Adapter, layout: str, dtype: torch.dtype) -> Adapter:
             "belongs to `dora_scale`, so its pictures would depend on the tool.",
             fix="use --to diffusers (exact in diffusers), or --to merged (exact everywhere)",
         )
+    for component in adapter.components:
+        check_one_kind(adapter.of(component).values())
     # Kohya's files have an alpha to keep the scale in; the others have none that every reader honours.
-    wanted = adapter if layout == "kohya" else replace(adapter, layers=_each(adapter.layers, PlainLayer.folded))
+    kept = with_one_alpha(adapter.layers) if layout == "kohya" else _each(adapter.layers, PlainLayer.folded)
+    wanted = replace(adapter, layers=kept)
     stored = replace(wanted, layers=_each(wanted.layers, lambda layer: in_format(layer, dtype)))
     for place, layer in stored.layers.items():
         if not all(bool(torch.isfinite(t).all()) for t in layer.tensors()):
             raise WorkError(f"The update of {place} is not finite in {_short(dtype)}; nothing was written.")
     return stored
+
+
+def with_one_alpha(layers: Mapping[Place, PlainLayer]) -> Mapping[Place, PlainLayer]:
+    """The same updates with one alpha (scale · rank) for all layers: what others have besides goes into their B.
+
+    diffusers 0.42 reads a rank for each layer of kohya's files, but gives all layers the alpha that most have
+    (get_peft_kwargs: the names in its alpha_pattern match none).
+    """
+    alphas = [layer.scale * layer.rank for layer in layers.values()]
+    if len(set(alphas)) < 2:
+        return layers
+    alpha = most_common(alphas)
+
+    def at_alpha(layer: PlainLayer) -> PlainLayer:
+        scale = alpha / layer.rank
+        if layer.scale == scale:
+            return layer
+        layer = layer.wide()
+        return replace(layer, B=layer.B * (layer.scale / scale), scale=scale)
+
+    return _each(layers, at_alpha)
 
 
 def in_format(layer: PlainLayer, dtype: torch.dtype) -> PlainLayer:

@@ -66,9 +66,18 @@ def write_merged(base: Base, path: Path, metadata: Mapping[str, Any], *, dtype: 
     """Write `base`, its adapters merged, to a diffusers folder or (`path` ends in .safetensors) one file.
 
     Whole or not at all; `base` is changed. Returns the bytes written.
+    Raises: WorkError if a weight is not finite, or would not be in `dtype`, or for a full disk.
     """
     merge_into(base)
     base.to(dtype=dtype)
+    for component, model in base.components().items():
+        for name, weight in model.named_parameters():
+            if not bool(weight.isfinite().all()):
+                number_format = str(dtype).removeprefix("torch.")
+                raise WorkError(
+                    f"{component}.{name} is too large for {number_format} with the adapter merged in.",
+                    fix="take --dtype bf16 or fp32, or a smaller weight",
+                )
     if path.suffix != ".safetensors":
         export_base(base, path, overwrite=overwrite)
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -51,7 +52,27 @@ def trained_base(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     return told if isinstance(told, Mapping) else {}
 
 
-def architecture(family: str, prediction_type: str) -> str:
+def foreign_facts(texts: Mapping[str, str]) -> dict[str, Any]:
+    """What the header of another program's file tells of the adapter, in our metadata's words.
+
+    Not its base: what such files call it is a file of somebody's, which cannot be opened by that name.
+    """
+    version = texts.get("ss_base_model_version", "")
+    families = {name: family for family, name in BASE_VERSIONS.items()}
+    family = next((f for name, f in families.items() if version.startswith(name.split("_base")[0])), None)
+    predictions = {"v": "v_prediction", "epsilon": "epsilon"}
+    size = re.fullmatch(r"(\d+)x\1", texts.get("modelspec.resolution", ""))
+    facts = {
+        "trigger": texts.get("modelspec.trigger_phrase"),
+        "licence": texts.get("modelspec.license"),
+        "family": family or ("sd2" if texts.get("ss_v2") == "True" else None),
+        "prediction_type": predictions.get(texts.get("modelspec.prediction_type", "")),
+        "resolution": int(size[1]) if size else None,
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def architecture(family: str, prediction_type: str | None) -> str:
     """modelspec's name for what the adapter belongs to (github.com/Stability-AI/ModelSpec)."""
     names = {
         "sd1": "stable-diffusion-v1",
@@ -100,7 +121,7 @@ def modelspec_texts(adapter, layout: str, title: str, date: str, data_hash: str)
     """modelspec 1.0.1 (github.com/Stability-AI/ModelSpec) as sd-scripts fills it for a LoRA."""
     ours, family = adapter.metadata, family_of(adapter.layers, adapter.metadata)
     original = layout == "kohya" and family == "sdxl"  # the names of the UNet's layers
-    prediction = ours.get("prediction_type", "epsilon")
+    prediction = ours.get("prediction_type")
     texts = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": architecture(family, prediction) + "/lora",
@@ -108,8 +129,9 @@ def modelspec_texts(adapter, layout: str, title: str, date: str, data_hash: str)
         "modelspec.title": title,
         "modelspec.date": date,
         "modelspec.hash_sha256": "0x" + data_hash,
-        "modelspec.prediction_type": "v" if prediction == "v_prediction" else "epsilon",
     }
+    if prediction:
+        texts["modelspec.prediction_type"] = "v" if prediction == "v_prediction" else "epsilon"
     licence = ours.get("licence")
     if licence and licence != "unknown":  # which our older files hold
         texts["modelspec.license"] = str(licence)

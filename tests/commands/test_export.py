@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from symdream.cli import run_command
 from symdream.commands import export
 from symdream.diffusion.adapters import save_adapters
+from symdream.errors import RequestError
 from symdream.interop.attach import attach_adapter
 from symdream.interop.collect import collect
 from symdream.interop.export import export as export_file
@@ -410,3 +411,32 @@ def test_a_dora_for_kohya_is_refused_with_the_way_out(tmp_path, capsys):
 )
 def test_an_added_adapter_has_a_weight_or_none(text, path, weight):
     assert [str(export.split(text)[0]), export.split(text)[1]] == [path, weight]
+
+
+def test_a_checkpoint_is_no_adapter_whether_its_folder_or_its_file_is_named(run, tmp_path, capsys):
+    folder, _ = run
+    step = folder / "checkpoints" / "step-6"
+    step.mkdir(parents=True)
+    (step / "state.json").write_text("{}")
+    save_file({"a.lora_A.default.weight": torch.zeros(1, 2)}, step / "adapter-unet.safetensors")
+    for path in (step, step / "adapter-unet.safetensors"):
+        assert run_command("export", [str(path), "--to", "kohya", "-o", str(tmp_path / "x.safetensors")]) == 2
+        assert f"give the run {folder}" in capsys.readouterr().err
+
+
+def test_a_small_file_of_several_ranks_tells_which_diffusers_reads_it(run, tmp_path, capsys):
+    folder, _ = run
+    for to, told in (("diffusers", True), ("kohya", False)):
+        output = str(tmp_path / f"{to}.safetensors")
+        assert run_command("export", [str(folder), "--to", to, "--compress", "60KB", "-o", output]) == 0
+        assert ("since 0.40" in capsys.readouterr().err) == told
+
+
+def test_magnitudes_on_some_layers_alone_are_refused_in_every_layout(tmp_path):
+    adapter = collect(adapted("sd1", "dora").components())
+    place = next(iter(adapter.layers))
+    adapter.layers[place] = replace(adapter.layers[place], magnitude=None)
+    for layout, name in (("diffusers", "x.safetensors"), ("peft", "x")):
+        with pytest.raises(RequestError, match="mixes LoRA with DoRA"):
+            write_lora(adapter, tmp_path / name, layout)
+    assert not list(tmp_path.iterdir())

@@ -99,3 +99,12 @@ def test_one_file_keeps_what_its_base_predicts_and_on_which_schedule(tmp_path, f
     # The tail of the schedule that SD was trained on, and of the one rescaled to end in noise alone.
     assert float(read.scheduler.alphas_cumprod[-1]) == pytest.approx(0 if zero_snr else 0.00466, rel=1e-3)
     assert int(read.scheduler.timesteps[0]) == (999 if zero_snr else 6 * (1000 // 7) + 1)
+
+
+def test_weights_that_the_files_format_cannot_hold_are_refused_and_nothing_is_written(tmp_path):
+    base = tiny_base("sd1")
+    with torch.no_grad():
+        base.unet.conv_in.weight[0, 0, 0, 0] = 1e5  # too large for fp16, not for fp32
+    with pytest.raises(WorkError, match="unet.conv_in.weight is too large for float16"):
+        write_merged(base, tmp_path / "x.safetensors", {}, dtype=torch.float16, overwrite=False)
+    assert not list(tmp_path.iterdir())

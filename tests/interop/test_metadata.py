@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.tiny_bases import FAMILIES, adapted
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 
 from symdream.interop.collect import collect
 from symdream.interop.companions import usage
@@ -186,3 +186,29 @@ def test_the_weight_that_was_found_best_is_read_however_large(weight):
 @pytest.mark.parametrize("weight", [None, "2", 0, -1.0, float("nan"), float("inf"), 10**400])
 def test_what_is_no_weight_counts_as_none(weight):
     assert recommended_weight({"recommended_weight": weight}) == 1.0
+
+
+def test_what_another_programs_header_tells_is_told_again_and_what_it_does_not_is_left_out(tmp_path):
+    name, A = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q", torch.randn(2, 8)
+    tensors = {f"{name}.lora_down.weight": A, f"{name}.lora_up.weight": A.T.contiguous()}
+    known = {
+        "ss_base_model_version": "sd_v2_768_v", "ss_v2": "True", "ss_sd_model_name": "v2.safetensors",
+        "modelspec.prediction_type": "v", "modelspec.trigger_phrase": "ohwx dog",
+        "modelspec.license": "CC0", "modelspec.resolution": "768x768",
+    }  # fmt: skip
+    save_file(tensors, tmp_path / "told.safetensors", known)
+    save_file(tensors, tmp_path / "silent.safetensors", {"ss_steps": "3"})
+    for name in ("told", "silent"):
+        export(tmp_path / f"{name}.safetensors", "diffusers", tmp_path / f"{name} again.safetensors")
+    again = texts_of(tmp_path / "told again.safetensors")
+    same = (
+        "ss_v2",
+        "modelspec.prediction_type",
+        "modelspec.trigger_phrase",
+        "modelspec.license",
+        "modelspec.resolution",
+    )
+    assert {key: again[key] for key in same} == {key: known[key] for key in same}
+    assert again["ss_base_model_version"] == "sd_v2"
+    assert "ohwx dog" in (tmp_path / "told again.txt").read_text()
+    assert "modelspec.prediction_type" not in texts_of(tmp_path / "silent again.safetensors")

@@ -87,14 +87,18 @@ def loaded_by_peft(adapter, folder):
     return {name: PeftModel.from_pretrained(model, folder / "peft" / name) for name, model in fresh.items()}
 
 
-def loaded_by_diffusers(adapter, folder):
-    write_lora(adapter, folder / "x.safetensors", "diffusers")
+def loaded_by_diffusers(adapter, folder, layout="diffusers"):
+    write_lora(adapter, folder / "x.safetensors", layout)
     pipe = tiny_base("sd1").pipeline()
     pipe.load_lora_weights(folder / "x.safetensors")
     return {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
 
 
-@pytest.mark.parametrize("load", [loaded_by_peft, loaded_by_diffusers])
+def loaded_by_diffusers_from_kohya(adapter, folder):
+    return loaded_by_diffusers(adapter, folder, "kohya")
+
+
+@pytest.mark.parametrize("load", [loaded_by_peft, loaded_by_diffusers, loaded_by_diffusers_from_kohya])
 def test_layers_of_several_ranks_are_each_as_strong_as_they_were(load, tmp_path):
     """As compressing to a size leaves them, which gives each layer a rank of its own and some none."""
     adapter = compress_to_numbers(collect(adapted("sd1", "lora").components()), 20_000)
