@@ -63,6 +63,10 @@ def check(args: Args) -> list[tuple[Path, float]]:
     if args.to == "merged" and args.output.suffix.lower() in PICKLES:
         told = f"would be a folder of that name: {args.output.suffix} files are pickles, which symdream does not write"
         problems.append(Problem(f"--output {args.output}", f"{told}; end it in .safetensors for one file"))
+    if args.to == "merged" and args.output.suffix.lower() == ".safetensors" and not is_file:
+        problems.append(
+            Problem(f"--output {args.output}", "would be a folder; a file ends in .safetensors, in lower case")
+        )
     if not is_utf8(args.output):
         problems.append(Problem(f"--output {args.output}", "is not UTF-8; give it another name"))
     existing = [

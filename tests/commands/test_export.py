@@ -379,10 +379,11 @@ def test_a_path_that_is_no_unicode_is_told_as_such(run, tmp_path, capfd):
     assert "not an intact" not in told
 
 
-def test_a_merged_pickle_is_refused_and_no_folder_of_that_name_is_made(run, tmp_path, capsys):
+@pytest.mark.parametrize(("name", "told"), [("x.ckpt", "end it in .safetensors"), ("x.SafeTensors", "in lower case")])
+def test_no_folder_is_made_with_the_name_of_a_file(run, tmp_path, capsys, name, told):
     folder, _ = run
-    assert run_command("export", [str(folder), "--to", "merged", "-o", str(tmp_path / "x.ckpt")]) == 2
-    assert "end it in .safetensors" in capsys.readouterr().err and not (tmp_path / "x.ckpt").exists()
+    assert run_command("export", [str(folder), "--to", "merged", "-o", str(tmp_path / name)]) == 2
+    assert told in capsys.readouterr().err and not (tmp_path / name).exists()
 
 
 def test_what_lies_beside_the_file_counts_as_existing_too(run, tmp_path, capsys):
