@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))  # for recipes.*, from any working folder
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
+import symdream.quiet  # noqa: E402, F401
 from recipes.sprite import stages, storage  # noqa: E402
 from recipes.sprite.art import read_art  # noqa: E402
 from recipes.sprite.compose import Composer  # noqa: E402
