@@ -125,7 +125,7 @@ def with_one_alpha(layers: Mapping[Place, PlainLayer]) -> Mapping[Place, PlainLa
     alphas = [layer.scale * layer.rank for layer in layers.values()]
     if len(set(alphas)) < 2:
         return layers
-    alpha = most_common(alphas)
+    alpha = most_common(a for a in alphas if a)  # by which is divided
 
     def at_alpha(layer: PlainLayer) -> PlainLayer:
         scale = alpha / layer.rank

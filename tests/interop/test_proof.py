@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -26,6 +28,7 @@ from symdream.interop.collect import collect
 from symdream.interop.keys import without_text_model
 from symdream.interop.lora_file import write_diffusers_lora, write_lora
 from symdream.interop.merge import write_merged
+from symdream.interop.read import read_adapter
 from symdream.tuners import METHODS
 
 PIPELINES = {"sd1": StableDiffusionPipeline, "sd2": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
@@ -113,6 +116,19 @@ def test_layers_of_several_ranks_are_each_as_strong_as_they_were(load, tmp_path)
     assert found.keys() == wanted.keys()
     for place, delta in wanted.items():
         torch.testing.assert_close(found[place], delta, rtol=1e-5, atol=1e-7)
+
+
+def test_a_layer_of_alpha_0_stays_without_effect_among_others_in_kohyas_layout(tmp_path):
+    adapter = collect(adapted("sd1", "lora").components())
+    first, *others = adapter.layers
+    adapter.layers |= {place: replace(adapter.layers[place], scale=0.0) for place in others}
+    write_lora(adapter, tmp_path / "x.safetensors", "kohya")
+    again = read_adapter(tmp_path / "x.safetensors").layers
+    for place, layer in adapter.layers.items():
+        torch.testing.assert_close(
+            again[place].scale * again[place].B @ again[place].A, layer.scale * layer.B @ layer.A
+        )
+    assert again[first].scale * again[first].B.abs().max() > 0
 
 
 @every_pair
