@@ -135,5 +135,5 @@ def drawing_of(style: Tensor) -> Tensor:
     """The styles' indices, those of ONE_DRAWING by one number."""
     first, *others = (STYLES.index(name) for name in ONE_DRAWING)
     for other in others:
-        style = torch.where(style == other, first, style)
+        style = style.masked_fill(style == other, first)
     return style

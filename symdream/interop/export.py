@@ -15,8 +15,6 @@ from symdream.interop import arithmetic
 from symdream.interop.attach import attach_adapter
 from symdream.interop.collect import collect
 from symdream.interop.companions import example_prompts, outputs, write_companions
-from symdream.interop.grouping import adapter_files
-from symdream.interop.header import read_adapter_header
 from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, SymmetricLayer
 from symdream.interop.lora_file import Report, file_bytes, write_lora
@@ -49,7 +47,7 @@ def whole_adapter(path: Path, base: str | None) -> Adapter:
     """The adapter at `path` as LoRA or DoRA. A symmetric one that does not tell its layers' shapes needs its base."""
     adapter = read_adapter(path)
     if not adapter.metadata:  # of another program
-        adapter.metadata = foreign_facts(read_adapter_header(next(iter(adapter_files(path)))).texts)
+        adapter.metadata = foreign_facts(adapter.texts)
     warn(path, adapter)
     if any(isinstance(layer, SymmetricLayer) and layer.shape is None for layer in adapter.layers.values()):
         say(f"{path} does not tell the shapes of its layers; loading its base for them.")

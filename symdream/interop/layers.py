@@ -101,7 +101,7 @@ class Adapter:
     """Layers by place, the `symdream` metadata, and where they came from.
 
     `layout` is the file's: diffusers, peft, kohya, comfyui or native. `ignored` lists keys that could not be used,
-    `notes` what a user should know about the file.
+    `notes` what a user should know about the file. `texts` is the file's header, of whatever program.
     """
 
     layers: dict[Place, Layer]
@@ -109,6 +109,7 @@ class Adapter:
     layout: str = "native"
     ignored: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
 
     @property
     def components(self) -> list[str]:

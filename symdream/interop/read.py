@@ -53,7 +53,7 @@ def _read_file(path: Path, component: str | None) -> Adapter:
         place: _layer(place, {part: tensors[key] for part, key in parts.items()}, parts, strength)
         for place, parts in grouped.layers.items()
     }
-    return Adapter(layers, header.json(OURS), grouped.layout, grouped.ignored, strength.notes)
+    return Adapter(layers, header.json(OURS), grouped.layout, grouped.ignored, strength.notes, header.texts)
 
 
 def _layer(place: Place, tensors: Mapping[str, Tensor], keys: Mapping[str, str], strength: Strength) -> Layer:
