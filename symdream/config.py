@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 MethodName = Literal["lora", "lora+", "dora", "singlora", "symlora"]
 PresetName = Literal["quick", "quality", "paper"]
@@ -20,6 +20,7 @@ NonNegativeInt = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 PRODIGY_LR = 1.0  # its authors': the estimated step size as it is
@@ -34,9 +35,9 @@ class Subject(Section):
 
     images: Path | None = None
     """Folder with 3 to 6 photos of one subject; a .txt beside a photo is its caption."""
-    class_noun: str | None = Field(default=None, min_length=1)
+    class_noun: Words | None = None
     """What the subject is, as the base would call it: "dog", "backpack"."""
-    trigger: str = Field(default="sks", min_length=1, pattern=r"\S")
+    trigger: Words = "sks"
     """The word that will stand for the subject; best one token that means nothing."""
     template: str | None = None
     """Caption of a photo without a .txt; {subject} becomes trigger and class noun (None: the base's)."""
@@ -75,7 +76,7 @@ class Prior(Section):
     """How many class images the base draws, once, to train on beside the photos (0: none; 100 is usual)."""
     class_images: Path | None = None
     """Folder with class images, instead of letting the base draw them."""
-    class_prompt: str | None = Field(default=None, min_length=1)
+    class_prompt: Words | None = None
     """Caption of the class images (None: the template with the class noun alone)."""
     prior_loss_weight: PositiveFloat = 1.0
     """How much the class images count in the loss, compared with the photos."""

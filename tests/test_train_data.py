@@ -420,14 +420,18 @@ def test_a_photo_whose_mask_the_crop_misses_is_named_and_random_crops_find_it(tm
     mask = np.zeros((64, 200), np.uint8)
     mask[:, :30] = 255
     Image.fromarray(mask).save(folder / "00_mask.png")
-    with pytest.raises(RequestError, match="leaves nothing") as caught:
-        training_set(base, tiny_config(tiny_sd1, folder), tmp_path / "cache")
-    assert "00.png" in str(caught.value)
-    data, _ = training_set(base, tiny_config(tiny_sd1, folder, crop="random"), tmp_path / "cache")
-    [places] = data.buckets[0].photo_rows.values()
-    assert len(places) == 1, "three of the four places show nothing of the subject"
-    data, _ = training_set(base, tiny_config(tiny_sd1, folder, mask_strength=0.5), tmp_path / "cache")
-    assert data.buckets[0].masks.min() == 0.5
+    for strength in (1, 0.5):
+        with pytest.raises(RequestError, match="leaves nothing") as caught:
+            training_set(base, tiny_config(tiny_sd1, folder, mask_strength=strength), tmp_path / "cache")
+        assert "00.png" in str(caught.value)
+        data, _ = training_set(
+            base, tiny_config(tiny_sd1, folder, crop="random", mask_strength=strength), tmp_path / "cache"
+        )
+        [places] = data.buckets[0].photo_rows.values()
+        assert len(places) == 1, "three of the four places show nothing of the subject"
+        assert data.buckets[0].masks.min() == 1 - strength and data.buckets[0].masks.max() == 1
+    data, _ = training_set(base, tiny_config(tiny_sd1, folder, mask_strength=0), tmp_path / "cache")
+    assert data.buckets[0].masks is None
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def run(args: Args) -> int:
     print(f'LoRA file      {lora_of(path)}  (ComfyUI, A1111, diffusers; its subject answers to "{subject}")')
     print(f"run folder     {path}")
     prompt = f"a 3d render of a {subject} on a red background"
-    print(f'more pictures  {program()} generate --adapter {typed(path)} --prompt "{prompt}" -o images')
+    print(f"more pictures  {program()} generate --adapter {typed(path)} --prompt {typed(prompt)} -o images")
     return 0
 
 

@@ -30,6 +30,13 @@ def prompt_problem(prompt: str) -> str | None:
     return f"{unknown[0]} stands for nothing; did you mean {PLACEHOLDER}?" if unknown else None
 
 
+def class_prompt_problem(prompt: str) -> str | None:
+    """What is wrong with the caption of class images, or None: in it even {subject} stands for nothing."""
+    if found := BRACED_WORD.search(prompt):
+        return f"is of the class alone: write its noun instead of {found[0]}"
+    return None
+
+
 def template_problem(template: str) -> str | None:
     """What is wrong with a caption template, or None."""
     if problem := prompt_problem(template):
@@ -70,7 +77,8 @@ def lonely_captions(folder: Path) -> list[Path]:
 def caption_of(photo: Path, template: str, *, trigger: str, class_noun: str) -> str:
     """The text of `photo`'s .txt ({subject} filled in), else the filled template.
 
-    Raises: RequestError if the .txt is empty or is no text, or there are two.
+    Raises: RequestError if the .txt is empty, is no text, or has another word in braces than {subject}, or there are
+    two.
     """
     beside = caption_file(photo)
     if beside is None:
@@ -81,6 +89,8 @@ def caption_of(photo: Path, template: str, *, trigger: str, class_noun: str) -> 
         raise RequestError(f"{beside} is not UTF-8 text: {error}.", fix="save it as plain text") from None
     if not text:
         raise RequestError(f"{beside} is empty.", fix=f"write the caption of {photo.name} into it, or remove it")
+    if problem := prompt_problem(text):
+        raise RequestError(f"{beside}: {problem}", fix="write the words themselves")
     return fill(text, trigger=trigger, class_noun=class_noun)
 
 
@@ -102,11 +112,12 @@ def shared_triggers(triggers: Iterable[tuple[str, str]]) -> list[str]:
     ]  # fmt: skip
 
 
-def thinned(caption: str, rate: float, keep: str, seed: int) -> list[str]:
+def thinned(caption: str, rate: float, keep: str) -> list[str]:
     """The caption as tag dropout may show it: TAG_VARIANTS draws in which each comma-separated tag is left out with
     probability `rate`, all but those that contain the words `keep` (the trigger) and the first where none does.
 
-    A caption of one tag has itself as its only variant. A pure function of its arguments.
+    A caption of one tag has itself as its only variant. A pure function of its arguments: runs of other seeds draw from
+    the same variants, so that they share embeddings, and a validation loss that can be compared.
     """
     from symdream.data import draws  # not above: the command line reads captions without torch
 
@@ -119,7 +130,7 @@ def thinned(caption: str, rate: float, keep: str, seed: int) -> list[str]:
         shown = [
             tag
             for i, tag in enumerate(tags)
-            if i in stays or draws.uniform(seed, variant, f"tag {i} of {caption}") >= rate
+            if i in stays or draws.uniform(0, variant, f"tag {i} of {caption}") >= rate
         ]
         variants.append(", ".join(shown))
     return variants

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 
+# Below it not even the brightest pixel is half subject, as in masks that are saved as labels 0 and 1.
+FAINTEST_SUBJECT = 128
 MISNAMED = re.compile("(.+)[-. ]mask", re.IGNORECASE)
 
 Masks = dict[str, list[Path]]  # the mask files of a folder by the stem of their photos
@@ -69,7 +71,7 @@ def read_mask(photo: Path, masks: Masks | None = None) -> Image.Image | None:
     """The mask of a photo as L, of its size; the file wins over an alpha channel. None if there is neither.
 
     masks: as in `mask_file`.
-    Raises: RequestError if the mask is of another shape than the photo, or black all over.
+    Raises: RequestError if the mask is of another shape than the photo, or nowhere shows the subject.
     """
     beside = mask_file(photo, masks)
     image = read_with_alpha(photo)
@@ -87,8 +89,10 @@ def read_mask(photo: Path, masks: Masks | None = None) -> Image.Image | None:
         mask, name = image.getchannel("A"), f"the alpha channel of {photo.name}"
     else:
         return None
-    if mask.getextrema()[1] == 0:
-        raise RequestError(f"The mask of {photo} is empty: {name} is black all over.", fix="white is the subject")
+    brightest = mask.getextrema()[1]
+    if brightest < FAINTEST_SUBJECT:
+        how = f"nowhere brighter than {brightest} of 255" if brightest else "black all over"
+        raise RequestError(f"The mask of {photo} shows no subject: {name} is {how}.", fix="white (255) is the subject")
     return mask
 
 

@@ -77,7 +77,7 @@ class TrainingSet:
         self.timesteps = base.scheduler.config.num_train_timesteps
         self.device = base.device
         self.buckets = self._fill_buckets(LatentCache(base.vae, store), config.model.resolution)
-        self._read_texts(base, store, config.training.seed, frozen_text)
+        self._read_texts(base, store, frozen_text)
 
     def _fill_buckets(self, latents: LatentCache, resolution: int) -> list[Bucket]:
         sizes = shapes(resolution, self.vae_factor, buckets=self.options.buckets)
@@ -106,9 +106,11 @@ class TrainingSet:
     def _add_photo(self, bucket: Bucket, photo: Photo, latents: LatentCache) -> list[list[int]]:
         places = []
         for place in cuts(photo.image.size, bucket.size, self.options.crop, flip=self.options.flip):
-            masks = [latent_weights(photo.mask, cut, self.vae_factor, self.options.mask_strength) for cut in place]
-            if not masks[0].any():
+            # By the mask alone: with a strength below 1 every weight is above 0, and where all of a cut are alike they
+            # cancel in the loss, so that a cut of mere background would count as much as one of the subject.
+            if not latent_weights(photo.mask, place[0], self.vae_factor, 1).any():
                 continue  # this place shows nothing of the subject
+            masks = [latent_weights(photo.mask, cut, self.vae_factor, self.options.mask_strength) for cut in place]
             encoded = [
                 latents(photo.sha256, cut, lambda: photo.image, str(photo.path), converted=photo.converted)
                 for cut in place
@@ -118,7 +120,7 @@ class TrainingSet:
             raise RequestError(
                 f"The mask of {photo.path} leaves nothing of the photo when it is cut to "
                 f"{bucket.size[0]} × {bucket.size[1]} pixels.",
-                fix="crop the photo around the subject, take --buckets, or a --mask-strength below 1",
+                fix="crop the photo around the subject, take --buckets, or --mask-strength 0, which ignores masks",
             )
         return places
 
@@ -130,10 +132,10 @@ class TrainingSet:
         bucket.masks.append(mask)
         return len(bucket.mean) - 1
 
-    def _read_texts(self, base: Base, store: Store, seed: int, frozen: bool) -> None:
+    def _read_texts(self, base: Base, store: Store, frozen: bool) -> None:
         """`variants[photo]`: rows of its caption, one for each way tag dropout may thin it."""
         rate = self.options.tag_dropout
-        shown = [thinned(photo.caption, rate, photo.trigger, seed) for photo in self.photos.photos]
+        shown = [thinned(photo.caption, rate, photo.trigger) for photo in self.photos.photos]
         texts = {text for variants in shown for text in variants} | set(self.photos.class_prompts)
         if self.options.caption_dropout:
             texts.add("")

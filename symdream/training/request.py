@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from symdream import presets, settings
 from symdream.config import PresetName, Subject, TrainConfig
 from symdream.data.cache_folder import cache_folder
-from symdream.data.captions import caption_of, prompt_problem, template_problem
+from symdream.data.captions import caption_of, class_prompt_problem, prompt_problem, template_problem
 from symdream.data.checks import check_class_images, effects
 from symdream.data.images import find_images, read_folder
 from symdream.data.masks import lonely_masks, masks_in, misnamed_masks, read_mask
@@ -130,11 +130,14 @@ def check_rate(config: TrainConfig) -> list[Problem]:
 
 
 def check_prompts(config: TrainConfig) -> list[Problem]:
-    """Whether the prompts of the samples are such, and those of the selection, where it is on, can be read."""
+    """Whether the prompts of samples and class images are such, and those of the selection, where it is on, can be
+    read."""
     from symdream.metrics.prompts import read_prompts
 
     samples = config.output.sample_prompts
     problems = [Problem("output.sample_prompts", wrong) for prompt in samples if (wrong := prompt_problem(prompt))]
+    if config.prior.class_prompt and (wrong := class_prompt_problem(config.prior.class_prompt)):
+        problems.append(Problem(f"prior.class_prompt = {config.prior.class_prompt}", wrong))
     for subject in config.learned if config.selection.select_every else []:
         file = (subject.images or Path()) / "prompts.toml"
         if file.is_file():
@@ -246,6 +249,10 @@ def check_one(subject: Subject, key: str, config: TrainConfig) -> list[Problem]:
             if config.data.mask_strength:
                 read_mask(path, masks)
     photos = find_images(subject.images)
+    for photo in photos:  # the run folder, whose files are UTF-8, tells which photos it was trained on
+        if not is_utf8(photo.name):
+            message = f"the name of {ascii(photo.name)} is not UTF-8; give the file another"
+            problems.append(Problem(f"{key}.images", message))
     for mask in lonely_masks(masks, photos):
         problems.append(Problem(f"{key}.images", f"{mask} is a mask without a photo of its name"))
     for mask, name in misnamed_masks(photos).items():
@@ -292,7 +299,7 @@ def reopen(args: Any) -> tuple[RunFolder, TrainConfig]:
 def settings_of(run: RunFolder) -> TrainConfig:
     """The settings in config.toml, with which the run is to go on.
 
-    Raises: RequestError, Problems if they are damaged, or the photos are gone.
+    Raises: RequestError, Problems if they are damaged, or photos or class images are gone.
     """
     config = run.read_config()
     keys = [f"subjects[{number}]" for number in range(1, len(config.subjects) + 1)] or ["subject"]
@@ -309,4 +316,6 @@ def settings_of(run: RunFolder) -> TrainConfig:
             ) from None
         if found.problems:
             raise Problems(str(run.config), [Problem("subject.images", p) for p in found.problems])
+    if problems := check_class_images(config):
+        raise Problems(str(run.config), problems)
     return config

@@ -39,7 +39,7 @@ def test_two_captions_of_one_photo_are_refused(tmp_path):
     ],
 )
 def test_tag_dropout_keeps_the_tag_with_the_trigger_else_the_first(caption, trigger, kept):
-    variants = thinned(caption, 0.5, trigger, 0)
+    variants = thinned(caption, 0.5, trigger)
     tags = caption.split(", ")
     for tag in tags:
         shown = sum(tag in variant.split(", ") for variant in variants)

@@ -47,6 +47,15 @@ def test_transparent_parts_of_a_mask_file_are_no_subject(tmp_path):
         assert np.asarray(read_mask(path)).mean() == 255 * share
 
 
+def test_a_mask_saved_as_labels_0_and_1_is_refused(tmp_path):
+    path = photo(tmp_path / "a.png")
+    mask = Image.new("L", (64, 48), 0)
+    mask.paste(1, (0, 0, 32, 48))
+    mask.save(tmp_path / "a_mask.png")
+    with pytest.raises(RequestError, match="nowhere brighter than 1 of 255"):
+        read_mask(path)
+
+
 def test_a_mask_may_be_of_another_file_type_and_size_but_not_shape(tmp_path):
     path = photo(tmp_path / "a.png")
     Image.new("L", (128, 96), 255).save(tmp_path / "a_mask.JPG", "JPEG")
@@ -73,9 +82,9 @@ def test_an_empty_mask_two_masks_and_a_lonely_mask_are_named(tmp_path):
 @pytest.mark.parametrize("name", ["a_mask.png", "a_MASK.PNG", "a_Mask.jfif"])
 def test_a_mask_is_one_however_its_ending_is_written(tmp_path, name):
     path, mask = photo(tmp_path / "a.png"), tmp_path / name
-    Image.new("L", (64, 48), 9).save(mask, format="PNG")
+    Image.new("L", (64, 48), 255).save(mask, format="PNG")
     assert find_images(tmp_path) == [path] and mask_file(path) == mask
-    assert read_mask(path).getpixel((0, 0)) == read_mask(path, masks_in(tmp_path)).getpixel((0, 0)) == 9
+    assert read_mask(path).getpixel((0, 0)) == read_mask(path, masks_in(tmp_path)).getpixel((0, 0)) == 255
 
 
 def test_a_misnamed_mask_is_refused_and_told_its_name(tmp_path):

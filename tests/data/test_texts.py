@@ -14,6 +14,7 @@ from symdream.data.latents import LatentCache
 from symdream.data.store import Store
 from symdream.data.texts import embed_all
 from symdream.diffusion.base import load_base
+from symdream.diffusion.prompts import cut_off
 from symdream.diffusion.sampling import drawn_by
 
 CUT = Cut(photo=(32, 32), box=(0, 0, 32, 32), size=(32, 32))
@@ -58,3 +59,9 @@ def test_a_copy_elsewhere_finds_what_was_kept(tmp_path):
 )
 def test_pictures_drawn_otherwise_are_kept_under_another_key(change):
     assert drawn_by(tiny_base("sdxl")) == drawn_by(tiny_base("sdxl")) != drawn_by(change(tiny_base("sdxl")))
+
+
+def test_the_end_of_a_long_caption_is_told_by_us_alone(tmp_path, caplog):
+    base = load_base(str(write_tiny_sd(tmp_path / "tiny")))
+    assert cut_off(base.tokenizers[0], "a toy " * 60).endswith("a toy")
+    assert "indexing errors" not in caplog.text

@@ -48,6 +48,45 @@ def test_a_run_whose_photos_moved_goes_on_when_its_settings_tell_where_they_are(
     assert resumed.returncode == 0 and run.read_state()["status"] == "finished", resumed.stderr
 
 
+def test_a_photo_whose_name_is_not_utf8_is_named(tmp_path):
+    photos = make_photos(tmp_path / "photos")
+    (photos / "00.png").rename(photos / f"{BYTES}.png")
+    [message] = problems_of(photos).values()
+    assert r"b\udcff.png" in message and "not UTF-8" in message
+
+
+@pytest.mark.parametrize("word", ["{subject}", "{place}"])
+def test_a_word_in_braces_that_stands_for_nothing_is_refused(tmp_path, word):
+    photos = make_photos(tmp_path / "photos")
+    (photos / "00.txt").write_text(f"sks in {word}")
+    told = problems_of(photos, "--class-count", "1", "--class-prompt", f"a {word}")
+    assert f"write its noun instead of {word}" in told[f"prior.class_prompt = a {word}"]
+    if word == "{subject}":
+        assert "subject.images" not in told
+    else:
+        assert "00.txt: {place} stands for nothing" in told["subject.images"]
+
+
+def test_words_are_read_without_the_spaces_around_them_and_must_be_some(photos):
+    argv = ["--images", str(photos), "--class-noun", " red toy ", "--trigger", "zwx "]
+    subject = request.read_request(request.parse(argv, "symdream train", "")).subject
+    assert (subject.class_noun, subject.trigger) == ("red toy", "zwx")
+    flags = ["--trigger", "  ", "--class-noun", " ", "--class-count", "1", "--class-prompt", "\t"]
+    assert {key.partition(" = ")[0] for key in problems_of(photos, *flags)} == {
+        "subject.trigger", "subject.class_noun", "prior.class_prompt",
+    }  # fmt: skip
+
+
+def test_a_run_whose_class_images_moved_says_so(tmp_path, tiny_sd1, photos):
+    classes = make_photos(tmp_path / "classes")
+    run = train_tiny_to_step_2(tmp_path / "run", tiny_sd1, photos, class_images=classes)
+    classes.rename(tmp_path / "moved")
+    refused = symdream("train", "--resume", run.path)
+    assert refused.returncode == 2
+    assert "prior.class_images" in refused.stderr and str(run.config) in refused.stderr
+    assert "--images" not in refused.stderr
+
+
 @pytest.mark.parametrize("flags", [[], ["--buckets"]])
 def test_a_random_crop_that_leaves_no_room_is_refused(tmp_path, flags):
     square = make_photos(tmp_path / "square", size=(80, 80))
