@@ -53,10 +53,10 @@ def _two_tones(colours: np.ndarray) -> list[np.ndarray]:
 
 
 def on_gray(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """What the mask (L) shows of the picture, on gray, cropped to it with a tenth of room."""
+    """What the mask (L, of the picture's size) shows of it, on gray, cropped to it with a tenth of room."""
     box = mask.getbbox()
     picture = Image.new("RGB", image.size, GRAY)
-    picture.paste(image.convert("RGB"), mask=mask.resize(image.size))
+    picture.paste(image.convert("RGB"), mask=mask)
     if box is None:
         return picture
     side = int(max(box[2] - box[0], box[3] - box[1]) * 1.2)

@@ -151,8 +151,10 @@ def costs(content: Content) -> Any | None:
                 if x is None:
                     continue
                 axes.errorbar(x, dino["mean"], yerr=half, elinewidth=0.7, **style)
-        left.set(xlabel="trained parameters (thousands)", ylabel="DINO, 95 % interval over subjects", xlim=(0, None))
-        right.set(xlabel="seconds of training", xlim=(0, None))
+        left.set(xlabel="trained parameters (thousands)", ylabel="DINO, 95 % interval over subjects")
+        right.set(xlabel="seconds of training")
+        for axes in (left, right):  # from 0 on; with room for the last marker, of which the values alone leave none
+            axes.set_xlim(0, 1.08 * axes.dataLim.x1 if axes.has_data() else None)
         legend_below(figure, left, 3)
     return figure
 

@@ -85,7 +85,7 @@ def _composed(workshop: Any) -> list[tuple[str, int, int, Image.Image]]:
     for name in workshop.subjects:
         judge = workshop.judge_of(name)
         for i, (file, photo) in enumerate(judge.photos.items()):
-            mask = Image.open(judge.subject.masks[file]).convert("L").resize(photo.size)
+            mask = judge.masks[file]
             for ground in (i % len(BACKGROUNDS), (i + 3) % len(BACKGROUNDS)):
                 picture = Image.new("RGB", photo.size, BACKGROUNDS[ground])
                 picture.paste(photo, mask=mask)
@@ -102,7 +102,7 @@ def _photos(workshop: Any) -> list[tuple[str, int, int, Image.Image]]:
 def _cutout_iou(workshop: Any) -> float:
     """How well `cut_out` finds the subjects of the photos, whose true masks are known: mean IoU."""
     return fmean(
-        overlap(cut_out(photo), Image.open(judge.subject.masks[file]).convert("L"))
+        overlap(cut_out(photo), judge.masks[file])
         for judge in map(workshop.judge_of, workshop.subjects)
         for file, photo in judge.photos.items()
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -66,26 +67,31 @@ class SubjectJudge:
         files = masks_in(subject.folder)
         # What training weighs the loss by, and what the scores of the foreground are cut out by: as both read them.
         weights = {photo.name: mask for photo in photos if (mask := read_mask(photo, files)) is not None}
-        masks = {name: read_mask_file(file) for name, file in subject.masks.items()}
         beside = [
             {name: text for name, text in captions.items() if text},
-            *({name: image_hash(mask) for name, mask in found.items()} for found in (weights, masks)),
+            *({name: image_hash(mask) for name, mask in found.items()} for found in (weights, self.masks)),
             {prompt: image_hash(read_image(ideal)) for prompt, ideal in subject.ideals.items()},
         ]
         return digest(beside) if any(beside) else None
 
+    @cached_property
+    def masks(self) -> dict[str, Image.Image]:
+        """What of a photo is its subject, by its file's name: L, of its size; of those photos for which it is known.
+
+        Raises: RequestError if one cannot be read, or is of another shape than its photo.
+        """
+        files = {name: self.subject.masks.get(Path(name).stem) for name in self.photos}
+        return {name: read_mask_file(file, self.photos[name].size) for name, file in files.items() if file}
+
     @property
     def has_masks(self) -> bool:
         """Whether every photo has a true mask."""
-        return all(name in self.subject.masks for name in self.photos)
+        return self.masks.keys() == self.photos.keys()
 
     @cached_property
     def cutouts(self) -> list[Image.Image]:
         """The photos' subjects on gray, by their true masks; none where a photo has no mask."""
-        masks = self.subject.masks
-        if not self.has_masks:
-            return []
-        return [on_gray(photo, Image.open(masks[name]).convert("L")) for name, photo in self.photos.items()]
+        return [on_gray(photo, self.masks[name]) for name, photo in self.photos.items()] if self.has_masks else []
 
     def text(self, prompt: str) -> str:
         """The prompt as it is drawn."""

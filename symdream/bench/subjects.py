@@ -22,7 +22,7 @@ class BenchSubject:
     """One subject: its photos, what it is asked for, and what is known of the truth.
 
     `prompts` hold {subject} and are those of the report; `selection` are others, for tuning. `ideals[prompt]` is a
-    picture of the true subject as that prompt asks, `masks[photo]` what of a photo is the subject.
+    picture of the true subject as that prompt asks, `masks[stem]` what of the photo of that stem is its subject.
     """
 
     name: str
@@ -78,7 +78,7 @@ def _sample(folder: Path, embedded: bool) -> BenchSubject:
         _texts(selection),
         tuning,
         {prompt.text: prompt.ideal for prompt in held_out.prompts if prompt.ideal},
-        {mask.name: mask for mask in sorted((folder / "masks").glob("*.png"))},
+        {mask.stem: mask for mask in sorted((folder / "masks").glob("*.png"))},
     )
 
 

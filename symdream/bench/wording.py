@@ -78,24 +78,26 @@ def headline(content: Mapping[str, Any]) -> str:
             if finished
             else "No pair of runs of the primary family is finished yet."
         )
+    compared = [entry for entry in family if entry["pairs"]]
     parts = []
     for verdict in TOLD:
         against = [
             arms[e["against"]]["label"] + verdict_told(e).removeprefix(verdict)
-            for e in family
+            for e in compared
             if e["verdict"] == verdict
         ]
         if against:
             parts.append(f"{TOLD[verdict]} {listing(against)}")
-    unjudged = [arms[e["against"]]["label"] for e in family if e["verdict"] is None]
-    if unjudged:
+    if unjudged := [arms[e["against"]]["label"] for e in compared if e["verdict"] is None]:
         parts.append(f"not judged against {listing(unjudged)}, as no margin is known")
+    if without := [arms[e["against"]]["label"] for e in family if not e["pairs"]]:
+        parts.append(f"not compared with {listing(without)}, for want of a pair of runs")
     ours = arms[family[0]["arm"]]
     share = ""
     if lora := next((arms[e["against"]] for e in family if arms[e["against"]]["method"] == "lora"), None):
         share = f", with {ours['parameters'] / lora['parameters']:.0%} of the parameters of {lora['label']},"
     n = count(content["analysis"]["primary"]["subjects"], "subject")
-    if (fewest := min(entry["n"] for entry in family)) < content["analysis"]["primary"]["subjects"]:
+    if (fewest := min(entry["n"] for entry in compared)) < content["analysis"]["primary"]["subjects"]:
         n = f"{fewest} to {n}"
     return f"{ours['label']}{share} is {'; '.join(parts)}. DINO at matched CLIP-T, {n}, Holm-corrected."
 

@@ -76,15 +76,7 @@ def read_mask(photo: Path, masks: Masks | None = None) -> Image.Image | None:
     beside = mask_file(photo, masks)
     image = read_with_alpha(photo)
     if beside is not None:
-        mask = read_mask_file(beside)
-        name = beside.name
-        if abs(mask.width * image.height - mask.height * image.width) > max(*mask.size, *image.size):
-            raise RequestError(
-                f"{beside} is {mask.width} × {mask.height}, its photo {image.width} × {image.height} pixels.",
-                fix="a mask must have the shape of its photo",
-            )
-        if mask.size != image.size:
-            mask = mask.resize(image.size, Image.Resampling.BILINEAR)
+        mask, name = read_mask_file(beside, image.size), beside.name
     elif image.mode == "RGBA" and image.getchannel("A").getextrema()[0] < 255:
         mask, name = image.getchannel("A"), f"the alpha channel of {photo.name}"
     else:
@@ -96,9 +88,19 @@ def read_mask(photo: Path, masks: Masks | None = None) -> Image.Image | None:
     return mask
 
 
-def read_mask_file(path: Path) -> Image.Image:
-    """The picture of a mask as L. Raises: RequestError if it cannot be read."""
-    return as_mask(read_with_alpha(path, profile=False))
+def read_mask_file(path: Path, size: tuple[int, int]) -> Image.Image:
+    """The picture of a mask as L, for a photo of `size` (width, height).
+
+    Raises: RequestError if it cannot be read, or is of another shape than the photo.
+    """
+    mask = as_mask(read_with_alpha(path, profile=False))
+    width, height = size
+    if abs(mask.width * height - mask.height * width) > max(*mask.size, *size):
+        raise RequestError(
+            f"{path} is {mask.width} × {mask.height}, its photo {width} × {height} pixels.",
+            fix="a mask must have the shape of its photo",
+        )
+    return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
 
 
 def as_mask(image: Image.Image) -> Image.Image:

@@ -29,7 +29,13 @@ def use_gradient_checkpointing(base: Base, components: Iterable[str], *, dropout
 
 def checkpointed(base: Base) -> list[str]:
     """The components that keep only the inputs of their blocks now."""
-    return [name for name, module in base.components().items() if module.is_gradient_checkpointing]
+    return [name for name, module in base.components().items() if _is_checkpointed(module)]
+
+
+def _is_checkpointed(module) -> bool:
+    # As above: transformers' older name warns, and diffusers has no other.
+    new = getattr(module, "is_activation_checkpointing", None)
+    return module.is_gradient_checkpointing if new is None else new
 
 
 def stop_gradient_checkpointing(base: Base, components: Iterable[str]) -> None:

@@ -1,5 +1,7 @@
 """The AUC against its definition, and how cut-outs agree with true masks."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +14,6 @@ from symdream.bench.instrument import auc
 from symdream.bench.instrument import test_instrument as measure
 from symdream.bench.subjects import read_subjects
 from symdream.bench.workshop import Workshop
-from symdream.data.images import read_image
 
 values = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.7]), min_size=1, max_size=12)
 
@@ -29,9 +30,9 @@ def test_auc_of_known_cases():
 
 def test_the_samples_subjects_are_cut_out_as_their_masks_say():
     overlaps = [
-        overlap(cut_out(read_image(subject.folder / file)), Image.open(mask).convert("L"))
+        overlap(cut_out(photo), Image.open(subject.masks[Path(name).stem]).convert("L"))
         for subject in read_subjects(None, embedded=True).values()
-        for file, mask in subject.masks.items()
+        for name, photo in subject.photos().items()
     ]
     assert len(overlaps) == 80 and np.mean(overlaps) > 0.9 and np.mean(np.array(overlaps) > 0.8) > 0.85
 

@@ -1,5 +1,9 @@
 """Scores of pictures whose answer is known: the photos themselves, the true subject, other subjects, empty pictures."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 from helpers.runs import make_photos
 from PIL import Image
@@ -7,6 +11,7 @@ from PIL import Image
 from symdream.bench.judging import Judge, mean_scores
 from symdream.bench.subjects import BenchSubject, read_subjects
 from symdream.data.images import read_image
+from symdream.errors import RequestError
 from symdream.metrics.cache import EmbeddingCache
 from symdream.metrics.encoders import load_clip, load_dino
 
@@ -51,6 +56,31 @@ def test_what_lies_beside_the_photos_has_a_hash_of_its_own(judges, tmp_path):
     Image.new("L", (80, 64), 200).save(tmp_path / "00_mask.png")
     assert len({None, captioned, masked, beside()}) == 4
     assert judges["fox"].beside_hash != judges["lion"].beside_hash
+
+
+def test_masks_of_another_size_or_cut_out_of_the_photo_show_the_same_subject(judges, tmp_path):
+    fox = judges["fox"]
+    photos = [(name.replace("png", "jpg"), photo) for name, photo in fox.photos.items()]
+    (tmp_path / "masks").mkdir()
+    files = {Path(name).stem: tmp_path / "masks" / f"{Path(name).stem}.png" for name, _ in photos}
+    judge = fox.judge.of(replace(fox.subject, folder=tmp_path, masks=files))
+    for (name, photo), mask in zip(photos, fox.masks.values(), strict=True):
+        photo.save(tmp_path / name, quality=100, subsampling=0)
+        mask.resize((photo.width * 2, photo.height * 2)).save(files[Path(name).stem])
+    for found, true, cutout in zip(judge.masks.values(), fox.masks.values(), judge.cutouts, strict=True):
+        assert np.abs(np.asarray(found, int) - np.asarray(true, int)).mean() < 2
+        left, top, right, bottom = true.getbbox()
+        assert cutout.width == pytest.approx(1.2 * max(right - left, bottom - top), abs=4)
+    for (name, photo), mask in zip(photos, fox.masks.values(), strict=True):
+        photo.putalpha(mask)
+        photo.save(files[Path(name).stem])  # as programs that take the background away leave it
+        photo.putalpha(255)
+    again = fox.judge.of(judge.subject)
+    for name in again.photos:
+        assert np.array_equal(again.masks[name], fox.masks[name.replace("jpg", "png")])
+    mask.resize((40, 128)).save(files["00"])
+    with pytest.raises(RequestError, match="00.png is 40 × 128, its photo"):
+        _ = fox.judge.of(judge.subject).beside_hash
 
 
 def test_a_photo_is_memorised_and_its_own_nearest(judges):
