@@ -210,6 +210,7 @@ def train(run: RunFolder, config: TrainConfig, *, resume: bool = False, base: Ba
             if selection.due(done):
                 selection.score(done, recorder.show)
 
+    run.asked_too_late = stop.reason is not None
     for component in components:
         base.components()[component].eval()
     if leader:

@@ -44,6 +44,7 @@ class RunFolder:
         self._lock = RunLock(self.path / "lock")
         self.lines = MetricsFile(self.metrics)
         self.count_seconds()
+        self.asked_too_late = False  # to stop: after the last step, or in it
         self.replaces = False  # the run that is here now
         self.replaced: ReplacedRun | None = None  # that run, from `acquire` on, until this one begins
 

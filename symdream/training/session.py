@@ -38,7 +38,11 @@ def train_from(args: Any) -> RunFolder:
     else:
         config = request.read_request(args)
         run = request.open_output(config)
-    run_training(run, config, resume=bool(args.resume), age=processes.age())
+    try:
+        run_training(run, config, resume=bool(args.resume), age=processes.age())
+    except KeyboardInterrupt:
+        if run.read_state().get("status") != "finished":
+            raise
     return run
 
 
@@ -48,6 +52,8 @@ def run_training(
     """`symdream.train.train` with the run folder's lock, log and state around it.
 
     age: for how many seconds it has been at work: a command counts its imports too.
+    Raises: as that; KeyboardInterrupt also where the stop was asked for too late for this run, which is finished: who
+    would go on with other things is not to.
     """
     if not is_leader():
         return _train(run, config, resume, base)
@@ -66,13 +72,15 @@ def run_training(
         with signals_like_ctrl_c():
             base = _train(run, config, resume, base)
         run.write_state("finished", step=run.read_state()["step"], steps=steps)
-        return base
     except BaseException as error:
         leave(run, config, error, before=before)
         raise
     finally:
         log_to(None)
         run.release()
+    if run.asked_too_late:
+        raise KeyboardInterrupt
+    return base
 
 
 def _train(run: RunFolder, config: TrainConfig, resume: bool, base: Base | None) -> Base:
