@@ -30,7 +30,7 @@ class Get:
 
 @dataclass
 class Check:
-    """Verify a base's files: checksums where there are any, structure and sizes elsewhere."""
+    """Verify a base's files: checksums where there are any, and the name and shape of every weight."""
 
     name: Positional[str] = "sprite"
     """sprite, sd15, sdxl, a hub id, a diffusers folder, or a .safetensors file."""

@@ -1,4 +1,5 @@
-"""Is a base whole? Files against their checksums where there are any, headers and sizes where there are none."""
+"""Is a base whole? Files against their checksums where there are any, and every weight's name and shape against the
+model that it is for, which needs headers only."""
 
 from __future__ import annotations
 
@@ -6,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from symdream.diffusion.architecture import family_of_file
-from symdream.diffusion.folders import plan_folder
+from symdream.diffusion.folders import misfits, plan_folder
 from symdream.diffusion.hashes import file_sha256, known_sha256
 from symdream.diffusion.headers import read_header
 from symdream.diffusion.names import Source
 from symdream.errors import RequestError, WorkError
 
 SUMS = "SHA256SUMS"
+AGAIN = "get the base again, or choose another"
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,18 @@ def check_sums(folder: Path) -> list[Finding]:
 
 
 def check_folder(folder: Path) -> list[Finding]:
-    """A diffusers folder: complete, readable, right architecture; in the hub's cache also content against name."""
+    """A diffusers folder: complete, readable, right architecture, every weight there and of its shape; in the hub's
+    cache also content against name."""
     try:
         plan = plan_folder(folder)
     except RequestError as error:
         return [Finding(str(folder), "structure", " ".join(str(error).split()))]
-    findings = []
+    findings, unfit = [], misfits(plan)
     for path in plan.weights:
-        expected = known_sha256(path)
-        differs = expected is not None and file_sha256(path) != expected
-        problem = f"differs from its checksum: delete {path.resolve()} and get it again" if differs else None
+        expected, component = known_sha256(path), path.parent.name
+        problem = f"the {component} {unfit[component]}; {AGAIN}" if component in unfit else None
+        if expected is not None and file_sha256(path) != expected:
+            problem = f"differs from its checksum: delete {path.resolve()} and get it again"
         findings.append(Finding(path.relative_to(folder).as_posix(), "sha256" if expected else "header", problem))
     return findings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 
 from symdream.diffusion.architecture import family_of_folder, wrong_architecture
 from symdream.diffusion.base import SAMPLING_DEFAULTS, Base
+from symdream.diffusion.fitting import Shape, diffusers_misfit, misfit, transformers_misfit
 from symdream.diffusion.hashes import weights_hash
 from symdream.diffusion.headers import read_header
 from symdream.diffusion.names import pickle_refused
@@ -29,6 +30,8 @@ STEMS = {
 PREDICTIONS = ("epsilon", "v_prediction")
 CLIP_KINDS = ("clip_text_model", "clip")
 VARIANTS = ("", "fp16")  # full precision first
+# What diffusers and transformers raise about files that they cannot load.
+LIBRARY_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError)
 
 
 class MissingPart(RequestError):
@@ -37,7 +40,8 @@ class MissingPart(RequestError):
 
 @dataclass(frozen=True)
 class FolderPlan:
-    """A diffusers folder found complete: its family, and each component's variant and weight files.
+    """A diffusers folder found complete: its family, each component's variant, and the weight files with the shapes
+    of each component's tensors.
 
     `force_zeros_for_empty_prompt`: see Base.
     """
@@ -46,6 +50,7 @@ class FolderPlan:
     family: str
     variants: dict[str, str]
     weights: list[Path]
+    shapes: dict[str, dict[str, Shape]]
     force_zeros_for_empty_prompt: bool
 
 
@@ -79,7 +84,7 @@ def plan_folder(folder: Path) -> FolderPlan:
         )
     model_index = read_json(folder / "model_index.json")
     family = family_of_folder(model_index, _unet_config(folder, model_index), str(folder))
-    variants, weights = {}, []
+    variants, files = {}, {}
     prediction = read_json(folder / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise wrong_architecture(f"one that predicts {prediction!r}, not {' or '.join(PREDICTIONS)}", str(folder))
@@ -92,12 +97,20 @@ def plan_folder(folder: Path) -> FolderPlan:
         shifted = _other_than(0, config.get("latents_mean")) or _other_than(1, config.get("latents_std"))
         if component == "vae" and shifted:
             raise wrong_architecture("one whose VAE shifts its latents (latents_mean, latents_std)", str(folder))
-        variants[component], files = _weight_files(folder / component, STEMS[component])
-        weights += files
-    for path in weights:
-        read_header(path)
-    # True is the default of SDXL's pipeline.
-    return FolderPlan(folder, family, variants, weights, bool(model_index.get("force_zeros_for_empty_prompt", True)))
+        variants[component], files[component] = _weight_files(folder / component, STEMS[component])
+    return FolderPlan(
+        folder=folder,
+        family=family,
+        variants=variants,
+        weights=[path for paths in files.values() for path in paths],
+        shapes={component: _shapes(paths) for component, paths in files.items()},
+        # True is the default of SDXL's pipeline.
+        force_zeros_for_empty_prompt=bool(model_index.get("force_zeros_for_empty_prompt", True)),
+    )
+
+
+def _shapes(paths: Sequence[Path]) -> dict[str, Shape]:
+    return {name: shape for path in paths for name, shape in read_header(path).shapes.items()}
 
 
 def _other_than(usual: float, values: Sequence[float] | None) -> bool:
@@ -141,17 +154,33 @@ def _weight_files(folder: Path, stem: str) -> tuple[str, list[Path]]:
     )
 
 
+def misfits(plan: FolderPlan) -> dict[str, str]:
+    """By component, what is wrong with its weights, as `misfit` words it; told from configs and headers."""
+    problems = {}
+    for component, shapes in plan.shapes.items():
+        compare = transformers_misfit if component.startswith("text_encoder") else diffusers_misfit
+        try:
+            problem = compare(_model_class(component), plan.folder / component, shapes)
+        except LIBRARY_ERRORS as error:
+            problem = f"cannot be built from its config.json: {error}"
+        if problem:
+            problems[component] = problem
+    return problems
+
+
 def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> Base:
     """Load a diffusers folder of any of the families.
 
-    Raises: RequestError as `plan_folder` does or if weights are missing, WorkError if the libraries cannot load what it
-    holds.
+    Raises: RequestError as `plan_folder` does or if the weights do not fit, WorkError if the libraries cannot load what
+    it holds.
     """
     plan = plan_folder(folder)
+    for component, problem in misfits(plan).items():
+        raise _unfit(folder / component, problem)
     try:
         with quiet_loading():
             parts = _load_parts(plan, dtype)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except LIBRARY_ERRORS as error:
         raise WorkError(f"This base cannot be loaded: {error}", where=str(folder)) from error
     scheduler = parts["scheduler"]
     encoders = [name for name in weight_components(plan.family) if name.startswith("text_encoder")]
@@ -194,16 +223,12 @@ def licence_of(folder: Path) -> str | None:
     return None
 
 
-def _refuse_missing(keys: Iterable[str], folder: Path) -> None:
-    """Raises: RequestError if weights are missing, which the libraries would fill with random numbers."""
-    # A count from 0 on, which some files hold and which is made anyway.
-    missing = sorted(key for key in keys if not key.endswith("position_ids"))
-    if missing:
-        raise RequestError(
-            f"The {folder.name} of this base lacks {len(missing)} of its weights, {missing[0]} first.",
-            where=str(folder),
-            fix="get the base again: its weight files do not belong to its config.json, or are not whole",
-        )
+def _unfit(folder: Path, problem: str) -> RequestError:
+    return RequestError(
+        f"The {folder.name} of this base {problem}.",
+        where=str(folder),
+        fix="get it again, or choose another base: its weight files are not whole, or do not belong to its config.json",
+    )
 
 
 def corrected(scheduler_config: dict, family: str) -> dict:
@@ -218,25 +243,32 @@ def corrected(scheduler_config: dict, family: str) -> dict:
     return {**scheduler_config, **fixed}
 
 
-def _load_parts(plan: FolderPlan, dtype: torch.dtype) -> dict:
-    import diffusers
+def _model_class(component: str) -> type:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    classes = {
+    return {
         "unet": UNet2DConditionModel,
         "vae": AutoencoderKL,
         "text_encoder": CLIPTextModel,
         "text_encoder_2": CLIPTextModelWithProjection,
-    }
+    }[component]
+
+
+def _load_parts(plan: FolderPlan, dtype: torch.dtype) -> dict:
+    import diffusers
+    from transformers import CLIPTokenizer
+
     parts = {}
     for component, variant in plan.variants.items():
         options = {"subfolder": component, "local_files_only": True, "use_safetensors": True}
         number_format = "torch_dtype" if component in ("unet", "vae") else "dtype"
-        parts[component], found = classes[component].from_pretrained(
+        parts[component], found = _model_class(component).from_pretrained(
             plan.folder, variant=variant or None, output_loading_info=True, **options, **{number_format: dtype}
         )
-        _refuse_missing(found["missing_keys"], plan.folder / component)
+        # The library's own word, though `misfits` foretold it: it fills what is missing with random numbers.
+        if problem := misfit(found["missing_keys"]):
+            raise _unfit(plan.folder / component, problem)
         parts[component].eval()
         if component.startswith("text_encoder"):
             tokenizer = component.replace("text_encoder", "tokenizer")
