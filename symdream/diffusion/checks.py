@@ -6,11 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from symdream.diffusion.architecture import family_of_file
 from symdream.diffusion.folders import misfits, plan_folder
 from symdream.diffusion.hashes import file_sha256, known_sha256
-from symdream.diffusion.headers import read_header
 from symdream.diffusion.names import Source
+from symdream.diffusion.single_file import check_single_file
 from symdream.errors import RequestError, WorkError
 
 SUMS = "SHA256SUMS"
@@ -81,7 +80,7 @@ def check_folder(folder: Path) -> list[Finding]:
 
 def _check_file(path: Path) -> Finding:
     try:
-        family = family_of_file(read_header(path).shapes, str(path))
+        family = check_single_file(path)
     except RequestError as error:
         return Finding(path.name, "header", " ".join(str(error).split()))
     return Finding(path.name, f"header: {family}")

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 import torch
 
 from symdream.diffusion.original_layout import clip_config
-from symdream.errors import WorkError
 
 Weights = dict[str, torch.Tensor]
 LAYER_NAMES = {
@@ -56,29 +55,25 @@ def openclip_weights(checkpoint: Mapping[str, torch.Tensor], prefix: str) -> tup
 
 def build_text_encoder(
     weights: Weights, *, openclip: bool, projection: torch.Tensor | None = None, drop_last: bool = False
-):
-    """A transformers CLIP text encoder holding `weights`, with a projection head where one is given.
+) -> tuple[torch.nn.Module, Weights]:
+    """(A transformers CLIP text encoder, the weights that it is to hold under its own names), with a projection head
+    where one is given.
 
     `drop_last` leaves out the last layer: SD 2.x conditions on the layer before it.
-    Raises: WorkError if a weight is missing or of a wrong shape.
+    Raises: KeyError if a weight that tells the encoder's size is missing.
     """
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    layers = 1 + max(int(key.split(".")[2]) for key in weights if key.startswith("encoder.layers."))
+    layers = 1 + max((int(key.split(".")[2]) for key in weights if key.startswith("encoder.layers.")), default=0)
     if drop_last:
         layers -= 1
         weights = {key: value for key, value in weights.items() if not key.startswith(f"encoder.layers.{layers}.")}
     vocabulary, width = weights["embeddings.token_embedding.weight"].shape
     inner = weights["encoder.layers.0.mlp.fc1.weight"].shape[0]
     config = CLIPTextConfig(**clip_config(vocabulary, width, layers, inner, openclip=openclip))
-    kind = CLIPTextModel if projection is None else CLIPTextModelWithProjection
-    model = kind(config)
+    if projection is None:
+        return CLIPTextModel(config), weights
+    model = CLIPTextModelWithProjection(config)
     # transformers 5.6 flattened CLIPTextModel; the class with a projection still wraps a text_model.
-    text_model = model.text_model if hasattr(model, "text_model") else model
-    try:
-        text_model.load_state_dict(weights, strict=True)
-        if projection is not None:
-            model.text_projection.load_state_dict({"weight": projection})
-    except RuntimeError as error:
-        raise WorkError(f"The checkpoint's text encoder does not fit CLIP: {error}.") from error
-    return model.eval()
+    named = {f"text_model.{key}": value for key, value in weights.items()}
+    return model, named | {"text_projection.weight": projection}

@@ -1,5 +1,7 @@
 """Single-file checkpoints: written in the original layout by an independent mapping, loaded without network."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -20,10 +22,11 @@ from symdream.diffusion.hashes import file_sha256
 from symdream.diffusion.names import resolve_name
 from symdream.diffusion.prediction import measured_prediction
 from symdream.diffusion.sampling import sample
-from symdream.errors import RequestError, SymdreamError
+from symdream.errors import RequestError
 from symdream.interop.merge import write_merged
 
 FAMILIES = ("sd1", "sd2", "sdxl")
+UNET, OPENAI = "model.diffusion_model.", "cond_stage_model.transformer.text_model."
 # What shapes cannot tell or what is only the default picture size.
 FREE_KEYS = {"sample_size", "_class_name", "_use_default_values", "_name_or_path", "_diffusers_version"}
 
@@ -185,17 +188,58 @@ def test_a_missing_vae_or_text_encoder_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "weight",
+    ("family", "weight", "part", "named"),
     [
-        "model.diffusion_model.output_blocks.3.0.in_layers.2.weight",
-        "first_stage_model.decoder.conv_in.weight",
-        "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc2.weight",
+        ("sd1", UNET + "output_blocks.3.0.in_layers.2.weight", "unet", "up_blocks.1.resnets.0.conv1.weight"),
+        ("sd1", UNET + "input_blocks.3.0.op.bias", "unet", "down_blocks.0.downsamplers.0.conv.bias"),
+        ("sd1", UNET + "output_blocks.2.1.conv.bias", "unet", "output_blocks.2.1.conv.bias"),
+        ("sd1", UNET + "middle_block.1.proj_in.weight", "unet", UNET + "middle_block.1.proj_in.weight"),
+        ("sdxl", UNET + "label_emb.0.2.bias", "unet", "label_emb.0.2.bias"),
+        ("sd1", "first_stage_model.decoder.conv_in.weight", "vae", "decoder.conv_in.weight"),
+        ("sd1", f"{OPENAI}encoder.layers.0.mlp.fc2.weight", "text_encoder", "encoder.layers.0.mlp.fc2.weight"),
+        ("sd1", f"{OPENAI}encoder.", "text_encoder", "encoder.layers.0.mlp.fc1.weight"),
+        ("sd2", "cond_stage_model.model.ln_final.bias", "text_encoder", "final_layer_norm.bias"),
+        ("sdxl", "conditioner.embedders.1.model.text_projection", "text_encoder_2", "text_projection"),
     ],
 )
-def test_a_file_that_lacks_one_weight_never_loads(tmp_path, weight):
+def test_a_weight_that_lacks_is_named_by_check_and_by_loading(tmp_path, capfd, family, weight, part, named):
+    path = write_tiny_single_file(tmp_path / "x.safetensors", family)
+    changed(path, drop=[weight])
+    [finding] = check_source(resolve_name(str(path)))
+    with pytest.raises(RequestError, match=rf"^The {part} in x.safetensors lacks (1 of its weights, )?{named}") as told:
+        load_base(str(path))
+    assert told.value.where == str(path) and "get the file again" in told.value.fix
+    assert finding.problem == " ".join(str(told.value).split())
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("weight", "told"),
+    [
+        (UNET + "input_blocks.0.0.bias", r"unet .* wrong shape, conv_in.bias first: \[5\] instead of \[32\]"),
+        ("first_stage_model.decoder.conv_in.bias", r"vae .* decoder.conv_in.bias first: \[5\] instead of \[32\]"),
+        (f"{OPENAI}final_layer_norm.bias", r"text_encoder .* final_layer_norm.bias first: \[5\] instead of \[32\]"),
+    ],
+)
+def test_a_weight_of_another_shape_is_named_by_check_and_by_loading(tmp_path, weight, told):
     path = write_tiny_single_file(tmp_path / "x.safetensors")
-    with pytest.raises(SymdreamError):
-        load_base(changed(path, drop=[weight]))
+    changed(path, add={weight: torch.zeros(5)})
+    [finding] = check_source(resolve_name(str(path)))
+    assert re.search(told, finding.problem)
+    with pytest.raises(RequestError, match=told):
+        load_base(str(path))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_whole_file_is_right_with_whatever_else_it_holds(tmp_path, family):
+    path = write_tiny_single_file(tmp_path / "x.safetensors", family)
+    extra = ["model_ema.decay", "betas"]
+    if family == "sd1":
+        extra += [OPENAI + "embeddings.position_ids", "cond_stage_model.transformer.text_projection.weight"]
+    changed(path, add={name: torch.zeros(2, 2) for name in extra})
+    [finding] = check_source(resolve_name(str(path)))
+    assert (finding.how, finding.problem) == (f"header: {family}", None)
+    assert load_base(str(path)).family == family
 
 
 def test_another_tokenizers_vocabulary_is_told_instead_of_mistaken(tmp_path):
