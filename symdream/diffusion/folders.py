@@ -175,12 +175,12 @@ def load_folder(folder: Path, name: str, identity: str, dtype: torch.dtype) -> B
     it holds.
     """
     plan = plan_folder(folder)
-    for component, problem in misfits(plan).items():
-        raise _unfit(folder / component, problem)
     try:
         with quiet_loading():
             parts = _load_parts(plan, dtype)
     except LIBRARY_ERRORS as error:
+        for component, problem in misfits(plan).items():
+            raise _unfit(folder / component, problem) from error
         raise WorkError(f"This base cannot be loaded: {error}", where=str(folder)) from error
     scheduler = parts["scheduler"]
     encoders = [name for name in weight_components(plan.family) if name.startswith("text_encoder")]
@@ -266,7 +266,7 @@ def _load_parts(plan: FolderPlan, dtype: torch.dtype) -> dict:
         parts[component], found = _model_class(component).from_pretrained(
             plan.folder, variant=variant or None, output_loading_info=True, **options, **{number_format: dtype}
         )
-        # The library's own word, though `misfits` foretold it: it fills what is missing with random numbers.
+        # The libraries fill what is missing with random numbers.
         if problem := misfit(found["missing_keys"]):
             raise _unfit(plan.folder / component, problem)
         parts[component].eval()
