@@ -1,5 +1,8 @@
 """The notebook runs from top to bottom, on sprite, with few steps."""
 
+import os
+import subprocess
+import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -18,6 +21,45 @@ def read():
 def test_the_notebook_is_kept_without_outputs():
     cells = [cell for cell in read().cells if cell.cell_type == "code"]
     assert cells and all(not cell.outputs and cell.execution_count is None for cell in cells)
+
+
+# Put before the first cell: an environment without symdream, whose pip only tells what it was asked for.
+BARE = """
+import importlib.metadata
+there = []
+importlib.metadata.distributions = lambda **_: there
+pip = lambda line: (print("pip", line), there.extend({found}))
+get_ipython().register_magic_function(pip, "line", "pip")
+"""
+
+
+def install(folder, home, found=()):
+    """What the first cell says in `folder`, where pip installs `found`; and whether it ended well."""
+    pytest.importorskip("IPython")
+    script = home / "cell.ipy"
+    first = next(cell for cell in read().cells if cell.cell_type == "code")
+    script.write_text(f"{BARE.format(found=list(found))}\n{first.source}\nprint('went on')\n")
+    command = [sys.executable, "-m", "IPython", "--colors=NoColor", "--HistoryManager.enabled=False", str(script)]
+    env = {**os.environ, "IPYTHONDIR": str(home / "ipython")}
+    said = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+    return said.stdout + said.stderr, "went on" in said.stdout
+
+
+@pytest.mark.parametrize(("inside", "asked"), [("notebooks", ".."), (".", ".")])
+def test_symdream_is_installed_from_the_repository_that_the_notebook_lies_in(tmp_path, inside, asked):
+    said, went_on = install(NOTEBOOK.parents[1] / inside, tmp_path, found=["symdream"])
+    assert f'pip install --quiet "{asked}"\n' in said and went_on
+
+
+def test_elsewhere_the_notebook_tells_what_to_set_before_it_asks_pip(tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
+    said, went_on = install(tmp_path, tmp_path)
+    assert "set SYMDREAM to a wheel" in said and "git+https://" in said and "pip install" not in said and not went_on
+
+
+def test_a_failed_installation_ends_the_cell(tmp_path):
+    said, went_on = install(NOTEBOOK.parent, tmp_path)
+    assert "could not be installed from .." in said and "set SYMDREAM" in said and not went_on
 
 
 @pytest.mark.slow
