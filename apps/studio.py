@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +136,7 @@ class Studio:
         from symdream.interop.read import read_adapter
 
         if key not in self._adapters:
-            self._adapters[key] = read_adapter(path)
+            self._adapters[key] = replace(read_adapter(path), name=self.context.name_of(path))
             while len(self._adapters) > KEPT_ADAPTERS:
                 self._adapters.popitem(last=False)
         self._adapters.move_to_end(key)

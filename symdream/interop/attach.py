@@ -16,6 +16,8 @@ from symdream.interop.layers import Adapter, Layer, PlainLayer, check_one_kind
 from symdream.interop.metadata import most_common
 from symdream.tuners import SingLoraConfig, SymLoraConfig
 
+OTHER_BASE = "name the base it was trained on with --base"
+
 
 @dataclass
 class Match:
@@ -34,9 +36,12 @@ class Match:
         return "; ".join([", ".join(lines), *self.notes])
 
 
-def attach_adapter(components: Mapping[str, nn.Module], adapter: Adapter, name: str = "default") -> Match:
+def attach_adapter(
+    components: Mapping[str, nn.Module], adapter: Adapter, name: str = "default", *, fix: str = OTHER_BASE
+) -> Match:
     """Add `adapter` under `name` to the models, frozen, fp32, at weight 1, and make it the active one.
 
+    fix: what to do where it does not fit.
     LoRA and DoRA become PEFT's own layers, SingLoRA and SymLoRA symdream's.
     Raises: RequestError if no layer fits, or one has another size here (then no model is changed).
     """
@@ -49,14 +54,14 @@ def attach_adapter(components: Mapping[str, nn.Module], adapter: Adapter, name: 
             if module not in here:
                 match.unmatched.append(place)
                 continue
-            check_shape(place, layer, here[module])
+            check_shape(adapter, place, here[module].shape, fix)
             match.matched.append(place)
             fitting.setdefault(component, {})[here[module].name] = layer
     if not match.matched:
         raise RequestError(
-            f"No adapter weight matched: 0 of {len(adapter.layers)} layers fit this model.",
+            f"{adapter.name} does not match: 0 of {len(adapter.layers)} layers fit this model.",
             where=f"layers such as {match.unmatched[0]}",
-            fix="name the base it was trained on with --base",
+            fix=fix,
         )
     if any(parameter.is_meta for component in fitting for parameter in components[component].parameters()):
         raise RequestError(
@@ -64,7 +69,7 @@ def attach_adapter(components: Mapping[str, nn.Module], adapter: Adapter, name: 
             "could not be put there.",
             fix="load the adapter first, then enable offloading",
         )
-    configs = {component: config_for(layers) for component, layers in fitting.items()}
+    configs = {component: config_for(layers, adapter.name) for component, layers in fitting.items()}
     for component, layers in fitting.items():
         model = components[component]
         with warnings.catch_warnings():  # PEFT warns of a second adapter, which is what was asked for
@@ -94,20 +99,21 @@ def named_layers(model: nn.Module) -> dict[str, Here]:
     return found
 
 
-def check_shape(place: Place, layer: Layer, here: Here) -> None:
-    """Raises: RequestError if the update cannot belong to this layer."""
+def check_shape(adapter: Adapter, place: Place, here: tuple[int, ...], fix: str = OTHER_BASE) -> None:
+    """Raises: RequestError if the update of `place` cannot belong to a layer whose weight has the shape `here`."""
+    layer = adapter.layers[place]
     if isinstance(layer, PlainLayer):
         shape = (layer.B.shape[0], *layer.A.shape[1:])
-        fits, words = shape == here.shape, in_words(shape)
+        fits, words = shape == here, in_words(shape)
     else:
-        fits = len(here.shape) == 2 and layer.A.shape[1] == max(here.shape) and layer.rank <= min(here.shape)
-        fits = fits and (layer.shape is None or layer.shape == here.shape)
+        fits = len(here) == 2 and layer.A.shape[1] == max(here) and layer.rank <= min(here)
+        fits = fits and (layer.shape is None or layer.shape == here)
         words = f"{layer.A.shape[1]} wide"
     if not fits:
         raise RequestError(
-            "This adapter was made for another architecture.",
-            where=f"{place} is {words} in the file and {in_words(here.shape)} in this model",
-            fix="name the base it was trained on with --base",
+            f"{adapter.name} was made for another architecture.",
+            where=f"{place} is {words} in the file and {in_words(here)} in this model",
+            fix=fix,
         )
 
 
@@ -117,15 +123,16 @@ def in_words(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} -> {shape[0]}{kernel}"
 
 
-def config_for(layers: Mapping[str, Layer]) -> LoraConfig | SingLoraConfig | SymLoraConfig:
-    """The PEFT configuration that makes these layers (of one component, by the model's own names)."""
+def config_for(layers: Mapping[str, Layer], name: str) -> LoraConfig | SingLoraConfig | SymLoraConfig:
+    """The PEFT configuration that makes these layers (of one component, by the model's own names) of the adapter
+    called `name`."""
     names = sorted(layers)
     kinds = {type(layer) for layer in layers.values()}
     first = layers[names[0]]
     if len(kinds) > 1:
-        raise RequestError("This file mixes LoRA with symmetric layers in one model, which cannot be attached.")
+        raise RequestError(f"{name} mixes LoRA with symmetric layers in one model, which cannot be attached.")
     if isinstance(first, PlainLayer):
-        check_one_kind(layers.values())
+        check_one_kind(layers.values(), name)
         rank = most_common(layer.rank for layer in layers.values())
         alpha = most_common(layer.scale * layer.rank for layer in layers.values())
         return LoraConfig(
@@ -138,7 +145,7 @@ def config_for(layers: Mapping[str, Layer]) -> LoraConfig | SingLoraConfig | Sym
         )
     settings = {(layer.rank, layer.alpha, layer.u, layer.d is None) for layer in layers.values()}
     if len(settings) > 1:
-        raise RequestError("The layers of this file differ in rank or kind, which symdream's own adapters never do.")
+        raise RequestError(f"{name} has layers of several ranks or kinds, which symdream's own adapters never have.")
     if first.d is None:
         return SingLoraConfig(r=first.rank, alpha=first.alpha, u=first.u, target_modules=names)
     return SymLoraConfig(r=first.rank, alpha=first.alpha, target_modules=names)

@@ -87,11 +87,12 @@ class SymmetricLayer:
 Layer = PlainLayer | SymmetricLayer
 
 
-def check_one_kind(layers: Iterable[PlainLayer]) -> None:
-    """Raises: RequestError if some of the layers of one component have magnitudes and others have none."""
+def check_one_kind(layers: Iterable[PlainLayer], name: str) -> None:
+    """Raises: RequestError if some of the layers of one component have magnitudes and others have none. `name` is the
+    adapter's."""
     if len({layer.magnitude is not None for layer in layers}) > 1:
         raise RequestError(
-            "This file mixes LoRA with DoRA layers in one model, which PEFT cannot attach, nor diffusers load.",
+            f"{name} mixes LoRA with DoRA layers in one model, which PEFT cannot attach, nor diffusers load.",
             fix="use the tool it was trained with",
         )
 
@@ -102,6 +103,7 @@ class Adapter:
 
     `layout` is the file's: diffusers, peft, kohya, comfyui or native. `ignored` lists keys that could not be used,
     `notes` what a user should know about the file. `texts` is the file's header, of whatever program.
+    `name` is what messages call the adapter, at the beginning of a sentence.
     """
 
     layers: dict[Place, Layer]
@@ -110,6 +112,7 @@ class Adapter:
     ignored: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
+    name: str = "This adapter"
 
     @property
     def components(self) -> list[str]:

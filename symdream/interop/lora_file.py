@@ -105,7 +105,7 @@ def stored_form(adapter: Adapter, layout: str, dtype: torch.dtype) -> Adapter:
             fix="use --to diffusers (exact in diffusers), or --to merged (exact everywhere)",
         )
     for component in adapter.components:
-        check_one_kind(adapter.of(component).values())
+        check_one_kind(adapter.of(component).values(), adapter.name)
     # Kohya's files have an alpha to keep the scale in; the others have none that every reader honours.
     kept = with_one_alpha(adapter.layers) if layout == "kohya" else _each(adapter.layers, PlainLayer.folded)
     wanted = replace(adapter, layers=kept)

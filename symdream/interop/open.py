@@ -86,7 +86,7 @@ def load_adapter(pipe, path: Path | str, name: str = "default", weight: float = 
         raise RequestError(f"A {type(pipe).__name__} has no UNet and no text encoder.")
     if any(name in (getattr(model, "peft_config", None) or {}) for model in components.values()):
         raise RequestError(f"This pipeline has an adapter called {name!r}.", fix="load it under another name")
-    match = attach_adapter(components, read_adapter(Path(path)), name)
+    match = attach_adapter(components, read_adapter(Path(path)), name, fix="load it into a pipeline of its base")
     for component in {place.component for place in match.matched}:
         for layer in adapter_layers(components[component]):
             if name in getattr(layer, "scaling", {}):

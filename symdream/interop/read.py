@@ -6,6 +6,7 @@ Needs no base: an adapter's layers are told by its keys alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -23,12 +24,12 @@ from symdream.utf8 import is_utf8
 
 
 def read_adapter(path: Path) -> Adapter:
-    """The adapter at `path`: a run folder, a folder with unet/ and text_encoder/, or one .safetensors file.
+    """The adapter at `path`, named after it: a run folder, a folder with unet/ and text_encoder/, or one file.
 
     Raises: RequestError for anything that cannot be used whole: a damaged or foreign file, a pickle, NaN, rank 0.
     """
     parts = [_read_file(file, component) for file, component in adapter_files(Path(path)).items()]
-    whole = parts[0]
+    whole = replace(parts[0], name=str(path))
     for part in parts[1:]:
         whole.layers.update(part.layers)
         whole.ignored += part.ignored

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from symdream.diffusion.adapters import adapter_layers
 from symdream.diffusion.base import Base
 from symdream.diffusion.detach import detach
-from symdream.interop.attach import Match, attach_adapter
+from symdream.interop.attach import OTHER_BASE, Match, attach_adapter
 from symdream.interop.layers import Adapter
 
 
@@ -19,10 +19,11 @@ def attach_several(base: Base, adapters: Mapping[str, Adapter]) -> dict[str, Mat
     The base must have no adapters. Returns which layers of each matched.
     Raises: RequestError as `attach_adapter` does, if one cannot be attached; then none is.
     """
+    fix = OTHER_BASE if len(adapters) == 1 else "leave it out, or take one that was trained on this base"
     matches = {}
     try:
         for name, adapter in adapters.items():
-            matches[name] = attach_adapter(base.components(), adapter, name)
+            matches[name] = attach_adapter(base.components(), adapter, name, fix=fix)
     except BaseException:
         detach(base)
         raise

@@ -11,7 +11,7 @@ from torch import nn
 
 from symdream.diffusion.base import Base
 from symdream.errors import RequestError
-from symdream.interop.attach import Here, Match, check_shape
+from symdream.interop.attach import Match, check_shape
 from symdream.interop.keys import Place, with_text_model
 from symdream.interop.layers import Layer, PlainLayer
 from symdream.interop.read import read_adapter
@@ -46,7 +46,7 @@ def warm_start(base: Base, path: Path, name: str = "default") -> Match:
             match.unmatched.append(place)
             continue
         module = layers[place]
-        check_shape(place, layer, Here(place.module, tuple(module.get_base_layer().weight.shape)))
+        check_shape(adapter, place, tuple(module.get_base_layer().weight.shape))
         writes += _writes(place, layer, module, name)
         match.matched.append(place)
     if not match.matched:

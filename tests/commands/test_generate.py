@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import torch
 from helpers.disk import file_size_limit
 from helpers.runs import symdream, train_tiny
 from PIL import Image
@@ -135,6 +136,19 @@ def test_adapters_of_different_bases_are_not_mixed_unasked(tmp_path, two, capsys
     assert "--base" in told and not (tmp_path / "o").exists()
     assert main(["generate", *both, "--base", str(run_base(one)), "-o", str(tmp_path / "o")]) == 0
     assert "elsewhere: this adapter was trained on owner/other@abc" in capsys.readouterr().err
+
+
+def test_the_adapter_that_does_not_fit_the_base_is_named(tmp_path, two, capsys):
+    one, other = two
+    wide = tmp_path / "wide.safetensors"
+    place = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    save_file({f"{place}.lora_A.weight": torch.ones(2, 128), f"{place}.lora_B.weight": torch.ones(128, 2)}, wide)
+    request = ["--prompt", "a red toy", "--base", run_base(one), "-o", str(tmp_path / "o")]
+    assert main(["generate", "--adapter", str(one.path), str(wide), str(other.path), *request]) == 2
+    told = capsys.readouterr().err
+    assert f"{wide} was made for another architecture." in told and "leave it out" in told
+    assert main(["generate", "--adapter", str(wide), *request]) == 2
+    assert f"{wide} was made for another architecture." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

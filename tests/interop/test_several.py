@@ -110,8 +110,28 @@ def test_when_one_does_not_fit_none_stays(base):
     before = answer(base)
     fits = adapter(base, "lora", 1)
     foreign = Adapter({Place("unet", "nowhere.to_q"): PlainLayer(torch.ones(2, 4), torch.ones(4, 2))})
-    with pytest.raises(RequestError, match="No adapter weight matched"):
+    with pytest.raises(RequestError, match="0 of 1 layers fit"):
         attach_several(base, {"one": fits, "two": foreign})
     assert torch.equal(answer(base), before)
     attach_several(base, {"one": fits})
     detach(base)
+
+
+def test_the_one_that_does_not_fit_is_named_and_can_be_left_out(base):
+    fits = replace(adapter(base, "lora", 1), name="runs/owl")
+    place, layer = next(iter(fits.layers.items()))
+    wide = PlainLayer(torch.ones(2, 999), layer.B)
+    normed = replace(layer, magnitude=torch.ones(len(layer.B)))
+    for layers, told in (
+        ({place: wide}, "wide.safetensors was made for another architecture"),
+        ({Place("unet", "nowhere"): layer}, "wide.safetensors does not match: 0 of 1 layers fit"),
+        (fits.layers | {place: normed}, "wide.safetensors mixes LoRA with DoRA"),
+    ):
+        foreign = Adapter(layers, name="a/wide.safetensors")
+        with pytest.raises(RequestError, match=told) as several:
+            attach_several(base, {"one": fits, "two": foreign})
+        with pytest.raises(RequestError, match=told) as alone:
+            attach_several(base, {"one": foreign})
+        if "mixes" not in told:
+            assert "leave it out" in several.value.fix and "--base" not in several.value.fix
+            assert "with --base" in alone.value.fix
