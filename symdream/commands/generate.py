@@ -108,9 +108,12 @@ def check(args: Args) -> None:
 
 def in_the_way(args: Args) -> Problem | None:
     """What of the output folder forbids to write there: symdream's own pictures, unless they are to be replaced, and
-    anyone else's under a name that is to be written."""
+    anyone else's, or a folder, under a name that is to be written."""
     from symdream.diffusion.png import is_ours
 
+    for path in (*picture_paths(args), args.output / GRID_NAME):
+        if path.is_dir():
+            return Problem(f"--output {args.output}", f"holds a folder {path.name}; choose another, or move that one")
     ours = {path for path in args.output.glob("*.png") if is_ours(path)}
     # Beside pictures of ours a grid is ours as well: it had no mark of its own once.
     names = [*picture_paths(args), *([] if ours else [args.output / GRID_NAME])]

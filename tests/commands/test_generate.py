@@ -225,10 +225,16 @@ def test_a_picture_written_as_ctrl_c_came_is_counted(tmp_path, run, monkeypatch)
         make(run, tmp_path, "a {subject}", count=4, overwrite=True)
 
 
-def test_a_failed_overwriting_leaves_the_images_that_it_did_not_come_to(tmp_path, run):
+def test_a_failed_overwriting_leaves_the_images_that_it_did_not_come_to(tmp_path, run, monkeypatch):
     output = make(run, tmp_path, "a {subject}", count=2)
     before = [(output / f"00-{seed}.png").read_bytes() for seed in range(2)]
-    (output / "00-6.png").mkdir()  # so that it cannot be written
+    write = files.write_atomically
+
+    def written(path, save):
+        write(path, save)
+        (output / "00-6.png").mkdir()  # meanwhile, so that it cannot be written
+
+    monkeypatch.setattr(files, "write_atomically", written)
     with pytest.raises(WorkError, match="00-6.png"):
         make(run, tmp_path, "a {subject}", seed=5, count=2, batch_size=1, output=output, overwrite=True)
     assert [(output / f"00-{seed}.png").read_bytes() for seed in range(2)] == before
@@ -309,6 +315,20 @@ def test_pictures_of_others_stay_and_only_their_names_are_in_the_way(tmp_path, r
     with pytest.raises(Problems, match="00-3.png that symdream did not make"):
         make(run, tmp_path, "a {subject}", count=1, seed=3, overwrite=True)
     assert Image.open(output / "00-3.png").tobytes() == photo.tobytes() and (output / "00-9.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["00-0.png", "00-1.png", "grid.png"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_under_a_pictures_name_is_told_before_anything_is_drawn(tmp_path, run, name, overwrite):
+    output = tmp_path / "images"
+    if overwrite:
+        make(run, tmp_path, "a {subject}", count=1, seed=7)
+        (output / "grid.png").unlink()
+    (output / name).mkdir(parents=True)
+    before = sorted(output.iterdir())
+    with pytest.raises(Problems, match=f"holds a folder {name}"):
+        make(run, tmp_path, "a {subject}", overwrite=overwrite)
+    assert sorted(output.iterdir()) == before
 
 
 def test_a_grid_of_others_is_in_the_way_but_not_one_that_was_made_before_they_were_marked(tmp_path, run):
