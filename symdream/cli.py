@@ -44,7 +44,11 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong request, 130 stopped."""
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong request, 130 stopped.
+
+    argv: the words after `symdream` (None: the process's own; it then ends with this command).
+    """
+    last = argv is None
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] in (["-h"], ["--help"], ["help"]):
         return ended(lambda: print(usage()))
@@ -58,16 +62,20 @@ def main(argv: list[str] | None = None) -> int:
         problem = f"No command {argv[0]}{did_you_mean(argv[0], COMMANDS) or '.'}" if argv else "No command given."
         print(f"{problem}\n\n{usage()}", file=sys.stderr)
         return 2
-    return run_command(argv[0], argv[1:])
+    return run_command(argv[0], argv[1:], last=last)
 
 
-def run_command(name: str, argv: list[str]) -> int:
-    """Parse `argv` for the command `name`, run it, and tell errors the way users can act on."""
+def run_command(name: str, argv: list[str], *, last: bool = False) -> int:
+    """Parse `argv` for the command `name`, run it, and tell errors the way users can act on.
+
+    last: the process ends with the command. If it is stopped, Ctrl-C keeps out of that end from then on.
+    """
     if os.name == "nt":
         # Run folders are locked with flock and replaced while others read them: Windows has neither.
         print("symdream runs on Linux and macOS. On Windows, use it in WSL: wsl --install", file=sys.stderr)
         return 1
-    from symdream.signals import signals_like_ctrl_c
+    from symdream.errors import Stopped
+    from symdream.signals import end_stopped, signals_like_ctrl_c
     from symdream.threads import choose_waiting
 
     choose_waiting()
@@ -76,17 +84,20 @@ def run_command(name: str, argv: list[str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
 
     def work() -> int:
-        with signals_like_ctrl_c():
+        with signals_like_ctrl_c(last=last):
             module = importlib.import_module(f"symdream.commands.{name}")
             args = module.parse(argv) if hasattr(module, "parse") else parse(module, name, argv)
             return module.run(args) or 0
 
-    return ended(work)
+    code = ended(work)
+    if last and code == Stopped.exit_code:
+        end_stopped(code)
+    return code
 
 
 def ended(work: Callable[[], int | None]) -> int:
     """The exit code of `work`, whose errors are told; nothing that it printed is on its way still."""
-    from symdream.errors import SymdreamError, is_out_of_memory
+    from symdream.errors import Stopped, SymdreamError, is_out_of_memory
     from symdream.ui import say
 
     try:
@@ -100,7 +111,7 @@ def ended(work: Callable[[], int | None]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         say("\nStopped.")
-        return 130
+        return Stopped.exit_code
     except OSError as error:
         if isinstance(error, BrokenPipeError) and reader_is_gone():
             drop_output()

@@ -22,7 +22,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     from symdream.cli import run_command
 
-    sys.exit(run_command("train", sys.argv[1:]))
+    sys.exit(run_command("train", sys.argv[1:], last=True))
 
 import torch
 from accelerate.utils import broadcast_object_list

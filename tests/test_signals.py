@@ -2,10 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+import types
 
 import pytest
 
+from symdream import cli
 from symdream.errors import Stopped, WorkError
 from symdream.signals import signals_like_ctrl_c
 
@@ -61,3 +65,74 @@ def test_an_error_long_after_a_signal_is_not_taken_for_its_work(monkeypatch):
             receive(signal.SIGTERM)
         monkeypatch.setattr("symdream.signals.SOON", 0)
         raise ValueError("a mistake")
+
+
+# The command `symdream doctor`, that is interrupted; and a second time as `WHEN` says.
+TWICE = """
+import atexit, os, signal, sys, threading, time, types
+from symdream import cli, ui
+
+def again():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+
+def again_as_it_is_told():
+    tell = ui.say
+    ui.say = lambda text: (again(), tell(text))
+
+def again_while_a_thread_is_waited_for():
+    def waited_for():
+        while threading.main_thread().is_alive():
+            time.sleep(0.05)
+        again()
+        time.sleep(60)
+    threading.Thread(target=waited_for).start()
+
+def again_in_what_libraries_do_at_the_end():
+    atexit.register(again)
+
+def again_as_modules_are_taken_apart():
+    class Last:
+        def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGINT):
+            kill(process, number)
+    cli.last = Last()
+
+def run(args):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+
+module = types.ModuleType("symdream.commands.doctor")
+module.parse, module.run = lambda argv: None, run
+sys.modules[module.__name__] = module
+sys.argv = ["symdream", "doctor"]
+WHEN()
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        "again_as_it_is_told",
+        "again_while_a_thread_is_waited_for",
+        "again_in_what_libraries_do_at_the_end",
+        "again_as_modules_are_taken_apart",
+    ],
+)
+def test_a_second_ctrl_c_while_the_process_ends_changes_nothing(when):
+    begun = time.monotonic()
+    code = TWICE.replace("WHEN", when)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr.strip()) == (130, "Stopped.")
+    assert time.monotonic() - begun < 50, "nobody waits for a thread that was told to stop"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Stopped("saved")])
+def test_a_command_that_a_program_calls_leaves_ctrl_c_to_the_program(monkeypatch, error):
+    def run(args):
+        raise error
+
+    module = types.ModuleType("symdream.commands.doctor")
+    module.parse, module.run = lambda argv: None, run
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert cli.main(["doctor"]) == 130  # the handlers: see above
