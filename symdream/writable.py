@@ -9,10 +9,11 @@ from pathlib import Path
 from symdream.errors import Problem
 
 
-def not_writable(path: Path, option: str = "--output", *, whole: bool = False) -> Problem | None:
+def not_writable(path: Path, option: str = "--output", *, whole: bool = False, folder: bool = False) -> Problem | None:
     """Why neither file nor folder `path` can be written, or None if it can.
 
     whole: a folder that is there is replaced as such, by write_folder, and not written into: the one above is asked.
+    folder: a file that is there is in the way.
 
     Tried and not guessed (permissions, read-only disks, files where folders should be): an empty folder is made, for
     a moment, in `path` where that is a folder to write into, else in the nearest one above it that exists; there under
@@ -20,6 +21,8 @@ def not_writable(path: Path, option: str = "--output", *, whole: bool = False) -
     through.
     """
     place = Path(os.path.realpath(path))
+    if folder and os.path.lexists(place) and not os.path.isdir(place):
+        return Problem(f"{option} {path}", "is a file, and should be a folder")
     prefix = ".symdream-"
     if whole or not os.path.isdir(place):  # and not Path.is_dir, which raises where a folder may not be entered
         prefix = f".{place.name}."

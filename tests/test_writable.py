@@ -78,6 +78,24 @@ def test_a_file_system_that_takes_nothing():
     assert "cannot be written: /proc" in not_writable(Path("/proc/new")).message
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ["compare", "--preset", "smoke", "-o"],
+        ["evaluate", "--images", ".", "--reference", ".", "--cache"],
+        ["evaluate", "--adapter", ".", "--reference", ".", "--cache"],
+    ],
+)
+def test_a_file_where_a_folder_is_to_be_written_into_is_told_first(tmp_path, capsys, request_, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for name in ("file", "link"):
+        assert main([*request_, str(tmp_path / name)]) == 2
+        told = capsys.readouterr().err
+        assert "1 problem in the request" in told and f"{name}  is a file, and should be a folder" in told
+
+
 SHARD = str(Path(__file__).parent.parent / "docs" / "compare-sprite")
 
 

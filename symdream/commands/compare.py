@@ -186,7 +186,7 @@ def check(args: Run) -> tuple[Grid, Path, tuple[int, int], Chosen | None]:
         shard = read_shard(args.shard)
     problems += check_flags(args, grid)
     if folder := args.output or (Path("runs") / f"compare-{grid.name}" if grid else None):
-        if wrong := not_writable(folder):
+        if wrong := not_writable(folder, folder=True):
             problems.append(wrong)
         else:
             with collected(problems, f"--output {folder}"):

@@ -89,7 +89,8 @@ def check(args: Args) -> None:
                 problems.append(Problem(f"--{name}", "does not go with --images: they are made already"))
         if args.overwrite and args.output is None:
             problems.append(Problem("--overwrite", "goes only with --output, --run or --adapter"))
-    problems += filter(None, [output_problem(args), not_writable(args.cache, "--cache") if args.cache else None])
+    cache_problem = not_writable(args.cache, "--cache", folder=True) if args.cache else None
+    problems += filter(None, [output_problem(args), cache_problem])
     for name, least in (("count", 1), ("seed", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
