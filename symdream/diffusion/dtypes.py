@@ -16,9 +16,9 @@ def auto_dtype(device_type: str) -> torch.dtype:
 
 
 def dtype_problem(device_type: str, dtype: torch.dtype) -> str | None:
-    """Why a base in `dtype` cannot train on this kind of device, or None."""
+    """Why a base in `dtype` is not to compute on this kind of device, or None."""
     if dtype == torch.float16 and device_type == "cpu":
-        return "fp16 does not train on a CPU: its kernels there are slow or missing, and fp32 costs less time."
+        return "fp16 is not for a CPU: its kernels there are slow or missing, and fp32 takes less time."
     if dtype == torch.bfloat16 and device_type == "cuda" and auto_dtype("cuda") != torch.bfloat16:
         return "This GPU only emulates bf16, slower than fp32; its own half precision is fp16."
     return None

@@ -33,7 +33,7 @@ def open_accelerator(device: str, dtype: str, *, together: bool = False) -> tupl
 
     together: meet the other processes that a launcher started, to train one run with them; else each computes alone.
     Raises: RequestError if the device is not there or not that of an Accelerator which the process has already, the
-    dtype cannot train on it, the processes that a launcher started cannot meet on it, or accelerate is set to
+    dtype is not for it, the processes that a launcher started cannot meet on it, or accelerate is set to
     DeepSpeed or Megatron-LM.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

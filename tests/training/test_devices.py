@@ -22,7 +22,7 @@ from symdream.training.session import run_training
 
 
 def test_fp16_on_a_cpu_is_refused():
-    with pytest.raises(RequestError, match="fp16 does not train on a CPU"):
+    with pytest.raises(RequestError, match="fp16 is not for a CPU"):
         devices.open_accelerator("cpu", "fp16")
 
 
