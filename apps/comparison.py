@@ -16,8 +16,8 @@ from symdream_apps.generation import (
     Made,
     PictureRequest,
     check,
-    cut_off_notes,
     draw,
+    negative_notes,
     prompt_notes,
     settings_of,
     words_for,
@@ -182,7 +182,7 @@ def compare(
         base, found = studio.wear(request.base, variant.adapters, line.say)
         for prompt in dict.fromkeys(prompts):
             found = found + prompt_notes(base, prompt, cards)
-        found = found + cut_off_notes(base, negative, "negative prompt")
+        found = found + negative_notes(base, asked)
         notes.extend(note for note in found if note not in notes)
         column: list[Cell] = []
 

@@ -117,6 +117,18 @@ def cut_off_notes(base: Any, text: str, name: str) -> list[str]:
     return [f'The {name} is longer than the text encoder reads (75 tokens). Cut off: "{lost}"'] if lost else []
 
 
+def negative_notes(base: Any, request: PictureRequest) -> list[str]:
+    """What to tell about a negative prompt (with {subject} filled in): words that are not read, or no effect at all."""
+    from symdream.diffusion.prompts import ineffective
+
+    note = ineffective(request.negative_prompt, guidance_of(base, request))
+    return cut_off_notes(base, request.negative_prompt, "negative prompt") + ([note] if note else [])
+
+
+def guidance_of(base: Any, request: PictureRequest) -> float:
+    return base.defaults["guidance"] if request.guidance is None else request.guidance
+
+
 def make(
     studio: Studio, request: PictureRequest, line: Line, keep: Callable[[int, list[Made]], None] | None = None
 ) -> Result:
@@ -133,7 +145,7 @@ def make(
     request = replace(request, negative_prompt=words_for(request.negative_prompt, cards))
     base, notes = studio.wear(request.base, request.adapters, line.say)
     seeds = [(request.seed + i) % (MAX_SEED + 1) for i in range(request.count)]
-    notes = notes + prompt_notes(base, prompt, cards) + cut_off_notes(base, request.negative_prompt, "negative prompt")
+    notes = notes + prompt_notes(base, prompt, cards) + negative_notes(base, request)
     line.say("Denoising …")
     pictures: list[Made] = []
 
@@ -200,7 +212,7 @@ def settings_of(
         "negative_prompt": request.negative_prompt,
         "seed": seed,
         "steps": request.steps or base.defaults["steps"],
-        "guidance": base.defaults["guidance"] if request.guidance is None else request.guidance,
+        "guidance": guidance_of(base, request),
         "sampler": request.sampler,
         "width": image.width,
         "height": image.height,

@@ -162,7 +162,8 @@ def run(args: Args) -> int:
     names = [f"adapter{place}" for place in range(len(args.adapter))]
     by_name = dict(zip(names, args.adapter, strict=True))
     base, metadata = open_adapters(by_name, base=args.base, device=accelerator.device, dtype=dtype)
-    prompts, negative_prompt = filled(args, metadata, base.tokenizer)
+    guidance = base.defaults["guidance"] if args.guidance is None else args.guidance
+    prompts, negative_prompt = filled(args, metadata, base.tokenizer, guidance)
     seeds = [args.seed + i for i in range(args.count)]
     asked = [(prompt, seed) for prompt in prompts for seed in seeds]
     columns = [[weight] * len(names) for weight in args.sweep] or [weights_of(args, metadata)]
@@ -181,7 +182,7 @@ def run(args: Args) -> int:
                 "negative_prompt": negative_prompt,
                 "seed": asked[place][1],
                 "steps": args.steps or base.defaults["steps"],
-                "guidance": base.defaults["guidance"] if args.guidance is None else args.guidance,
+                "guidance": guidance,
                 "sampler": args.sampler,
                 "width": image.width,
                 "height": image.height,
@@ -202,7 +203,7 @@ def run(args: Args) -> int:
                     [prompt for prompt, _ in asked],
                     [seed for _, seed in asked],
                     steps=args.steps,
-                    guidance=args.guidance,
+                    guidance=guidance,
                     negative_prompt=negative_prompt,
                     sampler=args.sampler,
                     width=args.width,
@@ -256,14 +257,14 @@ def adapter_settings(paths: Sequence[Path], weights: Sequence[float]) -> dict[st
     return {"adapters": [{"name": p.name, "weight": w} for p, w in zip(paths, weights, strict=True)]}
 
 
-def filled(args: Args, metadata: Sequence[Mapping[str, Any]], tokenizer: Any) -> tuple[list[str], str]:
+def filled(args: Args, metadata: Sequence[Mapping[str, Any]], tokenizer: Any, guidance: float) -> tuple[list[str], str]:
     """The prompts and the negative prompt with {subject} filled in, by the first adapter that tells its words; what
-    they lack or lose is told.
+    they lack or lose, and a negative prompt without effect, is told.
 
     Raises: RequestError if {subject} is asked for and nobody knows its words.
     """
     from symdream.data.captions import fill, says, shared_triggers
-    from symdream.diffusion.prompts import cut_off
+    from symdream.diffusion.prompts import cut_off, ineffective
 
     known = [told for told in metadata if told.get("trigger")]
     words = {key: known[0].get(key) or "" if known else "" for key in ("trigger", "class_noun")}
@@ -289,4 +290,6 @@ def filled(args: Args, metadata: Sequence[Mapping[str, Any]], tokenizer: Any) ->
             say(f'note: the prompt is longer than the text encoder reads; cut off: "{lost}"')
     if lost := cut_off(tokenizer, negative):
         say(f'note: the negative prompt is longer than the text encoder reads; cut off: "{lost}"')
+    if note := ineffective(negative, guidance):
+        say(f"note: {note}")
     return prompts, negative

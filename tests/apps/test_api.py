@@ -57,11 +57,16 @@ def test_generate_gives_pngs_that_carry_their_settings(client):
 def test_the_negative_prompt_is_filled_in_and_told_where_it_is_cut_off(client):
     result = client.predict(
         prompt="a {subject}", negative_prompt="a red {subject} " + "on grass " * 60 + "at night",
-        adapters=[{"name": "owl"}], width=64, height=64, **QUICK, api_name="/generate",
+        adapters=[{"name": "owl"}], width=64, height=64, **QUICK | {"guidance": 2}, api_name="/generate",
     )  # fmt: skip
     assert result["settings"][0]["negative_prompt"].startswith("a red sks bird on grass")
     [note] = result["notes"]
     assert "negative prompt is longer" in note and "at night" in note
+
+
+def test_a_negative_prompt_without_effect_is_told(client):
+    [note] = client.predict(prompt=PROMPT, negative_prompt="blue", **QUICK, api_name="/generate")["notes"]
+    assert "no effect at guidance 1" in note
 
 
 def test_the_same_request_gives_the_same_picture_and_adapters_go_without_a_trace(client):

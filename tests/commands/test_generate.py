@@ -263,6 +263,17 @@ def test_the_negative_prompt_is_filled_in_and_told_where_it_is_cut_off(tmp_path,
     assert "lacks the trigger" not in messages
 
 
+def test_a_negative_prompt_without_effect_is_told_and_one_with_it_is_not(tmp_path, run, capsys):
+    def drawn(name, **options):
+        output = make(run, tmp_path, "a {subject}", count=1, output=tmp_path / name, **options)
+        return Image.open(output / "00-0.png").tobytes(), capsys.readouterr().err.count("no effect")
+
+    alone, told = drawn("alone", guidance=1)
+    assert told == 0
+    assert drawn("without", guidance=1, negative_prompt="blue") == (alone, 1)
+    assert drawn("with", guidance=3, negative_prompt="blue")[1] == 0
+
+
 def test_all_problems_are_told_at_once(tmp_path):
     args = generate.Args(
         adapter=[tmp_path / "nowhere"],
