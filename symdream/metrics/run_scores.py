@@ -181,7 +181,9 @@ class Scored:
             folder.mkdir(parents=True, exist_ok=True)
             for image, name, (prompt, seed) in zip(images, names, asked, strict=True):
                 drawn = {"prompt": prompt, "negative_prompt": "", "seed": seed, "base": self.result["base"]["identity"]}
-                drawn |= self.result["sampling"] | {"adapter": adapter if side == "after" else None}
+                drawn |= self.result["sampling"] | {"adapter": None}
+                if side == "after":
+                    drawn |= {"adapter": adapter, "weight": self.result["weight"]}
                 save_png(image, folder / name, drawn)
         save_grid(
             place / "grid.png",

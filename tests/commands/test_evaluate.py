@@ -281,6 +281,8 @@ def test_pictures_are_drawn_at_the_recommended_weight_and_the_grid_shows_the_fir
     argv = ["evaluate", "--run", str(copy.path), *encoders, "--count", "2", "--seed", "3", "-o", str(output)]
     result, _ = scored(capsys, argv)
     assert result["weight"] == 0.5
+    told = {side: read_settings(output / side / "00-3.png") for side in ("before", "after")}
+    assert told["after"]["adapter"] and told["after"]["weight"] == 0.5 and told["before"]["adapter"] is None
 
     def drawn(side, name):
         with Image.open(output / side / name) as image:
