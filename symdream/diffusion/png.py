@@ -1,7 +1,9 @@
 """PNG files that remember how they were made.
 
-Text chunk `symdream`: JSON with prompt, negative_prompt, seed, steps, guidance, sampler, width, height, base, adapter.
-Text chunk `parameters`: the same in the line format that image browsers of the field show.
+Text chunk `symdream`: JSON with prompt, negative_prompt, seed, steps, guidance, sampler, width, height, base; adapter
+and weight of one adapter, or adapters, a list with name and weight of each.
+Text chunk `parameters`: the same in A1111's line format, which image browsers of the field show. `Adapters` is a key of
+ours: no <lora:NAME:WEIGHT> is added to the prompt, since a run is no file that A1111 could load by that name.
 Text chunk `symdream-grid`: this is an overview of such pictures.
 """
 
@@ -30,15 +32,34 @@ def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> Non
 
 
 def as_parameters(settings: Mapping[str, Any]) -> str:
-    """prompt, negative prompt, then one line of `Name: value` pairs."""
+    """prompt, negative prompt, then one line of `Name: value` pairs; values that would break it are quoted."""
     lines = [settings["prompt"]]
     if settings.get("negative_prompt"):
         lines.append(f"Negative prompt: {settings['negative_prompt']}")
-    lines.append(
-        f"Steps: {settings['steps']}, Sampler: {settings['sampler']}, CFG scale: {settings['guidance']}, "
-        f"Seed: {settings['seed']}, Size: {settings['width']}x{settings['height']}, Model: {settings['base']}"
-    )
+    pairs = {
+        "Steps": settings["steps"],
+        "Sampler": settings["sampler"],
+        "CFG scale": settings["guidance"],
+        "Seed": settings["seed"],
+        "Size": f"{settings['width']}x{settings['height']}",
+        "Model": settings["base"],
+    }
+    if adapters := adapters_of(settings):
+        pairs["Adapters"] = ", ".join(f"{name}: {weight:g}" for name, weight in adapters)
+    lines.append(", ".join(f"{name}: {quoted(str(value))}" for name, value in pairs.items()))
     return "\n".join(lines)
+
+
+def adapters_of(settings: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Name and weight of each adapter that a picture was drawn with."""
+    if several := settings.get("adapters"):
+        return [(adapter["name"], adapter["weight"]) for adapter in several]
+    return [(settings["adapter"], settings["weight"])] if settings.get("adapter") else []
+
+
+def quoted(value: str) -> str:
+    """`value` as A1111 writes and reads it in a line of pairs: as JSON where its own punctuation is in it."""
+    return json.dumps(value, ensure_ascii=False) if set(value) & set(",:\n") else value
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:
