@@ -12,7 +12,7 @@ SAMPLING = {"sampler": "ddim", "steps": 2, "guidance": 4.0, "width": 128, "heigh
 
 @pytest.mark.parametrize("there", [False, True])
 def test_scores_on_a_full_disk_leave_what_was_there_and_nothing_else(there, tmp_path):
-    result = {"seeds": [0], "base": {"identity": "sprite"}, "sampling": SAMPLING}
+    result = {"seeds": [0], "base": {"identity": "sprite"}, "sampling": SAMPLING, "weight": 1.0}
     scored = Scored(result, [picture(0)], [picture(1)], ["a sks bird"], [0], [], [], [])
     output, before = tmp_path / "evaluation", []
     if there:
