@@ -31,6 +31,15 @@ def test_gradcheck(in_features, out_features, vector, s):
     assert torch.autograd.gradgradcheck(lambda A: AdaptedLinear.apply(x.detach(), weight, None, A, d.detach(), s), (A,))
 
 
+@pytest.mark.parametrize("s", [1.0, 0.7])
+def test_gradients_that_can_be_differentiated_again_are_the_same(s):
+    x, A, d = drawn(4, 5, seed=1).requires_grad_(), drawn(2, 9, seed=2).requires_grad_(), drawn(2, seed=3)
+    y = AdaptedLinear.apply(x, drawn(9, 5, seed=4), drawn(9, seed=5), A, d.requires_grad_(), s).square().sum()
+    again = torch.autograd.grad(y, (x, A, d), create_graph=True)
+    for found, once in zip(again, torch.autograd.grad(y, (x, A, d)), strict=True):
+        torch.testing.assert_close(found, once)
+
+
 def make(kind, in_features, out_features, alpha):
     """A layer with an adapter that has an effect, in float64."""
     torch.manual_seed(0)
@@ -132,6 +141,34 @@ def test_a_traced_layer_is_saved_and_answers_for_batches_of_any_size(kind, tmp_p
         torch.jit.trace(layer, drawn(4, 5)).save(tmp_path / "layer.pt")
     x = drawn(7, 5, seed=1)
     torch.testing.assert_close(torch.jit.load(tmp_path / "layer.pt")(x), layer(x))
+
+
+@pytest.mark.parametrize("kind", [SingLoraLinear, SymLoraLinear])
+def test_a_frozen_adapter_passes_the_gradient_on_to_what_is_before_it(kind):
+    layer = make(kind, 5, 9, 2.0).requires_grad_(False)
+    x, y_grad = drawn(4, 5, seed=1).requires_grad_(), drawn(4, 9, seed=2)
+    layer(x).backward(y_grad)
+    torch.testing.assert_close(x.grad, y_grad @ (layer.base_layer.weight + layer.get_delta_weight("default")))
+
+
+@pytest.mark.parametrize("kind", [SingLoraLinear, SymLoraLinear])
+@pytest.mark.parametrize("watch", ["before", "after", "backward", "backward before", "own forward"])
+def test_whoever_watches_the_base_layer_sees_it_run(kind, watch):
+    """Accelerate brings weights to the device by a pre-hook or by a forward of the module's own."""
+    layer, x, seen = make(kind, 5, 9, 2.0), drawn(4, 5, seed=1).requires_grad_(), []
+    base = layer.base_layer
+    if watch == "own forward":
+        base.forward = lambda x: seen.append(x) or nn.functional.linear(x, base.weight, base.bias)
+    else:
+        register = {
+            "before": base.register_forward_pre_hook,
+            "after": base.register_forward_hook,
+            "backward": base.register_full_backward_hook,
+            "backward before": base.register_full_backward_pre_hook,
+        }[watch]
+        register(lambda *args: seen.append(args))  # None: nothing is changed
+    layer(x).sum().backward()
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("kind", [SingLoraLinear, SymLoraLinear])

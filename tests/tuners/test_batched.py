@@ -41,6 +41,8 @@ def solo(net, method, seed, u=1.0):
     for name, p in model.named_parameters():
         if p.requires_grad and "magnitude" not in name:
             nn.init.normal_(p, std=0.3)
+        elif p.requires_grad:  # a norm to begin with, but trained freely
+            p.data *= torch.linspace(-0.5, 1.5, len(p))
     set_ramp(model, u)
     named = {n.removeprefix(PREFIX): p for n, p in model.named_parameters() if p.requires_grad}
     return model, StackedAdapter(method, ALPHA / RANK, named, u)
@@ -118,6 +120,24 @@ def test_families_ranks_and_layers_do_not_mix(net):
     net.square = nn.Linear(9, 8)
     with pytest.raises(ValueError, match="another shape"), installed(net, stack(lora)):
         pass
+    net.square = nn.Linear(7, 7)
+    with pytest.raises(ValueError, match="another shape"), installed(net, stack(symlora)):
+        pass
+
+
+def test_layers_that_answer_otherwise_than_a_plain_linear_layer_are_refused(net):
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model, adapter = solo(net, "lora", 0)
+    stack = AdapterStack([adapter], torch.device("cpu"), torch.float32)
+    with pytest.raises(ValueError, match="take other adapters off"), installed(model.base_model.model, stack):
+        pass
+    net.tall = Doubled(8, 12, bias=False)
+    with pytest.raises(ValueError, match="tall is a Doubled"), installed(net, stack):
+        pass
+    assert type(net.square) is nn.Linear
 
 
 def test_the_optimizer_is_clipping_and_adamw_for_each_alone(net):
@@ -153,6 +173,28 @@ def test_the_optimizer_is_clipping_and_adamw_for_each_alone(net):
     for row, (_, adapter) in enumerate(alone):
         for name, value in stack.read(row, list(adapter.parameters)).items():
             torch.testing.assert_close(value, adapter.parameters[name].detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_clipped_by_their_norm_over_all_models_that_are_adapted(net):
+    """As clip_grad_norm_ over the UNet's and the text encoder's parameters together."""
+    stacks = [
+        AdapterStack([solo(net, method, seed)[1] for seed in (0, 1)], torch.device("cpu"), torch.float32)
+        for method in ("lora", "symlora")
+    ]
+    limits = torch.tensor([0.5, 2.0])
+    optimizer = StackedAdamW(stacks, [torch.ones_like(s.values) for s in stacks], torch.zeros(2), limits)
+    for stack in stacks:
+        stack.values.grad = torch.randn(stack.values.shape, generator=torch.Generator().manual_seed(1))
+    gradients = [[stack.values.grad[row].clone() for stack in stacks] for row in range(2)]
+    optimizer.step()
+    for row, parts in enumerate(gradients):
+        parameters = [nn.Parameter(torch.zeros_like(part)) for part in parts]
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad = part
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limits[row])
+        torch.testing.assert_close(optimizer.norms[row], norm)
+        for parameter, (first, _) in zip(parameters, optimizer.moments, strict=True):
+            torch.testing.assert_close(first[row], 0.1 * parameter.grad)  # the mean of gradients begins at 0
 
 
 def by_name(stack, adapter):

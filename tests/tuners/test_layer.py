@@ -283,7 +283,7 @@ def test_merge_and_unmerge(method, dtype):
     layer = adapted_linear(method, 20, 12, dtype=dtype)
     layer.set_scale("default", 0.7)
     x, weight = torch.randn(3, 20, dtype=dtype), layer.base_layer.weight.clone()
-    before = layer(x)
+    before, place = layer(x), layer.base_layer.weight.data_ptr()
     layer.merge(safe_merge=True)
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2}[dtype]
     torch.testing.assert_close(layer(x), before, rtol=tolerance, atol=tolerance)
@@ -294,6 +294,7 @@ def test_merge_and_unmerge(method, dtype):
     set_ramp(layer, 0.1)
     layer.unmerge()
     torch.testing.assert_close(layer.base_layer.weight.data, weight.data, rtol=tolerance, atol=tolerance)
+    assert layer.base_layer.weight.data_ptr() == place  # which a CUDA graph may hold
     with pytest.warns(UserWarning, match="Already unmerged"):
         layer.unmerge()
 
@@ -323,11 +324,12 @@ def test_an_adapter_that_is_not_merged_still_counts_beside_a_merged_one():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_safe_merge_refuses_what_is_not_finite_and_changes_nothing(method):
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_safe_merge_refuses_what_is_not_finite_and_changes_nothing(method, value):
     layer = adapted_linear(method, 8, 8)
     weight = layer.base_layer.weight.clone()
     with torch.no_grad():
-        getattr(layer, layer.A_name)["default"][0, 0] = float("nan")
+        getattr(layer, layer.A_name)["default"].fill_(value)
     with pytest.raises(ValueError, match="not finite"):
         layer.merge(safe_merge=True)
     assert torch.equal(layer.base_layer.weight, weight)
@@ -367,18 +369,19 @@ def test_disabled_layer_is_the_base_even_when_merged():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_dropout_acts_on_the_adapters_input_in_training_only(method):
-    layer = adapted_linear(method, 64, 64, dropout=0.5)
+@pytest.mark.parametrize("p", [0.5, 0.2])
+def test_dropout_acts_on_the_adapters_input_in_training_only(method, p):
+    layer = adapted_linear(method, 64, 64, dropout=p)
     x = torch.ones(2000, 64)
     adapter_part = (layer.eval()(x) - layer.base_layer(x)).detach()
     layer.train()
     torch.manual_seed(0)
     dropped = (layer(x) - layer.base_layer(x)).detach()
-    assert dropped.std(0).min() > 0.01  # every token drew its own mask
-    # Kept entries are doubled, so that the mean stays.
+    assert dropped.std(0).min() > 0.005  # every token drew its own mask
+    # Kept entries are enlarged, so that the mean stays.
     torch.testing.assert_close(dropped.mean(0), adapter_part[0], rtol=0.1, atol=0.1)
     torch.manual_seed(0)
-    kept = nn.functional.dropout(x, 0.5)
+    kept = nn.functional.dropout(x, p)
     torch.testing.assert_close(dropped, (kept.double() @ dense_formula(layer).T).float().detach(), rtol=1e-4, atol=1e-4)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.sd_configs import CLIP_L_TEXT, SD15_UNET, make_text_encoder, make_unet
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 
 from symdream.errors import RequestError
 from symdream.tuners import METHODS, count_parameters, get_method, linear_shapes, param_groups, target_modules
@@ -137,6 +138,12 @@ def test_config_carries_rank_alpha_targets_and_dropout(method):
     assert getattr(config, "use_dora", False) is (method == "dora")
 
 
+@pytest.mark.parametrize("method", ["singlora", "symlora"])
+def test_the_start_that_is_asked_for_is_in_the_config(method):
+    assert METHODS[method].config(6, 3.0, ["to_q"], 0.0, init="small").init_weights == "small"
+    assert METHODS[method].config(6, 3.0, ["to_q"], 0.0).init_weights == "kaiming"
+
+
 def test_table_is_complete_and_keyed_by_name():
     assert list(METHODS) == ["lora", "lora+", "dora", "singlora", "symlora"]
     for name, method in METHODS.items():
@@ -167,6 +174,18 @@ def test_targets_are_the_attention_projections(meta_models):
     assert len(shapes) == 128
     assert sum(n_in != n_out for n_in, n_out in shapes) == 32  # attn2's k and v
     assert len(linear_shapes(meta_models["text_encoder"], target_modules("qkvo", "text_encoder_2"))) == 48
+
+
+@pytest.mark.parametrize("exclude", [None, "down.to_q", r".*\.mid\.to_q", "to_q"])
+def test_shapes_are_those_of_the_layers_that_peft_would_adapt(exclude):
+    def block(**more):
+        return torch.nn.ModuleDict({"to_q": torch.nn.Linear(3, 4), "into_q": torch.nn.Linear(5, 5), **more})
+
+    model = torch.nn.ModuleDict({"to_q": torch.nn.Linear(6, 6), "down": block(), "up": block(mid=block())})
+    shapes = linear_shapes(model, ["to_q"], exclude)
+    adapted = get_peft_model(model, LoraConfig(r=1, target_modules=["to_q"], exclude_modules=exclude))
+    layers = [m for m in adapted.modules() if isinstance(m, LoraLayer)]
+    assert shapes == [(layer.in_features, layer.out_features) for layer in layers] != []
 
 
 def test_unknown_names_are_refused_with_the_names_there_are():
