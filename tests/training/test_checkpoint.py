@@ -61,6 +61,21 @@ def test_a_checkpoint_of_a_gpu_goes_on_on_a_cpu_in_its_own_way(tmp_path):
     assert all(torch.equal(other[name], unbroken[name]) for name in unbroken)
 
 
+def test_a_rate_that_is_a_tensor_comes_back(tmp_path):
+    """As a CUDA graph has it."""
+    parameters, optimizer = make()
+    for group, rate in zip(optimizer.param_groups, (0.03, 0.07), strict=True):
+        group["lr"] = torch.tensor(rate)
+    step(parameters, optimizer, 2)
+    save_checkpoint(tmp_path, 2, {"unet": parameters}, optimizer, {}, keep=1)
+    other, other_optimizer = make()
+    load_checkpoint(tmp_path / "step-2", {"unet": other}, other_optimizer)
+    assert [group["lr"] for group in other_optimizer.param_groups] == [torch.tensor(0.03), torch.tensor(0.07)]
+    step(parameters, optimizer, 2)
+    step(other, other_optimizer, 2)
+    assert all(torch.equal(other[name], parameters[name]) for name in parameters)
+
+
 def test_only_the_newest_are_kept(tmp_path):
     parameters, optimizer = make()
     for n in (2, 9, 10, 11):
@@ -98,6 +113,22 @@ def test_checksums_cut_at_the_end_of_a_line_do_not_hide_a_damaged_file(tmp_path)
         assert damage(checkpoint) == "SHA256SUMS is cut short"
     (checkpoint / "SHA256SUMS").write_text("".join(sums))
     assert damage(checkpoint) is None
+
+
+def test_a_file_that_the_checksums_do_not_name_is_not_trusted(tmp_path):
+    parameters, optimizer = make()
+    checkpoint = save_checkpoint(tmp_path, 1, {"unet": parameters}, optimizer, {}, keep=1)
+    sums = (checkpoint / "SHA256SUMS").read_text().splitlines(keepends=True)
+    for line in sums:
+        (checkpoint / "SHA256SUMS").write_text("".join(other for other in sums if other != line))
+        assert damage(checkpoint) == "SHA256SUMS is cut short"
+
+
+def test_a_checkpoint_of_nothing_but_empty_checksums_is_damaged(tmp_path):
+    """As a file system may leave it that writes names before contents."""
+    (tmp_path / "step-2").mkdir()
+    (tmp_path / "step-2" / "SHA256SUMS").touch()
+    assert damage(tmp_path / "step-2") and newest_intact(tmp_path) is None
 
 
 def test_an_emptied_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsys):
@@ -142,9 +173,20 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_says_what_to_do(tmp_path, s
     assert newest_intact(tmp_path).name == "step-1"
 
 
-def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
+@pytest.mark.parametrize("sizes", [{"a": (3, 5), "b": (5,)}, {"a": (3, 4)}, {"a": (3, 4), "b": (5,), "c": (5,)}])
+def test_a_checkpoint_of_other_shapes_or_parameters_is_refused_and_changes_nothing(tmp_path, sizes):
     parameters, optimizer = make()
     save_checkpoint(tmp_path, 1, {"unet": parameters}, optimizer, {}, keep=1)
-    other = {"a": torch.nn.Parameter(torch.randn(3, 5)), "b": torch.nn.Parameter(torch.randn(5))}
+    other = {name: torch.nn.Parameter(torch.zeros(size)) for name, size in sizes.items()}
     with pytest.raises(WorkError, match="other unet parameters"):
         load_checkpoint(tmp_path / "step-1", {"unet": other}, optimizer)
+    assert not any(parameter.any() for parameter in other.values())
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):
+    parameters, optimizer = make()
+    step(parameters, optimizer, 1)
+    save_checkpoint(tmp_path, 1, {"unet": parameters}, optimizer, {}, keep=1)
+    other, other_optimizer = make(torch.optim.Adam)
+    with pytest.raises(WorkError, match=r"of another optimizer \(AdamW\) than this run's \(Adam\)"):
+        load_checkpoint(tmp_path / "step-1", {"unet": other}, other_optimizer)

@@ -104,6 +104,7 @@ def test_without_gradients_weights_shrink_by_rate_times_decay(tiny_sd1, photos, 
 def test_prodigy_finds_a_larger_step_by_itself(tiny_sd1, photos):
     trainable, optimizer = prepare(tiny_sd1, photos, optimizer="prodigy", method="lora")
     assert {group["lr"] for group in optimizer.param_groups} == {1.0}
+    assert all(group["use_bias_correction"] and group["safeguard_warmup"] for group in optimizer.param_groups)
     start = optimizer.param_groups[0]["d"]
     for _ in range(80):
         for named in trainable.values():  # one direction all the time: a longer step is right

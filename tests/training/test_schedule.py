@@ -17,6 +17,16 @@ def test_warm_up_grows_linearly_then_the_schedule_begins_at_1():
     assert [lr_factor(s, 10, "linear", 0.4) for s in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
+@pytest.mark.parametrize("steps", [100, 1000])
+@pytest.mark.parametrize("percent", [7, 14, 28, 29, 55, 57, 58])
+def test_a_share_of_the_steps_is_a_whole_number_of_them(steps, percent):
+    """0.29 * 100 is 28.999… in binary."""
+    count = percent * steps // 100
+    shares = [(s + 1) / count for s in range(count)]
+    assert [lr_factor(s, steps, "constant", percent / 100) for s in range(count)] == shares
+    assert [ramp(s, steps, percent / 100) for s in range(count)] == shares
+
+
 def test_cosine_is_half_way_in_the_middle():
     assert math.isclose(lr_factor(50, 100, "cosine", 0.0), 0.5)
 

@@ -236,6 +236,13 @@ def test_a_resume_with_other_prompts_or_encoders_is_refused(tmp_path, tiny_sd1, 
         Run(tmp_path / "run", tiny_sd1, photos, RISE_AND_FALL, first=20)
 
 
+def test_a_run_that_begins_anew_keeps_no_scores_of_before(tmp_path, tiny_sd1, photos, monkeypatch):
+    """As after a resume without one intact checkpoint; prompts and encoders may be others then."""
+    Run(tmp_path / "run", tiny_sd1, photos, RISE_AND_FALL).train(until=30)
+    monkeypatch.setattr(Scripted, "protocol", lambda self: {"prompts": "others"})
+    assert Run(tmp_path / "run", tiny_sd1, photos, RISE_AND_FALL).selection.content() == {}
+
+
 def test_of_equally_good_states_the_first_is_restored(tmp_path, tiny_sd1, photos):
     one = Run(tmp_path / "run", tiny_sd1, photos, {(10, 1.0): 0.2, (20, 1.0): 0.6, (30, 1.0): 0.6}, keep=6)
     assert one.selection.restore_best(one.train()).step == 20 and int(one.parameter) == 20
