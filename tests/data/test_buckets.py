@@ -30,6 +30,16 @@ def test_buckets_hold_at_most_the_resolutions_area_in_both_orientations(resoluti
     assert (resolution // step * step,) * 2 in sizes
 
 
+@pytest.mark.parametrize(("resolution", "step"), [(512, 64), (1024, 64), (128, 16), (640, 64)])
+def test_every_size_is_there_that_no_longer_side_would_fit(resolution, step):
+    """Up to 1 : 2 itself, as 1408 × 704 at 1024 px."""
+    sides = range(step, 4 * resolution, step)
+    fitting = {(w, h) for w in sides for h in sides if w * h <= resolution**2}
+    fullest = {(w, h) for w, h in fitting if (w, h + step) not in fitting and w <= 2 * h and h <= 2 * w}
+    square = (resolution // step * step,) * 2
+    assert set(bucket_sizes(resolution, step)) == fullest | {(h, w) for w, h in fullest} | {square}
+
+
 @settings(deadline=None)
 @given(width=sides, height=sides, resolution=st.sampled_from([128, 512, 1024]))
 def test_a_photo_goes_where_the_least_is_cut_away(width, height, resolution):

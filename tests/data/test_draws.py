@@ -12,6 +12,16 @@ def test_every_epoch_shows_each_image_once(seed, epoch, count):
     assert sorted(shown) == list(range(count))
 
 
+def test_every_epoch_has_an_order_of_its_own():
+    orders = {tuple(draws.image_index(0, 6 * epoch + place, 6) for place in range(6)) for epoch in range(20)}
+    assert len(orders) > 15  # of 720
+
+
+def test_no_two_samples_share_a_seed():
+    seeds = {draws.seed_of(0, stream, k) for stream in ("noise", "latent") for k in range(20_000)}
+    assert len(seeds) == 40_000 and max(seeds) > 2**62
+
+
 def test_a_draw_depends_on_seed_sample_and_stream_only():
     first = draws.normal(3, 7, (4, 8, 8), "noise")
     torch.manual_seed(123)
@@ -46,3 +56,4 @@ def test_timesteps_are_uniform():
     drawn = torch.tensor([draws.timestep(0, k, 1000) for k in range(4000)]).float()
     assert drawn.min() < 10 and drawn.max() > 989
     assert abs(drawn.mean() - 499.5) < 20  # 4.4 standard errors
+    assert {draws.timestep(0, k, 5) for k in range(100)} == set(range(5))
