@@ -12,6 +12,7 @@ from helpers.runs import adapter_tensors, make_photos, stop_after, symdream, tin
 from PIL import Image
 
 from symdream import settings
+from symdream.data import draws
 from symdream.data.photos import add_class_images, read_photos
 from symdream.data.store import Store
 from symdream.data.training_set import TrainingSet
@@ -114,7 +115,6 @@ def subject(tmp_path_factory):
 
 def test_without_options_a_batch_is_what_it_always_was(tmp_path, base, tiny_sd1, photos):
     """The draws of the first version, written out."""
-    from symdream.data import draws
     from symdream.data.images import read_folder
     from symdream.data.latents import to_tensor
 
@@ -215,6 +215,17 @@ def test_the_unet_is_told_the_size_of_an_upright_photo_and_where_it_was_cut(tmp_
     assert told == {(200, 96, top, 0, 80, 48) for top in (0, 6, 13, 20)}
 
 
+def test_the_tag_of_each_subjects_own_trigger_stays_wherever_it_stands(tmp_path, base, tiny_sd1):
+    folders = [make_subject(tmp_path / name, ((64, 64),), mask=False) for name in ("one", "other")]
+    for folder in folders:
+        (folder / "00.txt").write_text("night, forest, {subject}, red")
+    data, _ = training_set(base, two_subjects(tiny_sd1, *folders, tag_dropout=0.5), tmp_path / "cache")
+    for variants, trigger in zip(data.variants, ("sks", "zwx"), strict=True):
+        shown = [data.texts[row].split(", ") for row in variants]
+        assert all(f"{trigger} toy" in tags for tags in shown)
+        assert 0 < sum("night" in tags for tags in shown) < len(shown)
+
+
 def test_captions_are_dropped_whatever_tags_they_would_have_shown(tmp_path, base, tiny_sd1):
     folder = make_subject(tmp_path / "photos", ((64, 64),), mask=False)
     (folder / "00.txt").write_text("{subject}, one, two, three, four, five, six, seven")
@@ -229,8 +240,6 @@ def test_captions_are_dropped_whatever_tags_they_would_have_shown(tmp_path, base
 
 
 def test_offset_noise_is_drawn_apart_from_the_noise(tmp_path, base, tiny_sd1, photos):
-    from symdream.data import draws
-
     data, _ = training_set(base, tiny_config(tiny_sd1, photos, noise_offset=0.5), tmp_path)
     batch = data.batch(5, range(6, 8))
     for place, k in enumerate(range(6, 8)):
@@ -271,6 +280,36 @@ def test_class_images_are_half_of_a_batch_with_their_weight_and_prompt(tmp_path,
     # mean over 2B of w l = mean of the photos' + weight · mean of the class images' losses
     losses = torch.tensor([1.0, 3.0, 10.0, 20.0])
     assert (with_prior.weights * losses).mean() == losses[:2].mean() + 0.5 * losses[2:].mean()
+
+
+def test_each_sample_is_weighted_by_its_own_photos_mask_and_class_images_are_whole(tmp_path, base, tiny_sd1, subject):
+    classes = make_photos(tmp_path / "classes", 2)
+    config = tiny_config(tiny_sd1, subject, mask_strength=0.9, class_images=classes)
+    data, _ = training_set(base, config, tmp_path / "cache", step_samples=3)
+    # The photo of 80 × 64 pixels is cut to its middle 64 × 64, and a latent pixel is the mean of 8 × 8 of them.
+    pixels = torch.zeros(64, 80)
+    pixels[10:50, 20:60] = 1
+    masked = 0.1 + 0.9 * pixels[:, 8:72].view(8, 8, 8, 8).mean(dim=(1, 3))
+    for first in range(0, 12, 3):
+        batch, photos = data.batch(0, range(first, first + 3)), data.shown(0, range(first, first + 3))[1]
+        assert sorted(photos) == [0, 1, 2]
+        for photo, mask in zip(photos, batch.mask[:3], strict=True):
+            torch.testing.assert_close(mask[0], masked if photo == 0 else torch.ones(8, 8), atol=1 / 255, rtol=0)
+        assert (batch.mask[3:] == 1).all() and len(batch.mask) == 6
+
+
+def test_every_class_image_is_shown_once_before_one_is_shown_again(tmp_path, base, tiny_sd1, photos):
+    classes = make_photos(tmp_path / "classes", 4)
+    data, _ = training_set(base, tiny_config(tiny_sd1, photos, class_images=classes), tmp_path / "cache")
+    [bucket], shown = data.buckets, []
+    rows = bucket.class_rows["a photo of a toy"]
+    for first in range(0, 12, 2):
+        batch = data.batch(3, range(first, first + 2))
+        for x0, k in zip(batch.x0[2:], (first, first + 1), strict=True):
+            latents = bucket.mean[rows] + bucket.std[rows] * draws.normal(3, k, tuple(x0.shape), "class latent")
+            [number] = [n for n, one in enumerate(latents) if torch.allclose(data.scaling_factor * one, x0)]
+            shown.append(number)
+    assert [sorted(shown[epoch : epoch + 4]) for epoch in (0, 4, 8)] == [[0, 1, 2, 3]] * 3
 
 
 def test_class_images_are_made_once_completed_and_repaired(tmp_path, base, tiny_sd1, photos, capsys, monkeypatch):

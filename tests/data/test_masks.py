@@ -34,6 +34,13 @@ def test_the_alpha_channel_is_the_mask_and_a_file_wins_over_it(tmp_path):
     assert np.asarray(read_mask(tmp_path / "a.png")).min() == 255
 
 
+def test_an_alpha_channel_that_is_nowhere_quite_empty_is_a_mask_too(tmp_path):
+    image = Image.new("RGBA", (64, 48), (255, 0, 0, 255))
+    image.paste((255, 0, 0, 40), (0, 0, 32, 48))
+    image.save(tmp_path / "a.png")
+    assert read_mask(tmp_path / "a.png").getextrema() == (40, 255)
+
+
 def test_transparent_parts_of_a_mask_file_are_no_subject(tmp_path):
     path = photo(tmp_path / "a.png")
     left = (0, 0, 32, 48)
@@ -64,6 +71,12 @@ def test_a_mask_may_be_of_another_file_type_and_size_but_not_shape(tmp_path):
     Image.new("L", (96, 128), 255).save(tmp_path / "a_mask.png")
     with pytest.raises(RequestError, match="96 × 128"):
         read_mask(path)
+
+
+def test_a_mask_that_was_halved_to_whole_pixels_has_its_photos_shape(tmp_path):
+    path = photo(tmp_path / "a.png", (151, 101))
+    Image.new("L", (76, 51), 255).save(tmp_path / "a_mask.png")
+    assert read_mask(path).size == (151, 101)
 
 
 def test_an_empty_mask_two_masks_and_a_lonely_mask_are_named(tmp_path):
