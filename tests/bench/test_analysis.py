@@ -61,6 +61,22 @@ def test_a_known_effect_is_found_with_its_interval(plain):
     assert one["p_t"] == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=1e-3)
 
 
+def test_the_primary_family_tells_the_least_p_that_it_could_give(plain):
+    _, found = plain
+    least = {"comparisons": 4, "subjects": 14, "smallest_p": 2 / 2**14, "smallest_p_holm": 8 / 2**14}
+    assert found["analysis"]["primary"] == pytest.approx(least, rel=1e-5)
+
+
+def test_the_table_holds_the_means_over_subjects_of_the_last_states(plain):
+    content, found = plain
+    for arm, row in found["analysis"]["arms"].items():
+        last = [c["points"][-1]["scores"]["dino"] for c in content["cells"] if c["arm"] == arm]
+        subjects = np.reshape(last, (2, 14)).mean(axis=0)  # the cells of one seed after those of the other
+        low, high = t_interval(subjects)
+        expected = {"mean": subjects.mean(), "low": low, "high": high, "n": 14}
+        assert row["scores"]["dino"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_equal_methods_are_not_called_better(plain):
     _, found = plain
     one = entry(found, MATCHED, "singlora-r16", "lora-r8")
@@ -243,6 +259,13 @@ def test_variance_components_know_that_differences_lose_the_subject(plain):
     assert alone["shape"] == [14, 2, 4, 2] and alone["components"]["subject"] > 0.003
     assert abs(paired["components"]["subject"]) < 0.001
     assert paired["components"]["residual"] == pytest.approx(2 * 0.03**2, rel=0.4)
+
+
+def test_variance_components_are_of_the_last_states_in_whatever_order_the_pictures_come():
+    content, rows = simulated({}, subjects=3)
+    last = [row for row in rows if row["step"] == 120]
+    expected = analyse(content, last)["analysis"]["variance"]
+    assert expected and analyse(content, rows[::-1])["analysis"]["variance"] == expected
 
 
 def test_coverage_from_cells_to_intervals():
