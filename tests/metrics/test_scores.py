@@ -124,6 +124,13 @@ def test_the_length_of_embeddings_does_not_matter(pair, scale):
         assert score(gen * scale, ref) == pytest.approx(score(gen, ref), abs=1e-9)
 
 
+def test_rows_of_very_different_lengths_count_alike():
+    gen, ref = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    lengths = torch.tensor([[1e-200], [1.0], [1e200]], dtype=torch.float64)
+    for score in (dino_score, clip_t, drift):
+        assert score(gen * lengths, ref) == pytest.approx(score(gen, ref), abs=1e-12)
+
+
 def test_a_photo_among_the_outputs_is_the_nearest_to_itself():
     ref = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     values, indices = memorisation(ref[[2, 0]], ref)
