@@ -136,14 +136,11 @@ def compress_to_numbers(adapter: Adapter, budget: int, factors: Factored | None 
         for i in range(ranks.get(place, 0), s.size)
         if s[i] > 0
     ]
-    full = set()
     for _, _, _, place, cost in sorted(offers, reverse=True):
-        # Once one value of a layer did not fit, its smaller ones have no place either.
-        if place in full or cost > budget:
-            full.add(place)
-            continue
-        budget -= cost
-        ranks[place] = ranks.get(place, 0) + 1
+        # All columns of a layer cost the same: once one did not fit, none of its smaller ones does.
+        if cost <= budget:
+            budget -= cost
+            ranks[place] = ranks.get(place, 0) + 1
     return _truncated(adapter, factors, ranks)
 
 

@@ -40,6 +40,12 @@ def test_scaling_far_down_keeps_the_weight_that_was_found_best():
     assert recommended_weight(scale(scale(whole, 0.1), 10).metadata) == pytest.approx(1.2)
 
 
+@pytest.mark.parametrize("weight", [0, -2])
+def test_an_adapter_that_is_switched_off_or_turned_round_has_no_weight_that_was_found_best(weight):
+    whole = Adapter({P1: layer(2, 4, 4, 0)}, {"recommended_weight": 1.2, "trigger": "sks"})
+    assert scale(whole, weight).metadata == {"trigger": "sks"}
+
+
 @given(r1=st.integers(1, 6), r2=st.integers(1, 6), w1=st.floats(-2, 2), w2=st.floats(-2, 2), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=30)
 def test_adding_is_exact_and_ranks_add_up(r1, r2, w1, w2, seed):
