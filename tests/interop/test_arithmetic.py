@@ -13,7 +13,7 @@ from symdream.errors import RequestError
 from symdream.interop.arithmetic import add, compress_to_numbers, compress_to_rank, scale
 from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, PlainLayer, SymmetricLayer
-from symdream.interop.lora_file import in_format
+from symdream.interop.lora_file import in_format, with_one_alpha
 from symdream.interop.metadata import recommended_weight
 from symdream.interop.spectrum import relative_error, singular_values
 from symdream.tuners.symmetric import dense_delta
@@ -73,6 +73,17 @@ def test_a_scale_loses_nothing_of_a_file_in_half_precision(stored):
     alike = add([Adapter({place: layer})] * 2 + [Adapter({place: layer.to(torch.float32)})], [0.5, 0.25, 0.25])
     for plain in (layer.folded(), alike.layers[place]):
         torch.testing.assert_close(plain.B.double() @ plain.A.double(), exact, rtol=1e-5, atol=1e-16)
+
+
+def test_layers_of_several_alphas_get_the_most_common_one_and_keep_their_updates():
+    """A layer that is switched off has none that others could be divided by."""
+    places = [Place("unet", name) for name in "abcd"]
+    layers = dict(zip(places, (layer(2, 5, 4, seed, s) for seed, s in enumerate((0.0, 4.0, 1.5, 1.5))), strict=True))
+    found = with_one_alpha(layers)
+    assert [x.scale * x.rank for x in found.values()] == [3.0] * 4
+    assert found[places[2]] is layers[places[2]] and found[places[3]] is layers[places[3]]
+    for place in places:
+        torch.testing.assert_close(dense(found[place]), dense(layers[place]))
 
 
 @pytest.mark.parametrize("action", [lambda a: scale(a, 0.5), lambda a: add([a, a], [1, 1])])
