@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symdream.errors import RequestError
+from symdream.errors import RequestError, WorkError
 from symdream.interop.arithmetic import add, compress_to_numbers, compress_to_rank, scale
 from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, PlainLayer, SymmetricLayer
-from symdream.interop.lora_file import in_format, with_one_alpha
+from symdream.interop.lora_file import file_tensors, in_format, with_one_alpha, write_lora
 from symdream.interop.metadata import recommended_weight
 from symdream.interop.spectrum import relative_error, singular_values
 from symdream.tuners.symmetric import dense_delta
@@ -73,6 +73,37 @@ def test_a_scale_loses_nothing_of_a_file_in_half_precision(stored):
     alike = add([Adapter({place: layer})] * 2 + [Adapter({place: layer.to(torch.float32)})], [0.5, 0.25, 0.25])
     for plain in (layer.folded(), alike.layers[place]):
         torch.testing.assert_close(plain.B.double() @ plain.A.double(), exact, rtol=1e-5, atol=1e-16)
+
+
+def test_a_rank_that_does_nothing_yet_stays_so_in_fp16():
+    """As SymLoRA's are whose Lambda is 0."""
+    whole = layer(3, 5, 4, 0)
+    whole.A[0] = 0
+    whole.B[:, 1] = 0
+    half = in_format(whole, torch.float16)
+    assert not half.A[0].any() and not half.B[:, 1].any()
+    assert close(dense(half), dense(whole), 1e-3)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya", "peft"])
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(float("nan"), torch.float32), (float("inf"), torch.float32), (1e12, torch.float16)]
+)
+def test_an_update_that_is_not_finite_in_the_file_is_refused_and_nothing_written(tmp_path, layout, value, dtype):
+    broken = layer(2, 5, 4, 0)
+    broken.B[1, 1] = value
+    adapter = Adapter({Place("unet", "down_blocks.0.a"): broken})
+    with pytest.raises(WorkError, match="down_blocks.0.a is not finite in fp"):
+        write_lora(adapter, tmp_path / "new", layout, dtype=dtype)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("alpha", "dtype"), [(4.0, torch.float16), (0.1, torch.float32), (2049.0, torch.float32)])
+def test_an_alpha_that_fp16_cannot_hold_is_stored_in_fp32(alpha, dtype):
+    half = layer(2, 5, 4, 0, alpha / 2).to(torch.float16)
+    tensors = file_tensors({Place("unet", "down_blocks.0.a"): half}, "kohya")
+    [stored] = [tensor for key, tensor in tensors.items() if key.endswith(".alpha")]
+    assert stored.dtype == dtype and stored.item() == pytest.approx(alpha, rel=1e-7)
 
 
 def test_layers_of_several_alphas_get_the_most_common_one_and_keep_their_updates():
