@@ -39,6 +39,11 @@ def test_all_problems_are_told_at_once_as_a_request_error():
     assert {p.key for p in caught.value.problems} == {"r = 0", "alpha = -1", "dropout = 2", "layers_to_transform"}
 
 
+def test_a_list_of_blocks_that_nothing_would_be_counted_in_is_refused():
+    with pytest.raises(RequestError, match="layers_pattern +has no effect without layers_to_transform"):
+        SingLoraConfig(target_modules=["q"], layers_pattern="blocks")
+
+
 def test_an_unknown_option_is_an_error():
     with pytest.raises(TypeError, match="rank"):
         SymLoraConfig(rank=8)

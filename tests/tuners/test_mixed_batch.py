@@ -81,7 +81,8 @@ def test_generation_with_beams(method, base, settings_from, tokens):
     if settings_from != "the call":
         config = GenerationConfig(**settings, pad_token_id=0, decoder_start_token_id=0)
         settings = {"generation_config": config} if settings_from == "a config" else {}
-        model.get_base_model().generation_config = config
+        if settings_from == "the model":
+            model.get_base_model().generation_config = config
 
     def generate(rows, **more):
         return model.generate(input_ids=rows, attention_mask=torch.ones_like(rows), **settings, **more)

@@ -1,9 +1,11 @@
 """What cannot be adapted is refused by name, with a way out, before anything is replaced."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from helpers.adapters import CONFIGS, randomize
 from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
@@ -104,6 +106,22 @@ def test_layers_that_the_configuration_does_not_name_are_refused_as_early(config
     assert trained and all("lora_" in name for name in trained)
 
 
+@pytest.mark.parametrize("config", CONFIGS.values())
+@pytest.mark.parametrize("compiled", ["the model", "the one that was saved"])
+def test_saved_keys_name_the_layers_of_a_compiled_model_too(config, compiled):
+    saved = get_peft_model(with_thin_layers(), config(r=2, target_modules="all-linear"))
+    keys = get_peft_model_state_dict(saved.base_model.model)
+    model = with_thin_layers()
+    if compiled == "the model":
+        model = torch.compile(model)
+    else:
+        keys = {f"_orig_mod.{key}": tensor for key, tensor in keys.items()}
+    with pytest.raises(RequestError) as caught:
+        inject_adapter_in_model(config(r=4, target_modules=["0"]), model, state_dict=keys)
+    assert [p.key.removeprefix("_orig_mod.") for p in caught.value.problems] == ["1", "2"]
+    assert not any(isinstance(module, SymmetricLinear) for module in model.modules())
+
+
 @pytest.mark.filterwarnings("ignore:While injecting")
 def test_saved_keys_alone_decide_which_layers_are_looked_at():
     model = Mixed()
@@ -180,6 +198,17 @@ def test_what_peft_refuses_for_lora_in_a_mamba_is_refused_here():
     assert refused == {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
     parts.config.model_type = "jamba"
     assert why_not_there(parts, "out_proj") is None and why_not_there(parts, "dt_proj") is not None
+
+
+def test_no_out_proj_is_adapted_whose_weight_transformers_hands_to_a_kernel():
+    """Every model of transformers whose code says so, beside those that PEFT refuses."""
+    files = (Path(transformers.__file__).parent / "models").glob("*/modeling_*.py")
+    handed = {f.parent.name for f in files if "outproj_weight=self.out_proj.weight" in f.read_text(encoding="utf-8")}
+    parts = Mixed()
+    parts.config = SimpleNamespace()
+    for parts.config.model_type in sorted(handed):
+        assert why_not_there(parts, "out_proj") is not None, parts.config.model_type
+    assert {"bamba", "zamba2"} < handed
 
 
 @pytest.mark.parametrize("config", CONFIGS.values())

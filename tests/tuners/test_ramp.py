@@ -140,6 +140,21 @@ def test_a_config_that_serves_again_begins_with_the_u_that_it_was_given():
     assert [ramp.value for ramp in find_ramps(copied)] == [0.01]
 
 
+def test_a_config_that_was_given_a_u_begins_with_it_again():
+    shared = config(u=0.5)
+    set_ramp(get_peft_model(stack(), shared), 0.01)
+    assert [ramp.value for ramp in find_ramps(get_peft_model(stack(), shared))] == [0.5]
+
+
+def test_what_contains_several_models_has_the_ramps_of_all_of_them():
+    models = nn.ModuleList(get_peft_model(stack(), config()) for _ in range(3))
+    models[1].add_adapter("second", config())
+    models[1].base_model.set_adapter(["default", "second"])
+    set_ramp(models, 0.3)
+    assert [ramp.value for ramp in find_ramps(models)] == [0.3] * 4
+    assert [{c.u for c in model.peft_config.values()} for model in models] == [{0.3}] * 3
+
+
 def test_one_config_on_two_models_is_saved_with_each_ones_own_u(tmp_path):
     shared = config()
     one, two = get_peft_model(stack(), shared), get_peft_model(stack(), shared)
