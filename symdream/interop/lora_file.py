@@ -32,6 +32,7 @@ from symdream.interop.metadata import (
     peft_text,
 )
 from symdream.interop.spectrum import relative_error
+from symdream.interop.strength import PEFT_CONFIG
 from symdream.replacing import refuse_existing
 from symdream.tensor_file import save_tensors
 from symdream.whole_folder import write_folder
@@ -191,9 +192,12 @@ def _write_file(adapter: Adapter, path: Path, layout: str, peft_metadata: bool) 
 
 
 def file_bytes(adapter: Adapter, layout: str, dtype: torch.dtype, title: str) -> int:
-    """How large the file of this adapter would be, PEFT's metadata left out; for "peft", with its configurations."""
+    """How large the file of this adapter would be, PEFT's metadata left out; for "peft", the files of the folder."""
     stored = stored_form(adapter.plain(), layout, dtype)
-    tensors, texts = _file_contents(stored, "diffusers" if layout == "peft" else layout, title, layout == "peft")
+    if layout == "peft":
+        parts = (_peft_contents(stored, component) for component in stored.components)
+        return sum(len(save(tensors, metadata=texts)) + len(config) for config, tensors, texts in parts)
+    tensors, texts = _file_contents(stored, layout, title, False)
     return len(save(tensors, metadata=texts))
 
 
@@ -205,27 +209,33 @@ def header_texts(adapter: Adapter, tensors: Mapping[str, Tensor], layout: str, t
     return texts | hashes | modelspec_texts(adapter, layout, title, date, hashes["sshs_model_hash"])
 
 
-def _write_peft(adapter: Adapter, folder: Path) -> int:
-    """folder/COMPONENT/ with adapter_config.json and adapter_model.safetensors, as PeftModel.from_pretrained reads."""
+def _peft_contents(adapter: Adapter, component: str) -> tuple[bytes, dict[str, Tensor], dict[str, str]]:
+    """Of a component: adapter_config.json, as PEFT writes it, and what adapter_model.safetensors holds."""
     from peft import LoraConfig
 
+    layers = adapter.of(component)
+    config = LoraConfig(**peft_config(layers), inference_mode=True).to_dict()
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT makes a set of them, which has no order
+    tensors = file_tensors({Place(component, m): x for m, x in layers.items()}, "diffusers")
+    tensors = {peft_key(key, component): t for key, t in tensors.items()}
+    texts = {"format": "pt", OURS: json.dumps(adapter.metadata, ensure_ascii=False)}
+    return json.dumps(config, indent=2, sort_keys=True).encode(), tensors, texts
+
+
+def _write_peft(adapter: Adapter, folder: Path) -> int:
+    """folder/COMPONENT/ with adapter_config.json and adapter_model.safetensors, as PeftModel.from_pretrained reads."""
     refuse_existing(folder, True, "peft")
 
     def write(new: Path) -> None:
         for component in adapter.components:
-            layers = adapter.of(component)
+            config, tensors, texts = _peft_contents(adapter, component)
             target = new / component
             target.mkdir()
-            config = LoraConfig(**peft_config(layers), inference_mode=True)
-            config.target_modules = sorted(config.target_modules)  # PEFT makes a set of them, which has no order
-            config.save_pretrained(str(target))
-            tensors = file_tensors({Place(component, m): x for m, x in layers.items()}, "diffusers")
-            tensors = {peft_key(key, component): t for key, t in tensors.items()}
-            texts = {"format": "pt", OURS: json.dumps(adapter.metadata, ensure_ascii=False)}
+            (target / PEFT_CONFIG).write_bytes(config)
             save_tensors(tensors, target / WEIGHTS, texts)
 
     write_folder(folder, write)
-    return sum((folder / component / WEIGHTS).stat().st_size for component in adapter.components)
+    return sum(file.stat().st_size for file in folder.glob("*/*"))
 
 
 def peft_key(key: str, component: str) -> str:

@@ -97,6 +97,16 @@ def test_a_size_is_kept_and_used(run, tmp_path, to, size):
         assert 0 < json.loads(file.metadata()["symdream"])["compression_error"] < 1
 
 
+@pytest.mark.parametrize("size", [60_000, 90_000, 120_000])
+def test_a_size_is_kept_by_pefts_folder_with_its_configurations(run, tmp_path, size):
+    folder, _ = run
+    out = tmp_path / "peft"
+    flags = ["--compress", f"{size}B", "--dtype", "fp16"]
+    assert run_command("export", [str(folder), "--to", "peft", "-o", str(out), *flags]) == 0
+    written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    assert 0.9 * size < written <= size
+
+
 def test_a_dora_keeps_every_layer_in_a_size_or_says_which_size_that_takes(tmp_path, capsys):
     folder, wanted = make_run(tmp_path / "runs" / "dora", "dora")
     path = tmp_path / "x.safetensors"
