@@ -57,11 +57,12 @@ def test_merging_at_weight_0_leaves_the_base_to_the_last_bit(method):
         assert all(torch.equal(merged[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_a_sum_that_the_format_cannot_hold_is_refused():
-    base = halved("lora", torch.float16)
+@pytest.mark.parametrize(("dtype", "scale", "told"), [(torch.float16, 1e6, "float16"), (torch.float32, 1e39, "NaN")])
+def test_a_sum_that_the_format_cannot_hold_is_refused(dtype, scale, told):
+    base = halved("lora", dtype)
     layer = next(m for m in base.unet.modules() if hasattr(m, "lora_A"))
-    layer.scaling["default"] = 1e6
-    with pytest.raises(WorkError, match="cannot be merged: .*float16"):
+    layer.scaling["default"] = scale
+    with pytest.raises(WorkError, match=f"cannot be merged: .*{told}"):
         merge_into(base)
 
 

@@ -17,7 +17,7 @@ from symdream.interop.inspect import inspect_adapter
 from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, PlainLayer
 from symdream.interop.lora_file import base_facts, write_diffusers_lora, write_lora
-from symdream.interop.metadata import family_of, hash_texts, recommended_weight
+from symdream.interop.metadata import family_of, foreign_facts, hash_texts, recommended_weight
 from symdream.interop.open import base_of
 
 OURS = {
@@ -186,6 +186,23 @@ def test_the_weight_that_was_found_best_is_read_however_large(weight):
 @pytest.mark.parametrize("weight", [None, "2", 0, -1.0, float("nan"), float("inf"), 10**400])
 def test_what_is_no_weight_counts_as_none(weight):
     assert recommended_weight({"recommended_weight": weight}) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("texts", "family"),
+    [
+        ({"ss_base_model_version": "sd_v1"}, "sd1"),
+        ({"ss_base_model_version": "sd_v2_768_v"}, "sd2"),
+        ({"ss_base_model_version": "sdxl_base_v1-0"}, "sdxl"),
+        ({"ss_base_model_version": "sdxl_base_v0-9", "ss_v2": "False"}, "sdxl"),
+        ({"ss_v2": "True"}, "sd2"),  # all that elder versions of sd-scripts wrote
+        ({"ss_v2": "False"}, None),
+        ({"ss_base_model_version": "flux1"}, None),
+        ({}, None),
+    ],
+)
+def test_the_family_is_what_either_of_sd_scripts_words_tells(texts, family):
+    assert foreign_facts(texts).get("family") == family
 
 
 def test_what_another_programs_header_tells_is_told_again_and_what_it_does_not_is_left_out(tmp_path):

@@ -21,6 +21,7 @@ from helpers.tiny_models import tiny_scheduler
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from symdream.errors import RequestError
 from symdream.interop.arithmetic import compress_to_numbers
@@ -82,6 +83,18 @@ def test_the_peft_folder_answers_like_the_adapter(family, method, tmp_path):
     encoders = zip(names, fresh.text_encoders, strict=True)
     fresh.text_encoders = [PeftModel.from_pretrained(e, tmp_path / "peft" / name) for name, e in encoders]
     assert distance(base_answers(fresh), base_answers(base)) < 1e-5
+
+
+@pytest.mark.parametrize(("family", "method"), [("sd1", "dora"), ("sdxl", "lora")])
+def test_the_peft_folder_has_the_keys_that_peft_itself_saves(family, method, tmp_path):
+    write_lora(collect(adapted(family, method).components()), tmp_path / "peft", "peft")
+    for component, model in tiny_base(family).components().items():
+        ours = tmp_path / "peft" / component
+        PeftModel.from_pretrained(model, ours).save_pretrained(tmp_path / component)
+        theirs = load_file(tmp_path / component / "adapter_model.safetensors")
+        found = load_file(ours / "adapter_model.safetensors")
+        assert found.keys() == theirs.keys()
+        assert all(torch.equal(found[key], tensor) for key, tensor in theirs.items())
 
 
 def loaded_by_peft(adapter, folder):
