@@ -41,6 +41,12 @@ def test_a_prompts_toml_gives_texts_noun_and_ideal_pictures(tmp_path):
     assert found.held_out().prompts == found.prompts[:1]
 
 
+def test_a_prompt_that_does_not_say_so_is_held_out_and_a_mark_of_utf8_is_no_part_of_a_file(tmp_path):
+    text = '\ufeffclass_noun = "bird"\n[[prompt]]\ntext = "a {subject}"\n'
+    assert read_prompts(write(tmp_path, text)) == PromptSet([Prompt("a {subject}", held_out=True)], "bird")
+    assert read_prompts(write(tmp_path, "\ufeffa red bird\n", "prompts.txt")).prompts == [Prompt("a red bird")]
+
+
 def test_where_nothing_is_held_out_every_prompt_counts():
     prompts = [Prompt("a {subject}", held_out=False)]
     assert PromptSet(prompts, "bird").held_out().prompts == prompts
@@ -104,6 +110,12 @@ def test_metadata_decides_which_of_the_files_prompts_made_an_image():
     assert assign_prompts(images(*carried[:2]), BIRD) == [cake, blue]
 
 
+def test_a_noun_that_ends_a_longer_word_is_another_one():
+    cat = PromptSet([Prompt("a {subject} on blue"), Prompt("a {subject} on red")], "cat")
+    with pytest.raises(RequestError, match=r"1 of 2 do not: 01.png \(a bobcat on red\)"):
+        assign_prompts(images("a sks cat on blue", "a bobcat on red"), cat)
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_very_prompt_wins_over_a_more_general_one(turned):
     texts = ["a {subject}", "a 3d render of a {subject}", "a {subject} on green", "an icon of a {subject} on green"]
@@ -126,8 +138,9 @@ def test_prompts_that_the_metadata_does_not_know_go_by_order():
 
 
 def test_wrong_counts_are_refused_with_both_numbers():
-    with pytest.raises(RequestError, match="3 images but 2 prompts, and none of the images carries"):
-        assign_prompts(images(None, None, None), BIRD)
+    for count in (1, 3):
+        with pytest.raises(RequestError, match=f"{count} images but 2 prompts, and none of the images carries"):
+            assign_prompts(images(*[None] * count), BIRD)
 
 
 def test_where_some_images_carry_a_prompt_of_the_file_the_others_do_not_go_by_order():
