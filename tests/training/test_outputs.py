@@ -14,12 +14,13 @@ from symdream.data.class_images import from_base
 from symdream.data.left_out import unread_folders, unread_pictures
 from symdream.data.samples import sample_data
 from symdream.diffusion import sampling_engine
-from symdream.diffusion.adapters import attach
+from symdream.diffusion.adapters import attach, read_metadata
 from symdream.diffusion.base import load_base
+from symdream.diffusion.grid import make_grid
 from symdream.diffusion.sampling import sample
 from symdream.errors import WorkError
 from symdream.training.defaults import resolve
-from symdream.training.outputs import adapter_metadata, save_adapter
+from symdream.training.outputs import adapter_metadata, sample_prompts, save_adapter, write_samples
 from symdream.training.run_folder import RunFolder
 from symdream.training.session import run_training
 
@@ -102,6 +103,38 @@ def test_an_adapter_file_tells_its_bases_licence_where_it_is_known(tmp_path, pho
     assert told("sprite") == "Apache-2.0" and told(folder) is None
     (folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
     assert told(folder) == "mit"
+
+
+def test_sample_prompts_are_drawn_from_the_same_seeds_at_every_step(tmp_path, tiny_sd1, photos, few_denoising_steps):
+    base, run = load_base(str(tiny_sd1)), RunFolder.create(tmp_path / "run")
+    asked = ["a {subject} in snow", "a red {subject}"]
+    config = resolve(tiny_config(tiny_sd1, photos, sample_prompts=asked, seed=5), base)
+    assert sample_prompts(config) == ["a sks toy in snow", "a red sks toy"]
+    expected = sample(base, sample_prompts(config), [5, 6])
+    for step in (0, 5):
+        drawn = make_grid([expected], column_labels=sample_prompts(config), row_labels=[f"step {step}"])
+        assert Image.open(write_samples(run, config, base, step)).tobytes() == drawn.tobytes()
+
+
+def test_sample_prompts_that_are_not_given_are_each_subjects_template(tmp_path, tiny_sd1, photos):
+    base = load_base(str(tiny_sd1))
+    config = resolve(tiny_config(tiny_sd1, photos, template="my {subject}"), base)
+    assert sample_prompts(config) == ["my sks toy"]
+
+
+def test_an_adapter_file_tells_how_far_its_ramp_and_its_steps_came_and_what_it_is_for(tmp_path, tiny_sd1, photos):
+    base = load_base(str(tiny_sd1))
+    flags = {"method": "singlora", "ramp": 0.5, "steps": 10, "rank": 2, "alpha": 3, "seed": 7, "resolution": 96}
+    config = resolve(tiny_config(tiny_sd1, photos, **flags), base)
+    run = RunFolder.create(tmp_path / "run")
+    attach(base, "singlora", 2, 3.0, "qkvo", ["unet"], 0.0, 0)
+    for step, u in ((2, 0.4), (10, 1.0)):
+        save_adapter(run, config, base, ["unet"], step=step, weight=0.8 if step == 10 else None)
+        told = read_metadata(run.adapter / "unet" / "adapter_model.safetensors")
+        wanted = {"method": "singlora", "rank": 2, "alpha": 3, "seed": 7, "resolution": 96, "steps": 10, "step": step}
+        wanted |= {"u": u, "trigger": "sks", "class_noun": "toy", "prediction_type": "epsilon", "family": "sd1"}
+        assert {key: told[key] for key in wanted} == wanted
+        assert told.get("recommended_weight") == (0.8 if step == 10 else None)
 
 
 def test_captions_from_files_are_counted_and_files_that_only_look_like_captions_named(
