@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from helpers.tiny_bases import adapted, tiny_base
+from helpers.tiny_bases import adapted, base_answers, distance, tiny_base
 from helpers.tiny_models import write_tiny_single_file
+from peft import inject_adapter_in_model
 from safetensors import safe_open
 from torch import nn
 
@@ -12,7 +13,7 @@ from symdream.diffusion.base import load_base
 from symdream.diffusion.noise_schedule import use_zero_terminal_snr
 from symdream.errors import WorkError
 from symdream.interop.merge import merge_into, write_merged
-from symdream.tuners import METHODS
+from symdream.tuners import METHODS, SymLoraConfig
 
 
 def halved(method: str, dtype: torch.dtype):
@@ -44,6 +45,18 @@ def test_a_sum_is_rounded_once(dtype):
         wrong += int((weight != whole.to(dtype)).sum())
         total += weight.numel()
     assert wrong <= 1e-3 * total  # a sum in fp32 falls on another side of a tie now and then
+
+
+def test_adapters_of_two_tuners_one_over_the_other_are_both_merged():
+    base = adapted("sd1", "lora")
+    inject_adapter_in_model(SymLoraConfig(r=2, target_modules=["to_q", "to_v"]), base.unet, adapter_name="over")
+    for name, parameter in base.unet.named_parameters():
+        if "symlora" in name:
+            nn.init.normal_(parameter, std=0.3)
+    wanted = base_answers(base)
+    merge_into(base)
+    assert distance(base_answers(base), wanted) < 1e-5 < distance(base_answers(adapted("sd1", "lora")), wanted)
+    assert base.unet.state_dict().keys() == tiny_base("sd1").unet.state_dict().keys()
 
 
 @pytest.mark.parametrize("method", METHODS)
