@@ -49,6 +49,35 @@ def test_a_progress_line_tells_the_loss_of_the_last_look(tmp_path, tiny_sd1, pho
         assert recorder.in_words() != "loss 0.5000"
 
 
+def test_the_smoothed_loss_moves_a_twentieth_of_the_way_at_each_step(tmp_path, tiny_sd1, photos):
+    with Recorder(RunFolder.create(tmp_path / "run"), tiny_config(tiny_sd1, photos), 0, OnAGpu()) as recorder:
+        for step, loss in enumerate((1.0, 3.0, 0.5), 1):
+            recorder.add(step, torch.tensor(loss), torch.tensor(1.0), OPTIMIZER, 1.0, on_bad_loss=None)
+        recorder.flush()
+        assert recorder.smooth_loss == pytest.approx(0.95 * (0.95 * 1.0 + 0.05 * 3.0) + 0.05 * 0.5)
+
+
+def test_the_median_leaves_out_the_first_step(tmp_path, tiny_sd1, photos):
+    with Recorder(RunFolder.create(tmp_path / "run"), tiny_config(tiny_sd1, photos), 0, OnAGpu()) as recorder:
+        recorder.seconds = [50.0]
+        assert recorder.median_seconds() is None
+        recorder.seconds += [1.0, 4.0]
+        assert recorder.median_seconds() == 2.5
+
+
+def test_a_run_that_goes_on_keeps_the_lines_up_to_its_checkpoint_and_looks_at_its_first_step(
+    tmp_path, tiny_sd1, photos
+):
+    run, config, saved = RunFolder.create(tmp_path / "run"), tiny_config(tiny_sd1, photos), []
+    record(run, config, [1.0] * 4, [1.0] * 4, saved.append, flush=True)
+    (run.checkpoints / "step-2").mkdir(parents=True)
+    with Recorder(run, config, 2, OnAGpu()) as recorder:
+        assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2]
+        with pytest.raises(WorkError, match="Step 3 of 6: .*the last checkpoint is the last good state"):
+            recorder.add(3, torch.tensor(NAN), torch.tensor(NAN), OPTIMIZER, 1.0, on_bad_loss=saved.append)
+    assert saved == []  # it is what the checkpoint holds
+
+
 class Later:
     """A number on a device that is still at work: reading it waits."""
 

@@ -99,9 +99,64 @@ def test_a_damaged_state_or_summary_counts_as_none(tmp_path, content):
     assert run.read_summary() == {"steps": 3}
 
 
+def test_what_a_summary_is_not_told_anew_stays(tmp_path):
+    run = bare_run(tmp_path / "run")
+    run.update_summary(steps=3, scores={"dino": 0.5})
+    run.update_summary(scores={"dino": 0.6})
+    assert run.read_summary() == {"steps": 3, "scores": {"dino": 0.6}}
+
+
+def test_seconds_count_this_command_and_what_those_before_it_took(tmp_path):
+    run = bare_run(tmp_path / "run")
+    assert 0 <= run.seconds() < 5
+    run.count_seconds(age=100, before=1000)
+    assert 1100 <= run.seconds() < 1105
+
+
+@pytest.mark.parametrize(
+    "fruit", ["metrics.jsonl", "checkpoints/step-1/state.json", "adapter/unet/adapter_config.json"]
+)
+def test_a_run_with_the_fruit_of_a_step_is_trained(tmp_path, fruit):
+    run = bare_run(tmp_path / "run")
+    run.samples.mkdir(), run.checkpoints.mkdir()
+    assert not run.trained
+    (run.path / fruit).parent.mkdir(parents=True, exist_ok=True)
+    (run.path / fruit).touch()
+    assert run.trained
+
+
+def test_a_run_that_replaces_another_has_begun_when_that_one_is_gone(tmp_path):
+    bare_run(tmp_path / "run")
+    run = RunFolder.create(tmp_path / "run", overwrite=True)
+    run.acquire()
+    assert not run.began
+    run.env.touch()
+    assert not run.began  # the other one waits to be put back
+    run.drop_replaced()
+    assert run.began
+    run.release()
+
+
+def test_a_run_that_goes_on_is_loading_until_it_writes_its_metrics_anew(tmp_path):
+    run = bare_run(tmp_path / "run")
+    run.metrics.touch()
+    os.utime(run.metrics, (1, 1))  # of the command before
+    run.acquire()
+    run.begin()
+    assert run.is_loading
+    later = (run.path / "lock").stat().st_mtime + 1
+    os.utime(run.metrics, (later, later))
+    assert not run.is_loading
+    run.metrics.unlink()
+    (run.path / "lock").unlink()  # as in a copy
+    assert run.is_loading
+    run.release()
+
+
 def test_the_lock_removes_what_a_killed_process_left_half_written(tmp_path):
     run = bare_run(tmp_path / "run")
     halves = (".adapter.7.tmp/unet", ".adapter.7.old/unet", "checkpoints/.step-5.7.tmp", "checkpoints/.step-1.7.old")
+    halves += ("samples/.step-00005.png.7.tmp",)
     for name in halves:
         (run.path / name).mkdir(parents=True)
     (run.path / "checkpoints" / ".step-5.7.tmp" / "state.json").write_text("{")
@@ -111,7 +166,7 @@ def test_the_lock_removes_what_a_killed_process_left_half_written(tmp_path):
     (run.path / ".mine").write_text("a user's own")
     run.acquire()
     left = sorted(str(p.relative_to(run.path)) for p in run.path.rglob("*"))
-    assert left == [".mine", "adapter", "checkpoints", "checkpoints/step-4", "config.toml", "lock"]
+    assert left == [".mine", "adapter", "checkpoints", "checkpoints/step-4", "config.toml", "lock", "samples"]
 
 
 def test_the_lock_puts_an_adapter_back_that_a_process_killed_between_two_renames_had_put_aside(tmp_path):
