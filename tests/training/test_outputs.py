@@ -18,7 +18,8 @@ from symdream.diffusion.adapters import attach, read_metadata
 from symdream.diffusion.base import load_base
 from symdream.diffusion.grid import make_grid
 from symdream.diffusion.sampling import sample
-from symdream.errors import WorkError
+from symdream.errors import RequestError, WorkError
+from symdream.files import read_json, write_json
 from symdream.training.defaults import resolve
 from symdream.training.outputs import adapter_metadata, sample_prompts, save_adapter, write_samples
 from symdream.training.run_folder import RunFolder
@@ -103,6 +104,23 @@ def test_an_adapter_file_tells_its_bases_licence_where_it_is_known(tmp_path, pho
     assert told("sprite") == "Apache-2.0" and told(folder) is None
     (folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
     assert told(folder) == "mit"
+
+
+@pytest.mark.parametrize(
+    ("key", "other", "told"),
+    [
+        ("base", {"identity": "folder:tiny-sd1", "hash": "00"}, "The base of"),
+        ("class_images", "00", "The class images of"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_base_or_other_class_images(tmp_path, tiny_sd1, photos, key, other, told):
+    run = train_tiny(tmp_path / "run", tiny_sd1, photos, steps=1)
+    config, env = tiny_config(tiny_sd1, photos, steps=1), read_json(run.env)
+    before = {path: path.read_bytes() for path in run.adapter.rglob("*.*")}
+    write_json(run.env, {**env, key: other})
+    with pytest.raises(RequestError, match=f"{told} .* are not those the run was started with"):
+        run_training(RunFolder.open(run.path), config, resume=True)
+    assert {path: path.read_bytes() for path in run.adapter.rglob("*.*")} == before
 
 
 def test_sample_prompts_are_drawn_from_the_same_seeds_at_every_step(tmp_path, tiny_sd1, photos, few_denoising_steps):

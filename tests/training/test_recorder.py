@@ -78,6 +78,26 @@ def test_a_run_that_goes_on_keeps_the_lines_up_to_its_checkpoint_and_looks_at_it
     assert saved == []  # it is what the checkpoint holds
 
 
+class FullBoard:
+    def close(self) -> None:
+        raise WorkError("Could not write the board: No space left on device.")
+
+
+def test_a_board_that_cannot_be_closed_is_told_unless_the_run_ends_by_an_error_of_its_own(tmp_path, tiny_sd1, photos):
+    config = tiny_config(tiny_sd1, photos)
+    with (
+        pytest.raises(WorkError, match="No space left"),
+        Recorder(RunFolder(tmp_path), config, 0, OnAGpu()) as recorder,
+    ):
+        recorder.boards = [FullBoard()]
+    with (
+        pytest.raises(KeyError, match="what went wrong"),
+        Recorder(RunFolder(tmp_path), config, 0, OnAGpu()) as recorder,
+    ):
+        recorder.boards = [FullBoard()]
+        raise KeyError("what went wrong")
+
+
 class Later:
     """A number on a device that is still at work: reading it waits."""
 
