@@ -10,6 +10,7 @@ from helpers.runs import make_photos, tiny_config, train_tiny
 from helpers.tiny_models import write_tiny_sd
 from PIL import Image
 
+from symdream import settings
 from symdream.data.class_images import from_base
 from symdream.data.left_out import unread_folders, unread_pictures
 from symdream.data.samples import sample_data
@@ -21,7 +22,7 @@ from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError, WorkError
 from symdream.files import read_json, write_json
 from symdream.training.defaults import resolve
-from symdream.training.outputs import adapter_metadata, sample_prompts, save_adapter, write_samples
+from symdream.training.outputs import adapter_metadata, sample_prompts, save_adapter, warn_about_trigger, write_samples
 from symdream.training.run_folder import RunFolder
 from symdream.training.session import run_training
 
@@ -104,6 +105,27 @@ def test_an_adapter_file_tells_its_bases_licence_where_it_is_known(tmp_path, pho
     assert told("sprite") == "Apache-2.0" and told(folder) is None
     (folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
     assert told(folder) == "mit"
+
+
+def test_a_trigger_of_several_tokens_is_told_with_its_pieces(tiny_sd1, capsys):
+    base = load_base(str(tiny_sd1))
+    warn_about_trigger(base, "sks")
+    assert capsys.readouterr().err == ""
+    warn_about_trigger(base, "sks-7")
+    assert 'the trigger "sks-7" is 3 tokens to this base (sks + - + 7)' in " ".join(capsys.readouterr().err.split())
+
+
+def test_photos_are_counted_subject_by_subject(tmp_path, tiny_sd1, capsys):
+    folders = [make_photos(tmp_path / "one", 2), make_photos(tmp_path / "two", 3)]
+    tables = [
+        {"images": str(folder), "trigger": trigger, "class_noun": "toy"}
+        for folder, trigger in zip(folders, ("sks", "zwx"), strict=True)
+    ]
+    given = {"base": str(tiny_sd1), "steps": 1, "batch_size": 1, "rank": 2, "tensorboard": False, "device": "cpu"}
+    config = settings.build(settings.merge({"subjects": tables}, given))
+    run_training(RunFolder.create(tmp_path / "run"), config)
+    said = capsys.readouterr().err
+    assert "of sks toy there are 2." in said and "of zwx toy" not in said
 
 
 @pytest.mark.parametrize(
