@@ -215,11 +215,12 @@ def _peft_contents(adapter: Adapter, component: str) -> tuple[bytes, dict[str, T
 
     layers = adapter.of(component)
     config = LoraConfig(**peft_config(layers), inference_mode=True).to_dict()
-    config["target_modules"] = sorted(config["target_modules"])  # PEFT makes a set of them, which has no order
+    # PEFT keeps the names of layers as a set, which has no order.
+    text = json.dumps(config, indent=2, sort_keys=True, default=sorted)
     tensors = file_tensors({Place(component, m): x for m, x in layers.items()}, "diffusers")
     tensors = {peft_key(key, component): t for key, t in tensors.items()}
     texts = {"format": "pt", OURS: json.dumps(adapter.metadata, ensure_ascii=False)}
-    return json.dumps(config, indent=2, sort_keys=True).encode(), tensors, texts
+    return text.encode(), tensors, texts
 
 
 def _write_peft(adapter: Adapter, folder: Path) -> int:
