@@ -126,6 +126,21 @@ def test_a_dora_keeps_every_layer_in_a_size_or_says_which_size_that_takes(tmp_pa
     assert distance(answers_of(path), wanted) < 0.5
 
 
+def test_the_error_of_compressing_counts_the_layers_that_are_left_out(run, tmp_path):
+    folder, _ = run
+    path = tmp_path / "x.safetensors"
+    told = export_file(folder, "diffusers", path, compress="40KB", dtype=torch.float16)
+    whole, kept = read_adapter(folder).plain().layers, read_adapter(path).layers
+    assert len(kept) < len(whole)
+    lost = total = 0.0
+    for place, layer in whole.items():
+        update = layer.scale * layer.B @ layer.A
+        left = kept[place].scale * kept[place].B.float() @ kept[place].A.float() if place in kept else 0
+        total += float((update**2).sum())
+        lost += float(((update - left) ** 2).sum())
+    assert told.compression_error == pytest.approx((lost / total) ** 0.5, rel=1e-2)
+
+
 def test_the_error_told_of_a_small_dora_is_that_of_its_weights(tmp_path):
     """Half of its layers have a magnitude alone."""
     adapter = collect(adapted("sd1", "dora").components())

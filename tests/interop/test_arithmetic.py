@@ -15,6 +15,7 @@ from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, PlainLayer, SymmetricLayer
 from symdream.interop.lora_file import file_tensors, in_format, with_one_alpha, write_lora
 from symdream.interop.metadata import recommended_weight
+from symdream.interop.read import read_adapter
 from symdream.interop.spectrum import relative_error, singular_values
 from symdream.tuners.symmetric import dense_delta
 
@@ -96,6 +97,20 @@ def test_an_update_that_is_not_finite_in_the_file_is_refused_and_nothing_written
     with pytest.raises(WorkError, match="down_blocks.0.a is not finite in fp"):
         write_lora(adapter, tmp_path / "new", layout, dtype=dtype)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_error_of_rounding_that_is_told_is_that_of_the_file(tmp_path, layout, dtype):
+    modules = [Place("unet", f"mid_block.attentions.0.transformer_blocks.0.attn1.to_{x}") for x in "qk"]
+    adapter = Adapter({place: layer(3, 8, 8, seed, 0.7) for seed, place in enumerate(modules)})
+    told = write_lora(adapter, tmp_path / "x.safetensors", layout, dtype=dtype)
+    stored = read_adapter(told.path).layers
+    updates = torch.cat([dense(whole) for whole in adapter.layers.values()])
+    lost = torch.cat([dense(stored[place]) for place in adapter.layers]) - updates
+    assert told.error == pytest.approx(float(lost.norm() / updates.norm()), rel=1e-2, abs=1e-7)
+    assert told.error < 1e-6 if dtype == torch.float32 else told.error > 1e-5
+    assert (told.layers, told.parameters, told.bytes) == (2, 96, told.path.stat().st_size)
 
 
 @pytest.mark.parametrize(("alpha", "dtype"), [(4.0, torch.float16), (0.1, torch.float32), (2049.0, torch.float32)])
