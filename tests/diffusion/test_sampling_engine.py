@@ -158,6 +158,12 @@ def test_progress_counts_every_step_of_every_batch():
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+def test_each_batch_is_told_with_the_place_of_its_first_picture():
+    told = []
+    images = sample(tiny_base("sd1"), PROMPTS, [1, 2, 3], steps=1, batch_size=2, on_images=lambda *x: told.append(x))
+    assert told == [(0, images[:2]), (2, images[2:])]
+
+
 def test_a_step_serves_batches_of_its_shape_and_is_made_anew_when_the_adapters_state_changes():
     base, steps = adapt(tiny_base("sd1"), "lora"), DenoisingSteps()
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
