@@ -205,7 +205,7 @@ def header_texts(adapter: Adapter, tensors: Mapping[str, Tensor], layout: str, t
     """The `ss_*`, `sshs_*` and `modelspec.*` texts of a file of these tensors."""
     texts = kohya_texts(adapter, title)
     hashes = hash_texts(save(dict(tensors), metadata=texts))
-    date = adapter.metadata.get("date") or datetime.date.today().isoformat()
+    date = datetime.date.today().isoformat()
     return texts | hashes | modelspec_texts(adapter, layout, title, date, hashes["sshs_model_hash"])
 
 
