@@ -116,6 +116,8 @@ def _problem(error: Mapping[str, Any]) -> Problem:
         key = f"subjects[{numbers[0] + 1}]" + "".join(f".{part}" for part in location[1:2])
     if error["type"] == "extra_forbidden":
         return Problem(key, "unknown key" + _did_you_mean(location))
+    if error["type"] == "string_too_short":
+        return Problem(key, "is empty" + _default(location))
     shown = key if isinstance(error["input"], Mapping) else f"{key} = {error['input']}"
     return Problem(shown, error["msg"][0].lower() + error["msg"][1:] + _default(location))
 

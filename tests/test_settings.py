@@ -31,7 +31,7 @@ def test_all_problems_are_told_at_once():
         "training.lr = -1.0",
         "training.steps = many",
         "trainng",
-        "subject.trigger = ",
+        "subject.trigger",
     }
 
 
@@ -39,7 +39,7 @@ def test_a_wrong_value_is_told_once_though_checks_find_it_missing():
     checks = (lambda config: [Problem("subject.class_noun", "is needed"), Problem("subject.images", "is needed")],)
     with pytest.raises(Problems) as caught:
         build({"subject": {"class_noun": ""}}, checks=checks)
-    assert [p.key for p in caught.value.problems] == ["subject.class_noun = ", "subject.images"]
+    assert [p.key for p in caught.value.problems] == ["subject.class_noun", "subject.images"]
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,8 @@ def test_words_are_read_without_the_spaces_around_them_and_must_be_some(photos):
     subject = request.read_request(request.parse(argv, "symdream train", "")).subject
     assert (subject.class_noun, subject.trigger) == ("red toy", "zwx")
     flags = ["--trigger", "  ", "--class-noun", " ", "--class-count", "1", "--class-prompt", "\t"]
-    assert {key.partition(" = ")[0] for key in problems_of(photos, *flags)} == {
-        "subject.trigger", "subject.class_noun", "prior.class_prompt",
-    }  # fmt: skip
+    told = {"subject.class_noun": "is empty", "prior.class_prompt": "is empty"}
+    assert problems_of(photos, *flags) == told | {"subject.trigger": "is empty (default sks)"}
 
 
 def test_a_run_whose_class_images_moved_says_so(tmp_path, tiny_sd1, photos):
