@@ -111,12 +111,13 @@ def in_the_way(args: Args) -> Problem | None:
     anyone else's, or a folder, under a name that is to be written."""
     from symdream.diffusion.png import is_ours
 
-    for path in (*picture_paths(args), args.output / GRID_NAME):
+    pictures, grid = picture_paths(args), args.output / GRID_NAME
+    for path in (*pictures, grid):
         if path.is_dir():
             return Problem(f"--output {args.output}", f"holds a folder {path.name}; choose another, or move that one")
     ours = {path for path in args.output.glob("*.png") if is_ours(path)}
     # Beside pictures of ours a grid is ours as well: it had no mark of its own once.
-    names = [*picture_paths(args), *([] if ours else [args.output / GRID_NAME])]
+    names = [*pictures, *([] if ours else [grid])]
     if foreign := [path for path in names if path.is_file() and path not in ours]:
         return Problem(
             f"--output {args.output}",
