@@ -15,6 +15,7 @@ from symdream.data.captions import PLACEHOLDER, says
 from symdream.errors import RequestError
 from symdream_apps.adapters import AdapterCard, choices, made_with, read_card
 from symdream_apps.context import Context
+from symdream_apps.draft import Named, Values
 from symdream_apps.errors import told, warn
 from symdream_apps.shared import PRIVATE, Shared
 from symdream_apps.studio import Worn
@@ -103,10 +104,8 @@ def build(
 
 
 def keep_up(context: Context, rows: AdapterRows, tab: gr.Tab) -> None:
-    """Let the list be as new as the page, and as the last time that `tab` was selected or the list opened."""
+    """Let the list be as new as the last time that `tab` was selected or the list opened."""
     at_once = {"outputs": rows.shown, "queue": False, **PRIVATE}
-    # Without triggers: as the page is loaded. What it was built with would be as old as the app.
-    gr.on(None, lambda: anew(context, [], []), **at_once)
     now = [rows.chosen, rows.dropped]
     tab.select(lambda chosen, dropped: anew(context, chosen, dropped), now, **at_once)
     rows.chosen.focus(
@@ -180,6 +179,25 @@ def choose(context: Context, paths: list[str], dropped: list[str]) -> tuple[Any,
     """`anew` with these adapters chosen."""
     now = offered(context, paths, dropped)
     return gr.Dropdown(choices=now, value=paths, multiselect=True), now
+
+
+def bring_back(context: Context, kept: Values | None, files: Named) -> tuple[Any, list[tuple[str, str]]]:
+    """`choose` what was chosen before the page was loaded again. What was dropped and is there still is added to
+    `files.dropped`, what is gone to `files.missing`. Without `kept`, `anew`: what the page was built with would be as
+    old as the app."""
+    if not kept:
+        return anew(context, [], [])
+    found = []
+    for path in kept["adapters"] or []:
+        try:
+            file = read_card(context, path).path
+        except RequestError:
+            files.missing.append(Path(path).name)
+            continue
+        found.append(path)
+        if file.is_relative_to(context.uploads) and path not in files.dropped:
+            files.dropped.append(path)
+    return choose(context, found, files.dropped)
 
 
 def longer(

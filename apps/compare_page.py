@@ -14,6 +14,7 @@ from symdream.errors import RequestError, Stopped
 from symdream_apps import adapter_rows, blind_test, comparison, references, slider, stop_button
 from symdream_apps.comparison import WEIGHTS, Comparison, Variant
 from symdream_apps.context import Context
+from symdream_apps.draft import Named, Values, sent_before
 from symdream_apps.errors import inline, told
 from symdream_apps.generate_page import BASES, sizes_of, taken
 from symdream_apps.generation import Made, PictureRequest
@@ -31,6 +32,7 @@ def build(context: Context, shared: Shared) -> None:
     page = ComparePage(context, shared)
     page.connect()
     adapter_rows.keep_up(context, page.rows, tab)
+    shared.draft.add("compare", page.boxes, page.bring_back, [*page.boxes.values(), page.rows.listed])
 
 
 class ComparePage:
@@ -112,16 +114,22 @@ class ComparePage:
             with gr.Tab("Blind test"):
                 self.blind = blind_test.BlindTest(self.context)
 
+    @property
+    def boxes(self) -> dict[str, Any]:
+        """What a request is made of, by name."""
+        return {
+            "across": self.across, "adapters": self.rows.chosen, "base_too": self.base_too, "weights": self.weights,
+            "prompts": self.prompts, "seeds": self.seeds, "steps": self.steps, "photos": self.photos,
+            "uploaded": self.uploaded, "base": self.base, "guidance": self.guidance, "negative_prompt": self.negative,
+        }  # fmt: skip
+
     def connect(self) -> None:
         tell, shared = told(self.context), self.shared
         outputs = [self.status, self.grid, self.table, self.result, self.stop]
         stop_button.ready([self.go.click], self.stop)
         asked = self.go.click(
             tell(self.answer_compare),
-            [
-                shared.browser, self.across, *self.rows.inputs, self.base_too, self.weights, self.prompts, self.seeds,
-                self.steps, self.photos, self.uploaded, self.base, self.guidance, self.negative, shared.dropped,
-            ],
+            [shared.browser, *self.boxes.values(), shared.dropped],
             outputs, show_progress="minimal", show_progress_on=self.status,
             scroll_to_output=True, api_visibility="private", **ON_DEVICE,
         )  # fmt: skip
@@ -151,7 +159,6 @@ class ComparePage:
         browser: str,
         across: str,
         chosen: list[str],
-        strengths: dict[str, Any],
         base_too: bool,
         weights: list[float],
         prompts: str,
@@ -226,6 +233,14 @@ class ComparePage:
         if not handed or handed["page"] != "compare":
             return (gr.skip(),) * 5
         return taken(self.context, handed["paths"], chosen, dropped, base)[:5]
+
+    def bring_back(self, kept: Values | None, files: Named) -> tuple:
+        """The boxes as they were before the page was loaded again."""
+        values = dict.fromkeys(self.boxes, gr.skip()) | dict(kept or {})
+        values["adapters"], listed = adapter_rows.bring_back(self.context, kept, files)
+        if kept:
+            values["uploaded"] = sent_before(self.context, kept["uploaded"], files)
+        return (*values.values(), listed)
 
 
 def for_views(result: Comparison, saved: list[Path]) -> dict[str, Any]:

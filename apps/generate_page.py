@@ -18,6 +18,7 @@ from symdream_apps import adapter_rows, examples, stop_button
 from symdream_apps.adapters import base_for, page_name
 from symdream_apps.bases import side_of
 from symdream_apps.context import Context
+from symdream_apps.draft import Named, Values
 from symdream_apps.errors import inline, told, warn
 from symdream_apps.generation import MAX_COUNT, Made, PictureRequest, check, make
 from symdream_apps.history import owner_of, served
@@ -43,6 +44,7 @@ def build(context: Context, shared: Shared) -> None:
     page = GeneratePage(context, shared)
     page.connect()
     adapter_rows.keep_up(context, page.rows, tab)
+    shared.draft.add("generate", page.boxes, page.bring_back, page.restored)
 
 
 class GeneratePage:
@@ -126,11 +128,19 @@ class GeneratePage:
         return status(self.shared.studio.state)
 
     @property
-    def settings(self) -> list[Any]:
-        return [
-            self.prompt, self.base, *self.rows.inputs, self.negative, self.sampler, self.steps, self.guidance,
-            self.width, self.height, self.seed, self.count,
-        ]  # fmt: skip
+    def boxes(self) -> dict[str, Any]:
+        """What a request is made of, by name."""
+        return {
+            "prompt": self.prompt, "base": self.base, "adapters": self.rows.chosen, "strengths": self.rows.strengths,
+            "negative_prompt": self.negative, "sampler": self.sampler, "steps": self.steps, "guidance": self.guidance,
+            "width": self.width, "height": self.height, "seed": self.seed, "count": self.count,
+            "surprise": self.surprise,
+        }  # fmt: skip
+
+    @property
+    def restored(self) -> list[Any]:
+        """What is set where other settings are brought."""
+        return [*self.boxes.values(), self.rows.redraw, self.rows.listed]
 
     def connect(self) -> None:
         tell, shared = told(self.context), self.shared
@@ -141,7 +151,7 @@ class GeneratePage:
         stop_button.ready([self.go.click, self.prompt.submit], self.stop)
         asked = gr.on(
             [self.go.click, self.prompt.submit], tell(self.answer_generate),
-            [self.surprise, self.shared.browser, *self.settings], outputs,
+            [shared.browser, *self.boxes.values()], outputs,
             show_progress="minimal", show_progress_on=self.status,
             scroll_to_output=True, api_visibility="private", **ON_DEVICE,
         )  # fmt: skip
@@ -154,10 +164,9 @@ class GeneratePage:
         self.gallery.select(tell(self.pick), self.made, chosen, **PRIVATE)
         self.history.select(tell(self.pick), self.past, chosen, **PRIVATE)
         self.clear.click(tell(self.forget), shared.browser, [*remembered, self.gallery, self.made, *chosen], **PRIVATE)
-        restored = [*self.settings, self.surprise, self.rows.redraw, self.rows.listed]
-        self.use.click(tell(self.restore), [self.picked, shared.dropped], restored, **PRIVATE)
+        self.use.click(tell(self.restore), [self.picked, shared.dropped], self.restored, **PRIVATE)
         sent = [self.dropped, shared.dropped]
-        self.dropped.upload(tell(self.take_dropped), sent, [*restored, self.dropped], **PRIVATE)
+        self.dropped.upload(tell(self.take_dropped), sent, [*self.restored, self.dropped], **PRIVATE)
         self.compare.click(tell(self.to_compare), [self.picked, shared.dropped], shared.receivers, **PRIVATE)
         # A choice of the user's, not a restored picture, which brings sizes of its own.
         self.base.input(
@@ -175,7 +184,6 @@ class GeneratePage:
 
     def answer_generate(
         self,
-        surprise: bool,
         browser: str,
         prompt: str,
         base: str,
@@ -189,6 +197,7 @@ class GeneratePage:
         height: int,
         seed: int,
         count: int,
+        surprise: bool,
         request: gr.Request,
     ) -> Generator[tuple, None, None]:
         hidden = (None, gr.Markdown(visible=False), gr.Row(visible=False))
@@ -278,9 +287,9 @@ class GeneratePage:
             settings["prompt"], base, dropdown, strengths, settings["negative_prompt"], sampler,
             slider(int(settings["steps"]), *STEPS), slider(float(settings["guidance"]), *GUIDANCE),
             *(side_slider(side_of(self.context, base), int(settings[name])) for name in ("width", "height")),
-            int(settings["seed"]), 1,
+            int(settings["seed"]), 1, False,
         ]  # fmt: skip
-        return (*values, False, random.random(), listed)
+        return (*values, random.random(), listed)
 
     def take_dropped(self, file: str, dropped: list[str]) -> tuple:
         """`restore`, and the place to drop is free again whatever was dropped."""
@@ -288,7 +297,19 @@ class GeneratePage:
             return (*self.restore(file, dropped), None)
         except SymdreamError as error:
             warn(self.context, error)
-            return (*(gr.skip() for _ in range(len(self.settings) + 3)), None)
+            return (*(gr.skip() for _ in self.restored), None)
+
+    def bring_back(self, kept: Values | None, files: Named) -> tuple:
+        """`restored` from what stood in the boxes before the page was loaded again."""
+        values = dict.fromkeys(self.boxes, gr.skip()) | dict(kept or {})
+        values["adapters"], listed = adapter_rows.bring_back(self.context, kept, files)
+        if kept:
+            side = side_of(self.context, kept["base"])
+            for name, low, high in (("steps", *STEPS), ("guidance", *GUIDANCE)):
+                values[name] = gr.skip() if kept[name] is None else slider(kept[name], low, high)
+            for name in ("width", "height"):
+                values[name] = gr.skip() if kept[name] is None else side_slider(side, kept[name])
+        return (*values.values(), random.random(), listed)
 
     def to_compare(self, file: str | None, dropped: list[str]) -> tuple:
         worn = settings_in(Path(file))["adapters"] if file else []

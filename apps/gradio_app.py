@@ -14,6 +14,7 @@ import gradio as gr
 
 from symdream_apps import api, compare_page, generate_page, library_page, train_page
 from symdream_apps.context import Context
+from symdream_apps.draft import Draft
 from symdream_apps.history import History, new_owner
 from symdream_apps.shared import PRIVATE, Shared
 from symdream_apps.signed_out import LOG_OUT
@@ -41,10 +42,12 @@ def build(context: Context, desk: Desk, *, login: bool = False) -> gr.Blocks:
         browser = gr.BrowserState(storage_key="symdream-owner", secret="symdream-owner-")
         handed, kept, dropped = gr.State(None), gr.State(None), gr.State([])
         with gr.Tabs(selected="generate") as tabs:
-            shared = Shared(tabs, handed, kept, browser, dropped, desk.studio, desk, History(context))
+            draft = Draft(context, dropped)
+            shared = Shared(tabs, handed, kept, browser, dropped, draft, desk.studio, desk, History(context))
             for key, (label, page) in pages.items():
                 with gr.Tab(label, id=key):
                     page.build(context, shared)
+        draft.connect()
         api.build(context, shared)
 
         def leave(request: gr.Request) -> None:

@@ -33,7 +33,7 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
 
     from symdream_apps.broken_uploads import IDLE, OneLine, sweep
     from symdream_apps.gradio_app import build
-    from symdream_apps.signed_out import CSS as SIGNED_OUT_CSS
+    from symdream_apps.lost_app import HEAD as LOST_APP
     from symdream_apps.signed_out import HEAD as SIGNED_OUT
     from symdream_apps.studio import Studio
     from symdream_apps.theme import CSS, THEME
@@ -56,8 +56,8 @@ def serve(runs: Path, *, host: str, port: int, share: bool, auth: tuple[str, str
             allowed_paths=[],
             max_file_size=MAX_FILE_BYTES,
             theme=THEME,
-            css=CSS + SIGNED_OUT_CSS,
-            head=SIGNED_OUT if auth else None,
+            css=CSS,
+            head=LOST_APP + SIGNED_OUT if auth else LOST_APP,
             footer_links=["api", "settings"],
             run_history=False,
             enable_monitoring=False,

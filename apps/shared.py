@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from symdream_apps.history import History
 from symdream_apps.studio import Studio
 from symdream_apps.work import Desk
+
+if TYPE_CHECKING:
+    from symdream_apps.draft import Draft
 
 # Every event that computes names these, so that one works at a time and the others wait in the queue.
 ON_DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
@@ -35,7 +38,8 @@ class Shared:
     handed: gr.State
     kept: gr.State  # set to anything new once pictures are in the history
     browser: gr.BrowserState  # the name under which this browser's pictures are kept
-    dropped: gr.State  # paths of the adapter files that were dropped since the page was loaded, in that order
+    dropped: gr.State  # paths of the adapter files that were dropped in this tab, in that order
+    draft: Draft
     studio: Studio
     desk: Desk
     history: History

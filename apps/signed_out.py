@@ -13,6 +13,7 @@ HEAD = """<script>
     if (document.getElementById("signed-out")) return;
     const box = document.createElement("div");
     box.id = "signed-out";
+    box.className = "banner";
     box.setAttribute("role", "alert");
     box.append("You are not logged in any more: ");
     const again = document.createElement("a");
@@ -30,13 +31,3 @@ HEAD = """<script>
   };
 })();
 </script>"""
-
-CSS = """
-/* Above gradio's toasts (--layer-top), which say less. */
-#signed-out {
-  position: sticky; top: 0; z-index: calc(var(--layer-top) + 1); padding: 0.75rem; text-align: center;
-  font: 600 1rem var(--font); color: #fff; background: #b91c1c;
-}
-.dark #log-out a { color: var(--primary-400); }
-#signed-out a { color: inherit; text-decoration: underline; }
-"""

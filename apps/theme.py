@@ -41,6 +41,13 @@ input:is([type=range], [type=checkbox], [type=radio]):focus-visible {
 .toast-text, .toast-message-text { white-space: pre-line; }
 /* The browser draws scrollbars too, and white ones unless it knows of the dark. */
 :root:has(.dark) { color-scheme: dark; }
+/* What the whole page has to say (signed_out, lost_app): above gradio's toasts (--layer-top), which say less. */
+.banner {
+  position: sticky; top: 0; z-index: calc(var(--layer-top) + 1); padding: 0.75rem; text-align: center;
+  font: 600 1rem var(--font); color: #fff; background: #b91c1c;
+}
+.banner a { color: inherit; text-decoration: underline; }
+.dark #log-out a { color: var(--primary-400); }
 .gradio-container > .main { max-width: 1360px; margin: 0 auto; }
 #status, #compare-status { min-height: 3.2rem; }
 #status p, #compare-status p { margin: 0; }

@@ -17,6 +17,7 @@ from symdream.tuners.methods import METHODS
 from symdream_apps import run_api, run_pane, train_request
 from symdream_apps.bases import side_of
 from symdream_apps.context import Context
+from symdream_apps.draft import Named, Values, sent_before
 from symdream_apps.errors import told
 from symdream_apps.photo_check import Report, check
 from symdream_apps.runs import Keeper, Runs
@@ -39,12 +40,12 @@ def build(context: Context, shared: Shared) -> None:
     run_api.build(context, runs)
     with gr.Row():
         with gr.Column(scale=5, min_width=340):
-            name_started = _setup(context, runs)
+            name_started = _setup(context, shared, runs)
         with gr.Column(scale=6, min_width=340):
             run_pane.build(context, shared, runs, name_started)
 
 
-def _setup(context: Context, runs: Runs) -> gr.State:
+def _setup(context: Context, shared: Shared, runs: Runs) -> gr.State:
     """The left half: returns the state that holds the name of the run that was started last."""
     tell = told(context)
     gr.Markdown("### 1. Photos\n3 to 6 of one subject: different backgrounds and views, the subject whole and sharp.")
@@ -125,15 +126,10 @@ def _setup(context: Context, runs: Runs) -> gr.State:
 
     look_at = {"inputs": [photos, sample, base, captions], "show_progress_on": photos, "api_visibility": "private"}
     look_out = [shown_as, crops, findings, to_real, captions_box, captions, paths]
-    gr.on([photos.change, base.change], look, outputs=look_out, **look_at)
-    sample.change(
-        choose,
-        sample,
-        [photos, noun],
-        show_progress="hidden",
-        api_visibility="private",
-    ).then(look, outputs=look_out, **look_at)
-    preset.change(
+    gr.on([photos.change, sample.change, base.change], look, outputs=look_out, **look_at)
+    # Choices of the user's: a draft that is brought back has a noun, steps and a rank of its own.
+    sample.input(choose, sample, [photos, noun], show_progress="hidden", api_visibility="private")
+    preset.input(
         lambda chosen: (gr.Radio(info=_why(chosen)), _of_preset(chosen, "steps"), _of_preset(chosen, "rank")),
         preset,
         [preset, settings["steps"], settings["rank"]],
@@ -165,6 +161,25 @@ def _setup(context: Context, runs: Runs) -> gr.State:
         name_started,
         api_visibility="private",
     )
+
+    boxes = {
+        "photos": photos, "sample": sample, "captions": captions, "noun": noun, "trigger": trigger, "base": base,
+        "method": method, "preset": preset, "name": name, **settings,
+    }  # fmt: skip
+
+    def bring_back(kept: Values | None, files: Named) -> list[Any]:
+        """The boxes as they were before the page was loaded again."""
+        if not kept:
+            return [gr.skip()] * len(boxes)
+        sent = sent_before(context, kept["photos"], files)
+        values = {
+            "photos": gr.File(sent, visible=not kept["sample"]),
+            "captions": kept["captions"]["data"],
+            "preset": gr.Radio(value=kept["preset"], info=_why(kept["preset"])),
+        }
+        return [values.get(name, kept[name]) for name in boxes]
+
+    shared.draft.add("train", boxes, bring_back, list(boxes.values()))
     return name_started
 
 

@@ -87,6 +87,7 @@ def test_a_picture_is_made_saved_restored_and_remembered(page, server, tmp_path)
     assert settings["adapters"] == [{"name": "owl two", "weight": 0.35}] and str(settings["seed"]) == used
 
     # Dropped into a page that knows nothing, the picture brings everything back.
+    page.evaluate("sessionStorage.clear()")
     page.reload()
     page.wait_for_selector("#generate")
     assert page.input_value("#prompt textarea") == ""

@@ -29,10 +29,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(runs: Path, *flags: str, env: dict[str, str] | None = None) -> Server:
-    """`symdream app` on a free port of loopback, ready to answer."""
+def start(runs: Path, *flags: str, env: dict[str, str] | None = None, port: int | None = None) -> Server:
+    """`symdream app` on a port of loopback (None: a free one), ready to answer."""
     runs.mkdir(parents=True, exist_ok=True)
-    port, log = free_port(), runs.parent / f"{runs.name}-server.log"
+    port, log = port or free_port(), runs.parent / f"{runs.name}-server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "symdream.cli", "app", "--port", str(port), "--runs", str(runs), *flags],

@@ -1,0 +1,32 @@
+"""What a page does while the app does not answer, and when another process of it does: it was started anew."""
+
+from __future__ import annotations
+
+# A page of an app that has ended knows adapters, buttons and events that the next one does not: a click would be an
+# error in gradio's words. gradio itself looks only where an answer breaks off. Fetches, and no stream of events: a
+# browser has six connections for all pages of one address.
+HEAD = """<script>
+(() => {
+  const box = document.createElement("div");
+  box.id = "lost-app";
+  box.className = "banner";
+  box.setAttribute("role", "alert");
+  box.append("The app does not answer. When it does again, this page goes on.");
+  const look = async () => {
+    const {root, api_prefix, app_id} = window.gradio_config ?? {};
+    if (document.hidden || app_id === undefined) return;
+    let answer;
+    try {
+      answer = await fetch(`${root}${api_prefix}/app_id`, {cache: "no-store"});
+    } catch {}
+    // What stands in front of the app has answers of its own.
+    const found = answer?.ok ? await answer.json().catch(() => null) : null;
+    if (found === null) document.body.prepend(box);
+    else if (found.app_id !== app_id) location.reload();
+    else box.remove();
+  };
+  setInterval(look, 5000);
+  document.addEventListener("visibilitychange", look);
+  window.addEventListener("focus", look);
+})();
+</script>"""
