@@ -1,6 +1,7 @@
 """The pictures of the app in docs/img/app: every page, on a desktop and on a phone, light and dark.
 
-    python recipes/screenshots.py --runs runs            # a runs folder with a trained adapter, such as make demo's
+    symdream demo -o runs/owl; symdream demo --method symlora -o runs/owl-symlora
+    python recipes/screenshots.py --runs runs --adapters owl owl-symlora
 
 Starts the app on the folder, drives it in Debian's chromium, and writes WebP files of some tens of kilobytes.
 """
