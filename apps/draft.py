@@ -86,8 +86,13 @@ class Draft:
         back.then(None, js=IS_BACK, api_visibility="private").then(tell_missing, missing, **PRIVATE)
 
     def bring_back(self, kept: Mapping[str, Values | None] | None) -> tuple:
-        files = Named([], [])
-        given = [value for page, back in self._bring_back.items() for value in back((kept or {}).get(page), files)]
+        files, given = Named([], []), []
+        for page, back in self._bring_back.items():
+            try:
+                given += back((kept or {}).get(page), files)
+            except (KeyError, TypeError, ValueError):  # whatever the browser has, the page must come
+                self.context.log.exception("the draft of the page %s is not legible", page)
+                given += back(None, files)
         return *given, files.dropped, files.missing
 
 

@@ -8,8 +8,13 @@ from helpers import browser as browsers
 from helpers.browser import choose_adapter, open_page, select_tab, set_number
 from helpers.runs import make_photos
 
-pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason=browsers.WHY_NOT)
+gr = pytest.importorskip("gradio")
 pytest.importorskip("playwright")
+
+from symdream_apps.context import Context  # noqa: E402
+from symdream_apps.draft import Draft  # noqa: E402
+
+pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason=browsers.WHY_NOT)
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +179,15 @@ def test_a_page_outlives_its_app(browser, tmp_path):
     finally:
         page.context.close()
         app_server.stop(server)
+
+
+def test_a_draft_that_cannot_be_read_does_not_stand_in_the_pages_way(tmp_path):
+    context = Context.at(tmp_path)
+    with gr.Blocks():
+        draft = Draft(context, gr.State([]))
+        for page in ("generate", "train"):
+            box = gr.Textbox()
+            draft.add(page, {"prompt": box}, lambda kept, files: [kept["prompt"].strip() if kept else "new"], [box])
+    assert draft.bring_back(None) == ("new", "new", [], [])
+    assert draft.bring_back({"generate": {"prompt": " a "}, "train": None}) == ("a", "new", [], [])
+    assert draft.bring_back({"generate": {"promt": 1}, "train": {"prompt": "b"}}) == ("new", "b", [], [])
