@@ -17,7 +17,8 @@ from symdream_apps.adapters import AdapterCard, choices, made_with, read_card
 from symdream_apps.context import Context
 from symdream_apps.draft import Named, Values
 from symdream_apps.errors import told, warn
-from symdream_apps.shared import PRIVATE, Shared
+from symdream_apps.events import PRIVATE
+from symdream_apps.shared import Shared
 from symdream_apps.studio import Worn
 from symdream_apps.text import no_markdown, numbered
 from symdream_apps.upload import check_safetensors

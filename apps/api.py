@@ -14,9 +14,10 @@ from symdream_apps.adapters import named, read_card
 from symdream_apps.arguments import checked
 from symdream_apps.context import Context
 from symdream_apps.errors import told
+from symdream_apps.events import ON_DEVICE
 from symdream_apps.generation import PictureRequest, check, make
 from symdream_apps.history import served
-from symdream_apps.shared import ON_DEVICE, Shared
+from symdream_apps.shared import Shared
 from symdream_apps.studio import Worn
 from symdream_apps.work import Line
 

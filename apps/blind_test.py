@@ -12,8 +12,8 @@ from symdream.errors import RequestError
 from symdream_apps.blind import NEITHER, A, B, Pair, Vote, as_csv, conclusion, draw_pairs
 from symdream_apps.context import Context
 from symdream_apps.errors import told, warn
+from symdream_apps.events import PRIVATE
 from symdream_apps.history import served
-from symdream_apps.shared import PRIVATE
 from symdream_apps.text import no_markdown
 
 INTRODUCTION = (

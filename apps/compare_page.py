@@ -16,10 +16,11 @@ from symdream_apps.comparison import WEIGHTS, Comparison, Variant
 from symdream_apps.context import Context
 from symdream_apps.draft import Named, Values, sent_before
 from symdream_apps.errors import inline, told
+from symdream_apps.events import ON_DEVICE, PRIVATE
 from symdream_apps.generate_page import BASES, sizes_of, taken
 from symdream_apps.generation import Made, PictureRequest
 from symdream_apps.history import owner_of
-from symdream_apps.shared import ON_DEVICE, PRIVATE, Shared
+from symdream_apps.shared import Shared
 from symdream_apps.status import status
 
 ACROSS = [("base and adapters", "adapters"), ("weights of one adapter", "weights")]

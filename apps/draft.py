@@ -14,7 +14,7 @@ import gradio as gr
 from symdream.errors import RequestError
 from symdream_apps.context import Context
 from symdream_apps.errors import told
-from symdream_apps.shared import PRIVATE
+from symdream_apps.events import PRIVATE
 
 # sessionStorage is that of one tab and goes with it. A browser that keeps nothing, or no more, has no draft. Components
 # change as the page is built, too: nothing is kept before what was kept is back.

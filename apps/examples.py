@@ -9,7 +9,7 @@ from symdream.errors import RequestError
 from symdream.metrics.prompts import PromptSet, read_prompts
 from symdream_apps.adapters import read_card
 from symdream_apps.context import Context
-from symdream_apps.shared import PRIVATE
+from symdream_apps.events import PRIVATE
 
 SHOWN = 6
 

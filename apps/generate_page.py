@@ -20,10 +20,11 @@ from symdream_apps.bases import side_of
 from symdream_apps.context import Context
 from symdream_apps.draft import Named, Values
 from symdream_apps.errors import inline, told, warn
+from symdream_apps.events import ON_DEVICE, PRIVATE
 from symdream_apps.generation import MAX_COUNT, Made, PictureRequest, check, make
 from symdream_apps.history import owner_of, served
 from symdream_apps.restore import describe, settings_in
-from symdream_apps.shared import ON_DEVICE, PRIVATE, Shared
+from symdream_apps.shared import Shared
 from symdream_apps.status import status
 
 SAMPLER_LABELS = {"base": "the base's own", "ddim": "DDIM", "euler": "Euler", "dpm++": "DPM++ 2M"}

@@ -14,9 +14,9 @@ import gradio as gr
 
 from symdream_apps import api, compare_page, generate_page, library_page, train_page
 from symdream_apps.context import Context
-from symdream_apps.draft import Draft
-from symdream_apps.history import History, new_owner
-from symdream_apps.shared import PRIVATE, Shared
+from symdream_apps.events import PRIVATE
+from symdream_apps.history import new_owner
+from symdream_apps.shared import Shared
 from symdream_apps.signed_out import LOG_OUT
 from symdream_apps.work import Desk
 
@@ -38,16 +38,12 @@ def build(context: Context, desk: Desk, *, login: bool = False) -> gr.Blocks:
         gr.Markdown(f"# {TITLE}\n{HEAD_LINE}", elem_id="head")
         if login:
             gr.HTML(LOG_OUT, elem_id="log-out", padding=False)
-        # gradio encrypts with a key that it sends along; it is fixed so that a restart of the app loses no history.
-        browser = gr.BrowserState(storage_key="symdream-owner", secret="symdream-owner-")
-        handed, kept, dropped = gr.State(None), gr.State(None), gr.State([])
         with gr.Tabs(selected="generate") as tabs:
-            draft = Draft(context, dropped)
-            shared = Shared(tabs, handed, kept, browser, dropped, draft, desk.studio, desk, History(context))
+            shared = Shared.across(tabs, context, desk)
             for key, (label, page) in pages.items():
                 with gr.Tab(label, id=key):
                     page.build(context, shared)
-        draft.connect()
+        shared.draft.connect()
         api.build(context, shared)
 
         def leave(request: gr.Request) -> None:
@@ -55,5 +51,5 @@ def build(context: Context, desk: Desk, *, login: bool = False) -> gr.Blocks:
 
         blocks.unload(leave)
         list(blocks.default_config.fns.values())[-1].api_visibility = "private"  # for which unload has no argument
-        blocks.load(lambda owner: owner or new_owner(), browser, browser, **PRIVATE)
+        blocks.load(lambda owner: owner or new_owner(), shared.browser, shared.browser, **PRIVATE)
     return blocks

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
+from symdream_apps.context import Context
+from symdream_apps.draft import Draft
 from symdream_apps.history import History
 from symdream_apps.studio import Studio
 from symdream_apps.work import Desk
-
-if TYPE_CHECKING:
-    from symdream_apps.draft import Draft
-
-# Every event that computes names these, so that one works at a time and the others wait in the queue.
-ON_DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
-
-# Events of the pages are no part of the API, which has endpoints of its own.
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 
 PAGES = ("generate", "compare", "train", "library")
 
@@ -43,6 +36,15 @@ class Shared:
     studio: Studio
     desk: Desk
     history: History
+
+    @classmethod
+    def across(cls, tabs: gr.Tabs, context: Context, desk: Desk) -> Shared:
+        """What the pages in `tabs` share, inside of the Blocks that is open now."""
+        # gradio encrypts with a key that it sends along; it is fixed so that a restart of the app loses no history.
+        browser = gr.BrowserState(storage_key="symdream-owner", secret="symdream-owner-")
+        handed, kept, dropped = gr.State(None), gr.State(None), gr.State([])
+        draft = Draft(context, dropped)
+        return cls(tabs, handed, kept, browser, dropped, draft, desk.studio, desk, History(context))
 
     @property
     def receivers(self) -> list[Any]:

@@ -8,8 +8,8 @@ import gradio as gr
 
 from symdream_apps.context import Context
 from symdream_apps.errors import told
+from symdream_apps.events import PRIVATE
 from symdream_apps.history import served
-from symdream_apps.shared import PRIVATE
 
 
 class Slider:

@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from symdream_apps.shared import PRIVATE, Shared
+from symdream_apps.events import PRIVATE
+from symdream_apps.shared import Shared
 from symdream_apps.status import status
 
 # By the browser itself, at the click: the app's first answer comes when what others asked for is done.

@@ -39,8 +39,7 @@ def context(tmp_path, monkeypatch):
 def page(context):
     studio = Studio(context)
     with gr.Blocks():
-        states = gr.State(None), gr.State(None), gr.BrowserState(), gr.State([])
-        yield ComparePage(context, Shared(gr.Tabs(), *states, studio, Desk(studio), history.History(context)))
+        yield ComparePage(context, Shared.across(gr.Tabs(), context, Desk(studio)))
     studio.close()
 
 
@@ -49,7 +48,7 @@ def compared(page, paths, prompts, dropped=(), **settings):
     given = {"across": "adapters", "base_too": True, "weights": [], "seeds": "0", "photos": "none", **settings}
     request = SimpleNamespace(username=None, session_hash="session")
     [*_, (line, _, _, kept, _)] = page.answer_compare(
-        history.new_owner(), given["across"], paths, {}, given["base_too"], given["weights"], prompts, given["seeds"],
+        history.new_owner(), given["across"], paths, given["base_too"], given["weights"], prompts, given["seeds"],
         2, given["photos"], None, "sprite", 1.0, "", list(dropped), request,
     )  # fmt: skip
     assert "Done." in line
@@ -167,13 +166,12 @@ def test_every_file_of_a_comparison_is_one_that_gradio_removes_in_time(context):
     owl = str(write_run(context.runs / "owl", photos=sample_data().resolve() / "owl"))
     studio = Studio(context)
     with gr.Blocks() as blocks:
-        states = gr.State(None), gr.State(None), gr.BrowserState(), gr.State([])
-        page = ComparePage(context, Shared(gr.Tabs(), *states, studio, Desk(studio), history.History(context)))
+        page = ComparePage(context, Shared.across(gr.Tabs(), context, Desk(studio)))
         page.connect()
     session = SessionState(blocks)
 
     asked = page.answer_compare(
-        history.new_owner(), "adapters", [owl], {}, True, [], "a {subject}", "0, 1", 2, "run", None, "sprite", 1.0,
+        history.new_owner(), "adapters", [owl], True, [], "a {subject}", "0, 1", 2, "run", None, "sprite", 1.0,
         "a red {subject}", [],
         SimpleNamespace(username=None, session_hash="session"),
     )  # fmt: skip

@@ -36,9 +36,7 @@ def context(tmp_path):
 def page(context):
     studio = Studio(context)
     with gr.Blocks():
-        states = gr.State(None), gr.State(None), gr.BrowserState(), gr.State([])
-        shared = Shared(gr.Tabs(), *states, studio, Desk(studio), history.History(context))
-        yield GeneratePage(context, shared)
+        yield GeneratePage(context, Shared.across(gr.Tabs(), context, Desk(studio)))
     studio.close()
 
 
@@ -80,11 +78,11 @@ def test_pictures_that_went_to_the_trash_are_not_chosen_any_more(page):
 def test_a_picture_beyond_the_sliders_brings_settings_that_can_be_used(page):
     file = keep(page, history.new_owner(), steps=150, guidance=25.0, sampler="ddpm", width=512)
     with pytest.warns(UserWarning, match="no sampler ddpm"):
-        values = dict(zip(page.settings, page.restore(str(file), []), strict=False))
+        values = dict(zip(page.restored, page.restore(str(file), []), strict=True))
     for shown, value in ((page.steps, 150), (page.guidance, 25.0), (page.width, 512)):
         assert values[shown].value == value == values[shown].maximum
     assert values[page.sampler] == "base"
-    usual = dict(zip(page.settings, page.restore(str(keep(page, history.new_owner())), []), strict=False))
+    usual = dict(zip(page.restored, page.restore(str(keep(page, history.new_owner())), []), strict=True))
     assert (usual[page.steps].maximum, usual[page.guidance].maximum) == (100, 20)
 
 
@@ -165,7 +163,8 @@ def test_a_pictures_base_comes_back_by_the_name_that_the_page_has(context, page)
         values = page.restore(str(keep(page, "a" * 24, base=identity)), [])
         assert values[1] == name
         if name == "sdxl":
-            assert values[-7].maximum == values[-6].maximum == 2048
+            boxes = dict(zip(page.boxes, values, strict=False))
+            assert boxes["width"].maximum == boxes["height"].maximum == 2048
 
 
 def test_what_a_page_says_of_a_picture_whose_adapter_is_gone(page, monkeypatch):
@@ -181,8 +180,8 @@ def test_what_a_page_says_of_a_picture_whose_adapter_is_gone(page, monkeypatch):
 
 def test_use_these_settings_means_the_picture_whose_settings_are_shown(page):
     request = SimpleNamespace(username=None, session_hash="session")
-    settings = ["sprite", [], {}, "", "base", 1, 1.0, 64, 64, 5, 1]
-    told = list(page.answer_generate(False, history.new_owner(), "a toy", *settings, request))
+    settings = ["sprite", [], {}, "", "base", 1, 1.0, 64, 64, 5, 1, False]
+    told = list(page.answer_generate(history.new_owner(), "a toy", *settings, request))
     _, _, made, _, picked, details, *_ = told[-1]
     assert picked == made[0] and "a toy" in details.value
     assert told[0][4] is None  # and none while the next ones are made
@@ -192,8 +191,8 @@ def test_use_these_settings_means_the_picture_whose_settings_are_shown(page):
 @pytest.mark.parametrize("seed", [-5, 2**53])
 def test_a_seed_out_of_range_is_named(page, seed):
     request = SimpleNamespace(username=None, session_hash="session")
-    settings = ["sprite", [], {}, "", "base", 1, 1.0, 64, 64, page.seed.preprocess(seed), 1]
-    [told] = page.answer_generate(False, history.new_owner(), "a toy", *settings, request)
+    settings = ["sprite", [], {}, "", "base", 1, 1.0, 64, 64, page.seed.preprocess(seed), 1, False]
+    [told] = page.answer_generate(history.new_owner(), "a toy", *settings, request)
     assert f"seed {seed}" in told[0]
 
 
