@@ -40,9 +40,10 @@ class AdapterCard:
 
 
 def find_adapters(context: Context) -> list[Path]:
-    """Run folders with an adapter, and .safetensors files in the runs folder or in a run, newest first."""
-    found = {path: stamp for path, stamp in _candidates(context.runs)}
-    return sorted(found, key=found.get, reverse=True)
+    """Run folders with an adapter, each with the .safetensors files in it behind it, and .safetensors files in the runs
+    folder, newest first."""
+    found = dict(_candidates(context.runs))
+    return sorted(found, key=found.get, reverse=True)  # of one age: in the order in which they were found
 
 
 def _candidates(runs: Path) -> Iterator[tuple[Path, float]]:
@@ -52,13 +53,14 @@ def _candidates(runs: Path) -> Iterator[tuple[Path, float]]:
         try:
             if entry.is_dir():
                 weights = sorted(entry.glob("adapter/*/adapter_model.safetensors"))
-                if weights and is_run(entry):
-                    yield entry, weights[0].stat().st_mtime
-                files = entry.glob("*.safetensors")
+                files = sorted(entry.glob("*.safetensors"))
+                trained = weights[0].stat().st_mtime if weights and is_run(entry) else None
+                if trained is not None:
+                    yield entry, trained
             else:
-                files = [entry] if entry.suffix == ".safetensors" else []
+                trained, files = None, [entry] if entry.suffix == ".safetensors" else []
             for file in files:
-                yield file, file.stat().st_mtime
+                yield file, file.stat().st_mtime if trained is None else trained
         except OSError:
             continue  # removed, or not ours to read, while we looked
 

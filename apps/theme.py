@@ -67,6 +67,8 @@ progress::-moz-progress-bar { background: var(--color-accent); }
 .drop-adapters .icon-wrap { display: none; }
 /* A choice that is too long ends before the arrow. */
 input[role=combobox] { padding-right: 1.75rem !important; text-overflow: ellipsis; }
+/* The buttons in the corner would lie on the last column's label. */
+#grid .image-container { padding-top: 1.75rem; }
 #gallery { min-height: 320px; }
 #gallery .grid-wrap { max-height: none; overflow-y: auto; }
 #head h1 { margin-bottom: 0; }

@@ -1,6 +1,7 @@
 """The parts of the Generate and Compare pages that need neither browser nor model."""
 
 import json
+import os
 import random
 import shutil
 import threading
@@ -63,8 +64,10 @@ def test_runs_and_files_are_found_and_what_they_tell_is_read(context, owl):
     (context.runs / "owl" / "owl-lora.safetensors").write_bytes(weights.read_bytes())
     write_adapter(context.runs / "no run")  # without config.toml it is a folder like any other
     (context.runs / ".app" / "hidden.safetensors").write_bytes(weights.read_bytes())
-    found = {context.name_of(path) for path in find_adapters(context)}
-    assert found == {"owl", "mine.safetensors", "owl/owl-lora.safetensors"}
+    os.utime(weights, (1e9, 1e9))
+    os.utime(context.runs / "mine.safetensors", (1.1e9, 1.1e9))
+    found = [context.name_of(path) for path in find_adapters(context)]
+    assert found == ["mine.safetensors", "owl", "owl/owl-lora.safetensors"]  # a run's files behind it, new as they are
     assert (owl.words, owl.method, owl.base, owl.weight) == ("sks bird", "lora", "sprite", 1.0)
     assert named(context, "owl-lora.safetensors") == context.runs / "owl" / "owl-lora.safetensors"
 

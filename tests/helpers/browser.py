@@ -50,7 +50,7 @@ def open_page(browser, url: str, *, size: dict = DESKTOP, dark: bool = False):
 def choose_adapter(page, name: str) -> None:
     """Pick `name` from the list of adapters on the tab that is open."""
     box = page.locator("[role=tabpanel]:visible .adapters").first
-    exactly = re.compile(rf"^\s*(✓\s*)?{re.escape(name)}(?![-\w])")  # not "owl-two" for "owl"
+    exactly = re.compile(rf"^\s*(✓\s*)?{re.escape(name)}(?![-/\w])")  # not "owl-two" or "owl/a.safetensors" for "owl"
     box.locator("input").click()
     box.locator("[role=option]").filter(has_text=exactly).first.click()
     page.keyboard.press("Escape")
