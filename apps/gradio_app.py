@@ -38,8 +38,9 @@ def build(context: Context, desk: Desk, *, login: bool = False) -> gr.Blocks:
         gr.Markdown(f"# {TITLE}\n{HEAD_LINE}", elem_id="head")
         if login:
             gr.HTML(LOG_OUT, elem_id="log-out", padding=False)
-        with gr.Tabs(selected="generate") as tabs:
-            shared = Shared.across(tabs, context, desk)
+        tabs = gr.Tabs(selected="generate")
+        shared = Shared.across(tabs, context, desk)  # outside: gradio counts whatever lies in Tabs as a tab
+        with tabs:
             for key, (label, page) in pages.items():
                 with gr.Tab(label, id=key):
                     page.build(context, shared)

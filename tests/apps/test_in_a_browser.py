@@ -461,6 +461,11 @@ def test_scrollbars_have_the_colour_of_the_page(browser, server, dark):
     assert ("dark" in scheme) == dark
 
 
+def test_each_page_has_one_tab(page):
+    bar = page.locator("[role=tablist]").first
+    assert bar.get_by_role("tab").all_inner_texts() == ["Generate", "Compare", "Train", "Library"]
+
+
 @pytest.mark.parametrize("size", [browsers.DESKTOP, browsers.PHONE])
 @pytest.mark.parametrize("tab", ["Generate", "Compare"])
 def test_nothing_is_wider_than_the_window(browser, server, size, tab):
