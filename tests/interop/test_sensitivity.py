@@ -16,7 +16,7 @@ from symdream.interop.attach import attach_adapter
 from symdream.interop.collect import collect
 from symdream.interop.keys import Place
 from symdream.interop.layers import Adapter, PlainLayer
-from symdream.interop.sensitivity import LOOKS, SEEDS, Moments, guided, looks_at, measure, visited
+from symdream.interop.sensitivity import LOOKS, SEEDS, Moments, guided, looks_at, measure, visited, watched
 
 P = Place("unet", "down_blocks.0.a")
 PROMPT = "a photo of a sks toy"
@@ -146,3 +146,43 @@ def test_the_moments_are_those_of_inputs_and_gradients(plain):
             np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.norm()))
     assert len(visited(base, PROMPT, 0)) == min(LOOKS, base.defaults["steps"])
     assert not any(p.requires_grad for n, p in base.unet.named_parameters() if "base_layer" in n)
+
+
+def test_the_states_are_those_of_diffusers_pipeline_evenly_spaced_and_guided_as_there():
+    base = tiny_base("sd1")
+    base.defaults = {"steps": 15, "guidance": 3.0}
+    found = visited(base, PROMPT, 4)
+    pipe, states = base.pipeline(), [found[0][0]]
+    pipe.set_progress_bar_config(disable=True)
+    pipe(
+        PROMPT, latents=states[0], num_inference_steps=15, guidance_scale=3.0, output_type="latent",
+        callback_on_step_end=lambda pipe, i, t, told: states.append(told["latents"]) or told,
+    )  # fmt: skip
+    places = np.linspace(0, 14, LOOKS).round().astype(int)
+    assert [int(t) for _, t in found] == pipe.scheduler.timesteps[places].tolist()
+    for place, (x_t, t) in zip(places, found, strict=True):
+        torch.testing.assert_close(x_t, states[place], rtol=1e-4, atol=1e-4)
+        with torch.no_grad():
+            ids = base.tokenizer(["", PROMPT], padding="max_length", return_tensors="pt").input_ids
+            without, by_prompt = base.unet(x_t.repeat(2, 1, 1, 1), t, base.text_encoder(ids)[0]).sample
+            torch.testing.assert_close(guided(base, PROMPT, x_t, t)[0], without + 3 * (by_prompt - without))
+
+
+def test_what_watched_a_base_is_off_it_afterwards_also_where_it_fails():
+    adapter = collect(adapted("sd1", "lora").components())
+    base = tiny_base("sd1")
+    attach_adapter(base.components(), adapter)
+    parameters = [p for model in base.components().values() for p in model.parameters()]
+    trained = next(p for name, p in base.unet.named_parameters() if "lora_A" in name)
+    for p in parameters:
+        p.requires_grad_(p is trained)
+    found = {}
+    [x_t, t] = visited(base, PROMPT, 0)[0]
+    with pytest.raises(ZeroDivisionError), watched(base, adapter, found):
+        guided(base, PROMPT, x_t, t).sum().backward()
+        assert trained.grad is not None
+        1 / 0  # noqa: B018
+    assert all(p.requires_grad == (p is trained) and p.grad is None for p in parameters)
+    before = {place: (moments.A.clone(), moments.B.clone()) for place, moments in found.items()}
+    guided(base, PROMPT, x_t, t).sum().backward()
+    assert all(torch.equal(m.A, before[p][0]) and torch.equal(m.B, before[p][1]) for p, m in found.items())
