@@ -12,7 +12,7 @@ from symdream.interop.arithmetic import compress_to_rank, scale
 from symdream.interop.attach import attach_adapter
 from symdream.interop.collect import collect
 from symdream.interop.layers import Adapter
-from symdream.interop.sensitivity import guided, looks_at
+from symdream.interop.sensitivity import SEEDS, guided, looks_at
 
 PROMPTS = ["a photo of a sks toy", "a drawing of a sks toy"]
 
@@ -75,7 +75,35 @@ def test_the_error_is_zero_for_the_whole_one_for_the_base_and_the_ratio_between(
 
 def test_learning_that_makes_it_worse_is_thrown_away(base, whole, few_denoising_steps, monkeypatch):
     monkeypatch.setattr(distil, "RATE", 1.0)
-    small = compress_to_rank(whole, 3)
-    result = distil.distil(base, PROMPTS, looks_at(base, PROMPTS), small)
+    small, prompts = compress_to_rank(whole, 3), PROMPTS[:1]
+    unseen = distil.answers(base, looks_at(base, prompts, distil.CHECK_SEEDS))
+    result = distil.distil(base, prompts, looks_at(base, prompts), small)
     assert result.adapter is small
     assert result.after == result.before
+    attach_adapter(base.components(), small)
+    assert result.before == pytest.approx(distil.error(base, unseen), rel=1e-5)
+    assert not set(distil.CHECK_SEEDS) & set(SEEDS)
+
+
+def test_both_matrices_of_both_models_learn_the_same_every_time_and_are_frozen_afterwards(
+    base, whole, few_denoising_steps
+):
+    small, taught = compress_to_rank(whole, 2), []
+    told = distil.answers(base, looks_at(base, PROMPTS[:1])[:3])
+    for seed in (1, 2):
+        fresh = tiny_base("sd1")
+        attach_adapter(fresh.components(), small)
+        trainable = [p.requires_grad for p in fresh.unet.parameters()]
+        torch.manual_seed(seed)
+        distil.learn(fresh, told)
+        assert [p.requires_grad for p in fresh.unet.parameters()] == trainable
+        taught.append(collect(fresh.components()).layers)
+    for component in ("unet", "text_encoder"):
+        places = [place for place in small.layers if place.component == component]
+        for part in ("A", "B"):
+            moved = [
+                (getattr(taught[0][place], part) - getattr(small.layers[place], part)).abs().max() for place in places
+            ]
+            assert max(moved) > 0, (component, part)
+    for place, layer in taught[0].items():
+        assert all(torch.equal(a, b) for a, b in zip(layer.tensors(), taught[1][place].tensors(), strict=True)), place

@@ -160,12 +160,20 @@ def test_the_states_are_those_of_diffusers_pipeline_evenly_spaced_and_guided_as_
     )  # fmt: skip
     places = np.linspace(0, 14, LOOKS).round().astype(int)
     assert [int(t) for _, t in found] == pipe.scheduler.timesteps[places].tolist()
-    for place, (x_t, t) in zip(places, found, strict=True):
+    for place, (x_t, _) in zip(places, found, strict=True):
         torch.testing.assert_close(x_t, states[place], rtol=1e-4, atol=1e-4)
+    for x_t, t in found[::5]:
         with torch.no_grad():
             ids = base.tokenizer(["", PROMPT], padding="max_length", return_tensors="pt").input_ids
             without, by_prompt = base.unet(x_t.repeat(2, 1, 1, 1), t, base.text_encoder(ids)[0]).sample
             torch.testing.assert_close(guided(base, PROMPT, x_t, t)[0], without + 3 * (by_prompt - without))
+
+
+def test_every_prompt_is_looked_at_from_every_seed():
+    base, prompts, seeds = tiny_base("sd1"), ["a toy", PROMPT], [5, 4]
+    wanted = [(prompt, *state) for prompt in prompts for seed in seeds for state in visited(base, prompt, seed)]
+    for found, expected in zip(looks_at(base, prompts, seeds), wanted, strict=True):
+        assert found[0] == expected[0] and torch.equal(found[1], expected[1]) and found[2] == expected[2]
 
 
 def test_what_watched_a_base_is_off_it_afterwards_also_where_it_fails():
