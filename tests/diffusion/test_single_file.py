@@ -136,6 +136,22 @@ def test_a_marker_tensor_says_that_the_schedule_ends_in_noise_alone(tmp_path):
     assert np.abs(np.subtract(*(np.asarray(picture, int) for picture in pictures))).max() <= 1
 
 
+def test_a_noise_predictor_keeps_its_schedule_whatever_marker_it_has(tmp_path):
+    path = write_tiny_single_file(tmp_path / "x.safetensors")
+    save_file(load_file(path) | {"ztsnr": torch.zeros(0)}, path)
+    base = load_base(str(path))
+    torch.testing.assert_close(base.scheduler.alphas_cumprod, tiny_scheduler("epsilon").alphas_cumprod)
+
+
+def test_a_file_of_mixed_number_formats_is_loaded_in_the_one_asked_for_and_not_in_training(tmp_path):
+    path = write_tiny_single_file(tmp_path / "x.safetensors", "sd2")
+    save_file({name: weight.half() if weight.dim() > 1 else weight for name, weight in load_file(path).items()}, path)
+    base = load_base(str(path))  # what it predicts is measured on the way
+    for part in (base.unet, base.vae, base.text_encoder):
+        assert {p.dtype for p in part.parameters()} == {torch.float32}
+        assert not any(module.training for module in part.modules())
+
+
 def test_a_trained_noise_predictor_is_measured_as_one():
     assert measured_prediction(load_base("sprite").unet) == "epsilon"
 
@@ -219,6 +235,8 @@ def test_a_weight_that_lacks_is_named_by_check_and_by_loading(tmp_path, capfd, f
         (UNET + "input_blocks.0.0.bias", r"unet .* wrong shape, conv_in.bias first: \[5\] instead of \[32\]"),
         ("first_stage_model.decoder.conv_in.bias", r"vae .* decoder.conv_in.bias first: \[5\] instead of \[32\]"),
         (f"{OPENAI}final_layer_norm.bias", r"text_encoder .* final_layer_norm.bias first: \[5\] instead of \[32\]"),
+        (UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", "unet in x.safetensors does not fit"),
+        (UNET + "input_blocks.1.0.out_layers.3.weight", "unet in x.safetensors does not fit"),
     ],
 )
 def test_a_weight_of_another_shape_is_named_by_check_and_by_loading(tmp_path, weight, told):
