@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from symdream.diffusion.base import load_base
 from symdream.diffusion.checks import AGAIN, check_folder, check_source
 from symdream.diffusion.export_base import export_base
+from symdream.diffusion.fitting import misfit
 from symdream.diffusion.folders import weight_components
 from symdream.diffusion.names import resolve_name
 from symdream.errors import RequestError
@@ -126,3 +127,19 @@ def test_a_config_that_no_model_is_built_from_is_told(tmp_path):
     )
     [problem] = problems(folder)
     assert problem.startswith("the unet cannot be built from its config.json: ")
+
+
+@pytest.mark.parametrize(
+    ("missing", "mismatched", "told"),
+    [
+        ([], [], None),
+        ({"b", "a"}, [("c", (1,), (2,))], "lacks 2 of its weights, a first"),
+        (
+            [],
+            [("b", (1,), (2,)), ("a", (3, 4), (5,))],
+            "has 2 of its weights in a wrong shape, a first: [3, 4] instead of [5]",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_counted(missing, mismatched, told):
+    assert misfit(missing, mismatched) == told

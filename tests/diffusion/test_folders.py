@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from helpers.tiny_models import TINY_RESOLUTION, write_tiny_sd
+from helpers.tiny_models import TINY_RESOLUTION, in_two_files, write_tiny_sd
 from safetensors.torch import load_file, save_file
 
 from symdream.diffusion.architecture import family_of_folder
 from symdream.diffusion.base import load_base
 from symdream.diffusion.checks import check_folder
 from symdream.diffusion.export_base import export_base
-from symdream.diffusion.folders import licence_of
+from symdream.diffusion.folders import MissingPart, licence_of
 from symdream.diffusion.sampling import make_scheduler, sample
-from symdream.errors import RequestError
+from symdream.errors import RequestError, WorkError
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 
@@ -38,6 +38,7 @@ def folder(tmp_path):
         ("---\ntags:\n- toy\nlicense: creativeml-openrail-m\n---\n# Card\n", "creativeml-openrail-m"),
         ("---\nlicense: 'mit'\n---\n", "mit"),
         ("---\nlicense: other\n---\n", None),
+        ("---\nlicense: Unknown\n---\n", None),
         ("---\nlicense: null\n---\n", None),
         ("---\nlicense:\n- mit\n---\n", None),
         ("---\ntags: toy\n---\nlicense: mit\n", None),
@@ -97,10 +98,15 @@ def assert_pipelines_picture(folder, **settings):
     assert np.abs(np.asarray(ours[0], int) - np.asarray(theirs[0], int)).max() <= 1
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_scheduler_config_that_leaves_out_the_offset_and_clipping_draws_what_diffusers_draws(tmp_path, family):
     folder = write_tiny_sd(tmp_path / family, family)
-    edit(folder / "scheduler" / "scheduler_config.json", clip_sample=None, steps_offset=None)
+    # SDXL's own pipeline would clip.
+    edit(
+        folder / "scheduler" / "scheduler_config.json",
+        clip_sample=False if family == "sdxl" else None,
+        steps_offset=None,
+    )
     assert_pipelines_picture(folder)
 
 
@@ -193,9 +199,10 @@ def test_a_pickle_under_a_safetensors_name_is_refused_as_a_pickle(folder):
         load_base(str(folder))
 
 
-def test_a_folder_with_pickles_only_is_refused(folder):
+@pytest.mark.parametrize("suffix", [".bin", ".ckpt"])
+def test_a_folder_with_pickles_only_is_refused(folder, suffix):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.rename(weights.with_suffix(".bin"))
+    weights.rename(weights.with_suffix(suffix))
     with pytest.raises(RequestError, match="is a pickle"):
         load_base(str(folder))
 
@@ -215,6 +222,38 @@ def test_a_missing_part_is_named(folder, missing):
     with pytest.raises(RequestError) as caught:
         load_base(str(folder))
     assert missing.split("/")[1] in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["text_encoder_2/config.json", "tokenizer_2/tokenizer.json"])
+def test_a_missing_part_of_sdxls_second_text_encoder_is_named(tmp_path, missing):
+    folder = write_tiny_sd(tmp_path / "xl", "sdxl")
+    (folder / missing).unlink()
+    with pytest.raises(RequestError) as caught:
+        load_base(str(folder))
+    assert missing.split("/")[1] in str(caught.value) and missing.split("/")[0] in str(caught.value)
+
+
+def test_a_tokenizer_of_vocabulary_and_merges_is_the_same_and_half_of_it_none(folder):
+    """As the repositories of SD 1.5 and SDXL have it."""
+    text, place = "a red bird, sks", folder / "tokenizer"
+    tokens = load_base(str(folder)).tokenizer(text).input_ids
+    in_two_files(place)
+    assert load_base(str(folder)).tokenizer(text).input_ids == tokens
+    for name in ("merges.txt", "vocab.json"):
+        content = (place / name).read_text()
+        (place / name).unlink()
+        with pytest.raises(MissingPart, match="tokenizer is incomplete: it needs"):
+            load_base(str(folder))
+        (place / name).write_text(content)
+
+
+def test_weights_in_full_precision_are_taken_where_both_are_there(folder):
+    weights = load_base(str(folder)).unet.state_dict()
+    write_tiny_sd(folder.parent / "other", variant="fp16", seed=1)
+    for part in ("unet", "vae", "text_encoder"):
+        [half] = (folder.parent / "other" / part).glob("*.fp16.safetensors")
+        half.rename(folder / part / half.name)
+    assert all(torch.equal(weights[name], p) for name, p in load_base(str(folder)).unet.state_dict().items())
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -240,6 +279,15 @@ def test_other_architectures_are_refused_by_what_they_are(tmp_path, pipeline):
 def test_broken_json_is_named(folder):
     (folder / "model_index.json").write_text("{")
     with pytest.raises(RequestError, match="model_index.json is not valid JSON"):
+        load_base(str(folder))
+    (folder / "model_index.json").write_text("[]")
+    with pytest.raises(RequestError, match="model_index.json holds no JSON object"):
+        load_base(str(folder))
+
+
+def test_a_scheduler_that_diffusers_does_not_have_is_named(folder):
+    edit(folder / "scheduler" / "scheduler_config.json", _class_name="MyScheduler")
+    with pytest.raises(WorkError, match="no scheduler of diffusers: 'MyScheduler'"):
         load_base(str(folder))
 
 
@@ -275,7 +323,8 @@ def test_a_text_encoder_of_another_kind_is_refused_by_what_it_is(folder):
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "predicts 'sample'"),
         ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler"),
         ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEuler"),
-        ("vae/config.json", {"latents_mean": [0.1] * 4, "latents_std": [2.0] * 4}, "shifts its latents"),
+        ("vae/config.json", {"latents_mean": [0.1] * 4}, "shifts its latents"),
+        ("vae/config.json", {"latents_std": [2.0] * 4}, "shifts its latents"),
     ],
 )
 def test_what_is_trained_in_another_way_is_refused(folder, file, changes, told):

@@ -2,15 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
 from helpers.fake_hub import COMMIT, fake_hub
-from helpers.tiny_models import write_tiny_sd
+from helpers.tiny_models import in_two_files, write_tiny_sd
 
 from symdream.diffusion.base import load_base
-from symdream.diffusion.hub import needed_files
+from symdream.diffusion.hub import _check_disk, needed_files
 from symdream.errors import RequestError, WorkError
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -25,11 +27,15 @@ def repos(tmp_path_factory):
     (wide / "v2.safetensors").write_bytes(b"never asked for")
     pickled = write_tiny_sd(root / "pickled")
     (pickled / UNET).rename((pickled / UNET).with_suffix(".bin"))
+    (root / "single" / "old").mkdir(parents=True)
+    for name in ("v2.safetensors", "old/a.safetensors"):
+        (root / "single" / name).write_bytes(b"never asked for")
     return {
         "me/tiny": wide,
         "me/gated": wide,
         "me/inpaint": write_tiny_sd(root / "inpaint", in_channels=9),
         "me/pickled": pickled,
+        "me/single": root / "single",
     }
 
 
@@ -100,6 +106,7 @@ def test_get_resumes_inside_a_file_where_an_interrupted_download_stopped(hub, sy
         ("me/tiny@v9", 2, ["me/tiny has no version v9"]),
         ("me/inpaint", 2, ["inpainting"]),
         ("me/pickled", 2, ["diffusion_pytorch_model.bin is a pickle"]),
+        ("me/single", 2, ["me/single is no diffusers model", "download v2.safetensors and give its path"]),
     ],
 )
 def test_what_cannot_be_had_is_told_in_one_sentence_and_no_weights_are_fetched(hub, symdream, name, code, words):
@@ -128,6 +135,65 @@ def test_the_offline_variable_is_named_when_it_forbids_a_download(name, tmp_path
     with pytest.raises(WorkError, match="HF_HUB_OFFLINE") as caught:
         load_base(name)
     assert "sprite" in caught.value.fix
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """Put a folder into an empty cache as me/NAME; gives that name."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def put(folder):
+        repo = tmp_path / "cache" / f"models--me--{folder.name}"
+        shutil.copytree(folder, repo / "snapshots" / COMMIT)
+        (repo / "refs").mkdir()
+        (repo / "refs" / "main").write_text(COMMIT)
+        return f"me/{folder.name}", repo / "snapshots" / COMMIT
+
+    return put
+
+
+def test_what_the_cache_has_is_loaded_completed_or_refused_for_what_it_is(tmp_path, tiny_sd1, cached):
+    name, folder = cached(tiny_sd1)
+    assert load_base(name).identity == f"{name}@{COMMIT}"
+    (folder / UNET).unlink()
+    with pytest.raises(WorkError, match="is not on this machine, and HF_HUB_OFFLINE forbids"):
+        load_base(name)
+    name, _ = cached(write_tiny_sd(tmp_path / "inpaint", in_channels=9))
+    with pytest.raises(RequestError, match="inpainting"):  # no download would make it another
+        load_base(name)
+
+
+def test_a_download_that_the_disk_cannot_take_is_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "not" / "there yet"))
+    _check_disk(1)
+    with pytest.raises(WorkError, match="the download takes 1000000000.0 GB") as refused:
+        _check_disk(10**18)
+    assert "HF_HOME" in refused.value.fix
+
+
+@pytest.mark.parametrize(("family", "variant"), [("sd1", None), ("sdxl", "fp16")])
+def test_what_is_fetched_is_enough_to_load_and_nothing_else(tmp_path, family, variant):
+    """Of repositories in shards, with tokenizers in two files."""
+    repo, here = write_tiny_sd(tmp_path / "repo", family, variant=variant), tmp_path / "here"
+    whole = load_base(str(repo), dtype=torch.float16)
+    models = {"vae": whole.vae, **whole.components()}
+    for part, model in models.items():
+        for file in (repo / part).glob("*.safetensors"):
+            file.unlink()
+        model.save_pretrained(repo / part, max_shard_size="400KB", variant=variant)
+    for tokenizer in repo.glob("tokenizer*"):
+        in_two_files(tokenizer)
+    kept = {path.relative_to(repo).as_posix() for path in repo.rglob("*") if path.is_file()}
+    others = {"v1.safetensors", "vae/model.bin", "unet/model.onnx", "safety_checker/model.safetensors", "grid.png"}
+    files = needed_files(sizes(*kept, *others), family)
+    assert set(files) == kept and len(files) == len(kept)
+    for name in files:
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(repo / name, here / name)
+    fetched = load_base(str(here), dtype=torch.float16)
+    for part, model in models.items():
+        found = fetched.vae if part == "vae" else fetched.components()[part]
+        assert all(torch.equal(p, found.state_dict()[name]) for name, p in model.state_dict().items())
 
 
 def sizes(*names):
@@ -162,6 +228,11 @@ def test_the_second_text_encoder_is_fetched_for_sdxl_only():
     assert "text_encoder_2/model.safetensors" not in needed_files(sizes(*names), "sd1")
 
 
-def test_a_repository_with_pickles_only_is_refused_before_any_download():
-    with pytest.raises(RequestError, match="model.bin is a pickle"):
-        needed_files(sizes(UNET, "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.bin"), "sd1")
+@pytest.mark.parametrize(
+    ("offered", "told"),
+    [("text_encoder/model.bin", "model.bin is a pickle"), ("text_encoder/x.ckpt", "x.ckpt is a pickle"),
+     ("text_encoder/config.json", "no weights for its text_encoder")],
+)  # fmt: skip
+def test_a_repository_without_safetensors_of_a_part_is_refused_before_any_download(offered, told):
+    with pytest.raises(RequestError, match=told):
+        needed_files(sizes(UNET, "vae/diffusion_pytorch_model.safetensors", offered), "sd1")

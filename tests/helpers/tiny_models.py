@@ -174,3 +174,11 @@ def write_tiny_single_file(
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(original_state_dict(parts, family), path, metadata=metadata)
     return path
+
+
+def in_two_files(tokenizer: Path) -> None:
+    """Turn a folder's tokenizer.json into vocab.json and merges.txt."""
+    model = json.loads((tokenizer / "tokenizer.json").read_text())["model"]
+    (tokenizer / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (tokenizer / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]))
+    (tokenizer / "tokenizer.json").unlink()
