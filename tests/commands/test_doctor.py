@@ -27,7 +27,17 @@ def test_this_machine_is_described_from_what_is_there():
     assert machine.dtype in ("float32", "bfloat16", "float16")
     assert (machine.device == "cpu") <= (machine.dtype == "float32")
     assert machine.cores >= 1
+    assert machine.memory_kind == ("GPU memory" if machine.device == "cuda" else "RAM")
     assert 10**8 < available_ram() <= psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "expected"),
+    [(3 * 10**8, 10**8, 2 * 10**8), (10**15, 10**8, None), (None, 10**8, None), (3 * 10**8, None, None)],
+)
+def test_the_memory_of_a_container_ends_at_its_limit(monkeypatch, limit, used, expected):
+    monkeypatch.setattr("symdream.diffusion.machine._control_group", {"memory.max": limit, "memory.current": used}.get)
+    assert available_ram() == (expected or pytest.approx(psutil.virtual_memory().available, rel=0.2))
 
 
 def test_what_fits_follows_memory_batch_and_number_format():
