@@ -1,15 +1,20 @@
 """What a run writes for people: notes on the photos at its start, its adapter at its end."""
 
 import errno
+import hashlib
 import os
+import platform
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from helpers.icc import DISPLAY_P3, profile
 from helpers.runs import make_photos, tiny_config, train_tiny
 from helpers.tiny_models import write_tiny_sd
 from PIL import Image
 
+import symdream
 from symdream import settings
 from symdream.data.class_images import from_base
 from symdream.data.left_out import unread_folders, unread_pictures
@@ -18,6 +23,7 @@ from symdream.diffusion import sampling_engine
 from symdream.diffusion.adapters import attach, read_metadata
 from symdream.diffusion.base import load_base
 from symdream.diffusion.grid import make_grid
+from symdream.diffusion.machine import PACKAGES
 from symdream.diffusion.sampling import sample
 from symdream.errors import RequestError, WorkError
 from symdream.files import read_json, write_json
@@ -27,6 +33,7 @@ from symdream.training.run_folder import RunFolder
 from symdream.training.session import run_training
 
 OWL = sample_data() / "owl"
+P3 = profile(DISPLAY_P3)
 
 
 def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path, tiny_sd1, capsys):
@@ -143,6 +150,41 @@ def test_a_run_does_not_go_on_with_another_base_or_other_class_images(tmp_path, 
     with pytest.raises(RequestError, match=f"{told} .* are not those the run was started with"):
         run_training(RunFolder.open(run.path), config, resume=True)
     assert {path: path.read_bytes() for path in run.adapter.rglob("*.*")} == before
+
+
+def test_a_run_notes_what_it_was_computed_with_and_from_which_photos(tmp_path, tiny_sd1, photos):
+    env = read_json(train_tiny(tmp_path / "run", tiny_sd1, photos, steps=1, dtype="auto").env)
+    assert (env["dtype"], env["device"]) == ("float32", f"cpu ({platform.machine()})")
+    assert (env["symdream"], env["python"]) == (symdream.__version__, platform.python_version())
+    assert env["packages"] == {name: version(name) for name in PACKAGES} and "torch" in env["packages"]
+    assert env["photo_files"] == [{p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in photos.glob("*.png")}]
+
+
+@pytest.mark.parametrize("icc", [P3, None], ids=["wide", "plain"])
+def test_a_run_of_a_version_that_took_all_colours_for_srgb_is_told_where_that_matters(tmp_path, tiny_sd1, capsys, icc):
+    photos = make_photos(tmp_path / "photos")
+    if icc:
+        Image.open(photos / "01.png").save(photos / "01.png", icc_profile=icc)
+    run, config = train_tiny(tmp_path / "run", tiny_sd1, photos, steps=1), tiny_config(tiny_sd1, photos, steps=1)
+
+    def told():
+        capsys.readouterr()
+        run_training(RunFolder.open(run.path), config.model_copy(deep=True), resume=True)
+        return "as if they were sRGB" in capsys.readouterr().err
+
+    whole = read_json(run.env)
+    assert not told()
+    write_json(run.env, {key: value for key, value in whole.items() if key != "photo_files"})
+    assert told() is bool(icc)
+    assert read_json(run.env) == whole and not told()
+
+
+def test_a_damaged_note_of_what_a_run_began_with_is_told_and_written_anew(tmp_path, tiny_sd1, photos, capsys):
+    run = train_tiny(tmp_path / "run", tiny_sd1, photos, steps=1)
+    whole = read_json(run.env)
+    run.env.write_text("{")
+    run_training(RunFolder.open(run.path), tiny_config(tiny_sd1, photos, steps=1), resume=True)
+    assert f"{run.env} is damaged" in capsys.readouterr().err and read_json(run.env) == whole
 
 
 def test_sample_prompts_are_drawn_from_the_same_seeds_at_every_step(tmp_path, tiny_sd1, photos, few_denoising_steps):
