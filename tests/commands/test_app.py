@@ -37,3 +37,17 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(Problems, match="3 problems"):
         check(Args(host="0.0.0.0", port=70000, runs=Path(tmp_path / "file")))
+
+
+def test_a_password_that_is_typed_wins_over_that_of_the_environment(monkeypatch):
+    monkeypatch.setenv(AUTH_VARIABLE, "you:word")
+    assert check(Args(auth="me:secret")) == ("me", "secret")
+
+
+@pytest.mark.parametrize("port", [0, 1, 65535, 65536])
+def test_a_port_is_one_that_can_be_listened_on(port):
+    if 0 < port < 65536:
+        check(Args(port=port))
+    else:
+        with pytest.raises(Problems, match=f"--port {port}"):
+            check(Args(port=port))

@@ -4,15 +4,20 @@ import json
 import os
 import shlex
 import signal
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import tyro
 from helpers.fork_server import ForkServer
 from helpers.runs import make_photos, symdream
 from PIL import Image
 
 from symdream.cli import main
+from symdream.commands import demo
 from symdream.data.samples import sample_data
+from symdream.errors import RequestError, Stopped
 from symdream.training.run_folder import RunFolder
 
 
@@ -119,3 +124,59 @@ def test_photos_of_ones_own_need_a_noun(tmp_path):
 
 def test_the_sample_owl_is_at_hand():
     assert len(list((sample_data() / "owl").glob("*.png"))) == 5
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        demo.Args(),
+        demo.Args(
+            images=Path("my photos/it's"), class_noun="a dog", method="lora+", rank=3, steps=7, seed=5, base="sd15"
+        ),
+        demo.Args(seed=1, overwrite=True),  # which would begin anew
+    ],
+)
+def test_the_command_that_goes_on_asks_for_what_was_asked_for_and_replaces_nothing(args):
+    program, command, *argv = shlex.split(demo.again_command(args, Path("my runs/é")))
+    assert (program, command) == ("symdream", "demo")
+    assert tyro.cli(demo.Args, args=argv) == replace(args, output=Path("my runs/é"), overwrite=False)
+
+
+def started(path, monkeypatch, **options):
+    """The settings that a demo begins or goes on with, and which of the two; stopped before its first step."""
+
+    def stopped(folder, config, goes_on):
+        folder.config.write_text("")
+        begun.append((config, goes_on))
+        raise Stopped("Stopped.")
+
+    begun = []
+    monkeypatch.setattr(demo, "train", stopped)
+    with pytest.raises(Stopped, match="go on with: symdream demo"):
+        demo.run(demo.Args(output=path, **options))
+    return begun[0]
+
+
+def test_only_what_a_demo_with_the_same_settings_left_unfinished_is_gone_on_with(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    photos = make_photos(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    same = {"images": photos, "class_noun": "toy", "steps": 3}
+    assert not started(path, monkeypatch, **same)[1]
+    assert started(path, monkeypatch, **same | {"images": Path("photos")})[1], "by another name, the same photos"
+    with pytest.raises(RequestError, match="never writes over another"):
+        started(path, monkeypatch, **same | {"steps": 4})
+    assert not started(path, monkeypatch, **same, overwrite=True)[1]
+    (path / "grid.png").touch()
+    assert started(path, monkeypatch, **same)[1]
+    (path / "run-lora.safetensors").touch()
+    with pytest.raises(RequestError, match="never writes over another"):
+        started(path, monkeypatch, **same)
+
+
+def test_what_was_tuned_for_one_method_on_sprite_is_not_set_for_others(tmp_path, monkeypatch):
+    ours, _ = started(tmp_path / "a", monkeypatch)
+    other, _ = started(tmp_path / "b", monkeypatch, method="lora", rank=4, seed=6, class_noun="hen")
+    assert (ours.training.lr, ours.adapter.init, ours.subject.class_noun) == (2e-3, "small", "bird")
+    assert (other.training.lr, other.adapter.init) == (None, None)
+    assert (other.adapter.rank, other.training.seed, other.subject.class_noun) == (4, 6, "hen")

@@ -295,6 +295,22 @@ def test_all_problems_are_told_at_once(run, tmp_path, capsys):
     assert "neither a rank nor a size" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("to", "name", "flags", "told"),
+    [
+        ("peft", "x.safetensors", [], "must be a folder"),
+        ("merged", "x", ["--compress", "4"], "--compress  does nothing with --to merged"),
+        ("merged", "x", ["--calibrate"], "--calibrate  does nothing with --to merged"),
+        ("merged", "x", ["--add", "RUN"], "--add  does nothing with --to merged"),
+        ("kohya", "x.safetensors", ["--weight", "inf"], "--weight inf  must be a number"),
+    ],
+)
+def test_what_an_export_could_not_take_up_is_refused(run, tmp_path, capsys, to, name, flags, told):
+    flags = [str(run[0]) if flag == "RUN" else flag for flag in flags]
+    assert run_command("export", [str(run[0]), "--to", to, "-o", str(tmp_path / name), *flags]) == 2
+    assert told in capsys.readouterr().err and not (tmp_path / name).exists()
+
+
 @pytest.mark.parametrize("to", ["peft", "merged"])
 def test_a_folder_of_another_kind_is_never_replaced(run, tmp_path, capsys, to):
     folder, _ = run

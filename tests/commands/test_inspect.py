@@ -77,14 +77,44 @@ def test_the_table_and_the_json_tell_the_same(native, capsys):
     assert run_command("inspect", [str(folder), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert f"{facts['parameters']:,}" in table
-    assert all(f"{layer['component']}.{layer['layer']}" in table for layer in facts["layers"])
+    lines = {line.split()[0]: line.split()[1:] for line in table.splitlines()[table.splitlines().index("") + 2 :]}
+    assert len(lines) == len(facts["layers"])
+    for layer in facts["layers"]:
+        out, into = layer["shape"]
+        share = f"{layer['spectrum'][0] ** 2 / sum(value**2 for value in layer['spectrum']):.0%}"
+        told = [*f"{layer['rank']} {into} -> {out} {layer['norm']:.3g} {layer['spectrum'][0]:.3g} {share}".split()]
+        assert lines[f"{layer['component']}.{layer['layer']}"] == told
+
+
+def test_a_file_of_several_ranks_tells_the_least_and_the_largest_and_what_it_was_trained_as(tmp_path, capsys):
+    place = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_"
+    tensors = {}
+    for name, rank in (("q", 2), ("k", 3), ("v", 7)):
+        tensors |= {
+            f"{place}{name}.lora_A.weight": torch.ones(rank, 8),
+            f"{place}{name}.lora_B.weight": torch.ones(8, rank),
+        }
+    told = json.dumps({"method": "singlora", "trigger": "sks", "class_noun": "dög", "shapes": {}})
+    save_file(tensors, tmp_path / "x.safetensors", {"symdream": told})
+    assert run_command("inspect", [str(tmp_path / "x.safetensors")]) == 0
+    printed = capsys.readouterr().out
+    lines = dict(line.split(maxsplit=1) for line in printed.split("\n\n")[0].splitlines())
+    assert "symdream.shapes" not in printed, "which the table shows"
+    assert (lines["rank"], lines["method"], lines["trigger"]) == ("2 to 7", "lora (trained as singlora)", "sks dög")
+    save_file(tensors, tmp_path / "x.safetensors", {"symdream": told.replace("singlora", "lora")})
+    assert run_command("inspect", [str(tmp_path / "x.safetensors")]) == 0
+    assert "trained as" not in capsys.readouterr().out
+    assert run_command("inspect", [str(tmp_path / "x.safetensors"), "--json"]) == 0
+    assert "dög" in capsys.readouterr().out
 
 
 def test_a_plot_is_drawn(native, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     _, folder, _ = native
-    assert run_command("inspect", [str(folder), "--plot", str(tmp_path / "p.png")]) == 0
-    assert Image.open(tmp_path / "p.png").width > 500
+    assert run_command("inspect", [str(folder), "--plot", str(tmp_path / "p.PNG")]) == 0
+    assert Image.open(tmp_path / "p.PNG").width > 500
+    assert run_command("inspect", [str(folder), "--plot", str(tmp_path / "p.jpg")]) == 2
+    assert "p.jpg must end in .png" in capsys.readouterr().err
 
 
 def test_a_plot_replaces_no_picture_unasked(native, tmp_path, capsys):
