@@ -153,7 +153,7 @@ def read_shard(text: str | None) -> tuple[int, int]:
     if text is None:
         return 0, 1
     parts = text.split("/")
-    if len(parts) == 2 and all(part.isdigit() for part in parts) and 1 <= int(parts[0]) <= int(parts[1]):
+    if len(parts) == 2 and all(part.isdecimal() for part in parts) and 1 <= int(parts[0]) <= int(parts[1]):
         return int(parts[0]) - 1, int(parts[1])
     raise Problems("the request", [Problem(f"--shard {text}", "is not i/n, such as 1/4, 2/4, 3/4 and 4/4")])
 

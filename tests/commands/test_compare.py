@@ -15,11 +15,12 @@ from helpers.fork_server import ForkServer
 from helpers.grids import make_subjects, tiny_grid
 
 from symdream.bench.cells import read_done
-from symdream.bench.grid import build, to_toml
+from symdream.bench.grid import PRESETS, build, to_toml
 from symdream.bench.lock import locked
 from symdream.bench.results import read_results, read_rows, write_results, write_rows
 from symdream.cli import main
-from symdream.commands.compare import Run, check_flags, parse, read_grid
+from symdream.commands.compare import Run, check, check_flags, parse, read_grid, read_shard
+from symdream.errors import Problems
 from symdream.files import read_json
 
 
@@ -85,7 +86,9 @@ def test_merge_analyses_the_whole(folder, tmp_path, capsys):
         (["compare", "--preset", "smoke", "--methods", "lora", "singlore"], 'did you mean "singlora"'),
         (["compare", "--preset", "smoke", "--subjects", "fxo"], 'did you mean "fox"'),
         (["compare", "--preset", "smoke", "--fixed", "--tune"], "contradict"),
+        (["compare", "--preset", "smoke", "--fixed", "--settings", "x"], "contradict"),
         (["compare", "--preset", "smoke", "--tuning-only"], "nothing to tune"),
+        (["compare", "--preset", "sprite", "--tuning-only", "--settings", "x"], "nothing to tune"),
         (["compare", "--preset", "sprite", "--shard", "1/4"], "tune once"),
         (["compare", "--preset", "smoke", "--shard", "5/4"], "not i/n"),
         (["compare", "--preset", "smoke", "--processes", "0"], "at least 1"),
@@ -154,6 +157,56 @@ def test_the_commands_of_the_page_about_comparisons_parse():
         args = parse(argv)
         if isinstance(args, Run) and not args.settings:
             assert not check_flags(args, read_grid(args))
+
+
+def test_flags_win_over_the_preset_each_under_its_own_name(tmp_path):
+    data = make_subjects(tmp_path / "data")
+    flags = ["--methods", "dora", "--ranks", "2", "3", "--subjects", "alpha", "--seeds", "5", "--image-seeds", "6", "7"]
+    flags += ["--steps", "8", "--match", "both", "--data", str(data), "--dino", "d", "--clip", "c", "--device", "cpu"]
+    wanted = {
+        "methods": ["dora"], "ranks": [2, 3], "subjects": ["alpha"], "training_seeds": [5], "image_seeds": [6, 7],
+        "steps": 8, "match": "both", "data": data, "dino": "d", "clip": "c", "device": "cpu",
+    }  # fmt: skip
+    assert read_grid(parse(["--preset", "smoke", *flags])) == build({**PRESETS["smoke"], "name": "smoke", **wanted})
+    assert [read_grid(parse(["--preset", "sprite", *flags])).tune for flags in ([], ["--fixed"])] == [True, False]
+    assert read_grid(parse(["--preset", "smoke", "--data", str(data), "--subjects", "alpha", "--tune"])).tune
+
+
+@pytest.mark.parametrize(
+    ("text", "shard"),
+    [
+        (None, (0, 1)),
+        ("1/1", (0, 1)),
+        ("1/4", (0, 4)),
+        ("4/4", (3, 4)),
+        *((t, None) for t in ("0/4", "5/4", "2", "-1/4", "1/4/4", "²/4")),
+    ],
+)
+def test_a_shard_is_counted_from_1(text, shard):
+    if shard:
+        assert read_shard(text) == shard
+    else:
+        with pytest.raises(Problems, match="is not i/n"):
+            read_shard(text)
+
+
+def test_shards_may_tune_where_that_is_all_they_do():
+    args = parse(["--preset", "sprite", "--shard", "1/4", "--tuning-only"])
+    assert not check_flags(args, read_grid(args))
+
+
+@pytest.mark.parametrize("finished", ["alpha", "beta"])
+def test_given_settings_leave_out_what_they_were_tuned_on_unless_it_is_compared_already(tmp_path, finished):
+    data, content = make_subjects(tmp_path / "data"), small()[0]
+    content["tuning"] = [trial | {"subject": "beta"} for trial in content["tuning"]]
+    cells = [cell | {"subject": name} for cell, name in zip(content["cells"], ("alpha", "beta"), strict=False)]
+    for place in ("tuned", "out"):
+        (tmp_path / place).mkdir()
+        others = [cell["id"] for cell in cells if cell["subject"] != finished]
+        write_results(tmp_path / place, unfinish(content | {"cells": cells}, [], *others)[0])
+    (tmp_path / "grid.toml").write_text(f'data = "{data}"\ntune = false\n')
+    args = Run(config=tmp_path / "grid.toml", settings=tmp_path / "tuned", output=tmp_path / "out")
+    assert check(args)[0].left_out == ([] if finished == "beta" else ["beta"])
 
 
 @pytest.fixture
