@@ -73,6 +73,18 @@ def test_a_run_that_cannot_be_locked_can_be_evaluated_as_an_adapter(nobody, else
     assert "Permission denied" in str(told.value) and f"--adapter {run} --reference PHOTOS" in str(told.value)
 
 
+@pytest.mark.parametrize("what", ["run", "adapter", "images"])
+def test_an_evaluation_with_pictures_needs_the_folder_above_it_and_scores_alone_their_own(nobody, what):
+    given, above = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
+    scores = above / "scores"
+    scores.mkdir()
+    above.chmod(0o555)
+    wrong = evaluate.output_problem(evaluate.Args(**{what: given}, output=scores))
+    above.chmod(0o755)
+    shutil.rmtree(above), given.rmdir()
+    assert wrong is None if what == "images" else "Permission denied" in wrong.message
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
 def test_a_file_system_that_takes_nothing():
     assert "cannot be written: /proc" in not_writable(Path("/proc/new")).message

@@ -115,12 +115,14 @@ def output_problem(args: Args) -> Problem | None:
         way = f"--adapter {typed(args.run)} --reference PHOTOS writes nothing there"
         return Problem(wrong.key, f"{wrong.message}; {way}")
     if args.output is not None:
-        return not_writable(args.output, whole=args.adapter is not None)
+        # Pictures are kept beside it until it takes its place as a whole; --images writes a file into it.
+        return not_writable(args.output, whole=args.images is None)
     return not_writable(adapter_output(args), whole=True) if args.adapter is not None else None
 
 
 def adapter_output(args: Args) -> Path:
-    return Path(f"{args.adapter.stem}-evaluation")
+    name = os.path.basename(os.path.abspath(args.adapter)).removesuffix(".safetensors")
+    return Path(f"{name}-evaluation")
 
 
 def evaluate_the_run(args: Args) -> dict[str, Any]:

@@ -18,12 +18,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from symdream.cli import main
+from symdream.commands import evaluate
 from symdream.diffusion.adapters import attach_saved, read_metadata, set_weight
 from symdream.diffusion.base import load_base
 from symdream.diffusion.grid import save_grid
 from symdream.diffusion.png import read_settings, save_png
 from symdream.diffusion.sampling import sample
 from symdream.metrics.encoders import load_dino
+from symdream.metrics.run_scores import evaluate_run
 from symdream.metrics.scores import drift, subject_fidelity
 from symdream.training.run_folder import RunFolder
 
@@ -67,6 +69,8 @@ def refused(capsys, argv):
 
 def test_a_folder_is_scored_in_the_order_of_its_names(folders, capsys):
     result, _ = scored(capsys, arguments(folders, "--prompts", folders / "prompts.txt"))
+    other, _ = scored(capsys, arguments(folders, "--prompts", folders / "prompts.txt", "--trigger", "flat"))
+    assert [entry["text"] for entry in other["images"]] == [p.replace("flat ", "") for p in PROMPTS]
     assert [entry["file"] for entry in result["images"]] == ["00.png", "01.png"]
     assert [entry["text"] for entry in result["images"]] == [p.replace("sks ", "") for p in PROMPTS]
     assert result["references"] == ["10.png", "11.png"]
@@ -75,9 +79,12 @@ def test_a_folder_is_scored_in_the_order_of_its_names(folders, capsys):
 
 
 def test_the_table_shows_the_scores_and_the_encoders(folders, capsys):
+    picture(12, (128, 128)).save(folders / "phôtos" / "12.png")
     result, _ = scored(capsys, arguments(folders, "--prompts", folders / "prompts.txt"))
     assert main(arguments(folders, "--prompts", folders / "prompts.txt")) == 0
     table = capsys.readouterr().out
+    counts = {line.split("│")[1].strip(): line.split("│")[-2].strip() for line in table.splitlines() if line[0] == "│"}
+    assert (counts["images"], counts["photos among themselves"]) == ("2", "3")
     for expected in (f"{result['dino']:.3f}", f"{result['clip_t']:.3f}", "CLIP-I", "sprite-clip", "photos among"):
         assert expected in table
 
@@ -143,6 +150,7 @@ def test_the_nearest_photo_of_each_image_is_named(folders, capsys):
 
 def test_scores_are_written_once_and_replaced_only_on_request(folders, capsys):
     argv = arguments(folders, "--prompts", folders / "prompts.txt", "-o", folders / "scores")
+    (folders / "scores").mkdir()  # an empty folder is nobody's
     result, _ = scored(capsys, argv)
     assert json.loads((folders / "scores" / "scores.json").read_text()) == result
     assert "never writes over another" in refused(capsys, argv)
@@ -191,6 +199,9 @@ def test_odd_images_are_read(folders, capsys):
         (["--run", "x", "--trigger", "z", "--class-noun", "y"], "2 problems"),
         (["--images", "x", "--reference", "y", "--count", "2"], "made already"),
         (["--images", "x", "--reference", "y", "--overwrite"], "only with --output"),
+        (["--images", "x", "--reference", "y", "--seed", "2"], "made already"),
+        (["--images", "x", "--reference", "y", "--base", "sprite"], "--base  goes only with --adapter"),
+        (["--run", "x", "--reference", "y"], "--reference  does not go with --run"),
         (["--run", "x", "--count", "0", "--seed", "-1"], "2 problems"),
         (["--run", "no such run"], "No run folder"),
     ],
@@ -269,15 +280,30 @@ def test_a_run_is_scored_before_and_after_and_against_its_ceiling(trained, capsy
     assert alone["clip_t"] == pytest.approx(result["after"]["clip_t"], abs=1e-6)
 
 
+def recommending(run, weight, place):
+    """A copy of `run` whose training found this weight best."""
+    copy = RunFolder(shutil.copytree(run.path, place))
+    for file in copy.adapter.glob("*/*.safetensors"):
+        about = json.dumps(read_metadata(file) | {"recommended_weight": weight})
+        save_file(load_file(file), file, {"format": "pt", "symdream": about})
+    return copy
+
+
+def test_a_base_that_is_at_hand_has_its_adapter_as_trained_afterwards(trained, tiny_sd1, tmp_path, few_denoising_steps):
+    run, (_, dino, _, clip, *_) = trained
+    copy = recommending(run, 0.5, tmp_path / "run")
+    base = load_base(str(tiny_sd1), device="cpu")
+    attach_saved(base, copy.adapter)
+    before = sample(base, ["a sks toy"], [0])[0].tobytes()
+    assert evaluate_run(copy, base=base, dino=dino, clip=clip, output=tmp_path / "out")["weight"] == 0.5
+    assert sample(base, ["a sks toy"], [0])[0].tobytes() == before
+
+
 def test_pictures_are_drawn_at_the_recommended_weight_and_the_grid_shows_the_first_of_each_prompt(
     trained, tiny_sd1, capsys, tmp_path, few_denoising_steps
 ):
     run, encoders = trained
-    copy = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
-    for file in copy.adapter.glob("*/*.safetensors"):
-        about = json.dumps(read_metadata(file) | {"recommended_weight": 0.5})
-        save_file(load_file(file), file, {"format": "pt", "symdream": about})
-    output = tmp_path / "out"
+    copy, output = recommending(run, 0.5, tmp_path / "run"), tmp_path / "out"
     argv = ["evaluate", "--run", str(copy.path), *encoders, "--count", "2", "--seed", "3", "-o", str(output)]
     result, _ = scored(capsys, argv)
     assert result["weight"] == 0.5
@@ -338,6 +364,21 @@ def test_an_evaluation_says_which_photos_it_was_against_and_that_they_changed(
     assert f"photos in {photos} are not those" in said and "(new: 2.png, 3.png; gone: 2.png)" in said
 
 
+def test_what_makes_the_scores_of_a_run_doubtful_is_told(trained, capsys, tmp_path, few_denoising_steps):
+    run, _ = trained
+    copy = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    photos = Path(shutil.copytree(run.path.parent / "photos", tmp_path / "photos"))
+    copy.config.write_text(copy.config.read_text().replace(str(run.path.parent / "photos"), str(photos)))
+    copy.update_summary(base={"identity": "folder:tiny-sd1", "hash": "0" * 64})
+    for path in photos.glob("*.png"):
+        Image.effect_noise((128, 128), 60).convert("RGB").save(path)
+    argv = ["evaluate", "--run", str(copy.path), "--dino", "sprite", "--clip", "sprite", "-o", str(tmp_path / "out")]
+    _, told = scored(capsys, argv)
+    assert "weights are not those that this run was trained on" in told and "know emoji art only" in told
+    photos.rename(tmp_path / "elsewhere")
+    assert "The photos of this run are gone: " in refused(capsys, [*argv[:-1], str(tmp_path / "again")])
+
+
 def test_a_stopped_evaluation_goes_on_where_it_was(trained, capsys, tmp_path):
     run, encoders = trained
     argv = ["evaluate", "--run", str(run.path), *encoders, "--count", "10", "-o", str(tmp_path / "cut short")]
@@ -382,7 +423,8 @@ def test_a_run_is_told_how_its_class_drifts(trained, capsys, tmp_path, few_denoi
     """Against the cosines of the very pictures that lie in its folder."""
     run, encoders = trained
     argv = ["evaluate", "--run", str(run.path), *encoders, "--seed", "3", "--cache", str(tmp_path / "cache")]
-    result, _ = scored(capsys, [*argv, "-o", str(tmp_path / "scores")])
+    result, messages = scored(capsys, [*argv, "-o", str(tmp_path / "scores")])
+    assert "weights are not those" not in messages
     found, folder = result["class_drift"], tmp_path / "scores" / "class"
     asked = [("a toy on red", 3), ("a toy on blue", 3), ("a toy on red", 4), ("a toy on blue", 4)]
     assert [(entry["text"], entry["seed"]) for entry in found["images"]] == asked
@@ -408,6 +450,15 @@ def test_a_run_is_told_how_its_class_drifts(trained, capsys, tmp_path, few_denoi
     nearer = int((like["after"] > like["before"]).sum())
     assert f"{nearer} of 4 pictures without the trigger look more like the subject than before." in told
     assert ("or a lower weight" in told) == (nearer > 2)
+
+
+@pytest.mark.parametrize("nearer", [2, 3])
+def test_a_way_out_is_told_where_most_pictures_of_the_class_became_the_subject(nearer, capsys):
+    images = [{"pres_before": 0.5, "pres_after": 0.6 if i < nearer else 0.4} for i in range(4)]
+    found = {"class_noun": "toy", "drift": 0.1, "pres": {"before": 0.5, "after": 0.5}, "images": images}
+    evaluate.print_class_drift({"class_drift": found})
+    told = capsys.readouterr().out
+    assert f"{nearer} of 4 pictures" in told and ("or a lower weight" in told) == (nearer > 2)
 
 
 def test_prompts_that_do_not_ask_for_the_subject_are_refused(trained, capsys, tmp_path):
@@ -464,7 +515,19 @@ def test_an_adapter_file_of_another_tool_is_scored_as_its_run_is(trained, tiny_s
     assert "never writes over another" in refused(capsys, [*argv, "-o", str(tmp_path / "of-file")])
 
 
-def test_an_adapter_that_does_not_name_its_subject_asks_for_the_words(tiny_sd1, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("adapter", "name"),
+    [("there/owl.safetensors", "owl"), ("runs/owl", "owl"), ("runs/owl-v1.5", "owl-v1.5"), (".", "here"), ("..", "é")],
+)
+def test_an_adapters_scores_lie_here_under_its_name(adapter, name, tmp_path, monkeypatch):
+    (tmp_path / "é" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "é" / "here")
+    assert evaluate.adapter_output(evaluate.Args(adapter=Path(adapter))) == Path(f"{name}-evaluation")
+
+
+def test_an_adapter_that_does_not_name_its_subject_asks_for_the_words(
+    trained, tiny_sd1, capsys, tmp_path, few_denoising_steps
+):
     from safetensors.torch import load_file, save_file
 
     (tmp_path / "photos").mkdir()
@@ -474,6 +537,13 @@ def test_an_adapter_that_does_not_name_its_subject_asks_for_the_words(tiny_sd1, 
     save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "bare.safetensors")
     capsys.readouterr()
     argv = ["evaluate", "--adapter", str(tmp_path / "bare.safetensors"), "--reference", str(tmp_path / "photos")]
-    told = refused(capsys, [*argv, "--base", str(tiny_sd1), "-o", str(tmp_path / "out")])
+    argv += ["--base", str(tiny_sd1), "-o", str(tmp_path / "out")]
+    told = refused(capsys, argv)
     assert "--trigger" in told and "--class-noun" in told
     assert not (tmp_path / "out").exists()
+    (tmp_path / "prompts.txt").write_text("a {subject} on red\n")
+    words = ["--trigger", "zwx", "--class-noun", "hen", "--prompts", str(tmp_path / "prompts.txt")]
+    result, _ = scored(capsys, [*argv, *trained[1], *words, "--seed", "5", "--count", "2"])
+    assert [entry["text"] for entry in result["after"]["images"]] == ["a hen on red"] * 2
+    drawn = [read_settings(tmp_path / "out" / "after" / f"00-{seed}.png") for seed in (5, 6)]
+    assert [(one["prompt"], one["seed"]) for one in drawn] == [("a zwx hen on red", 5), ("a zwx hen on red", 6)]
