@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from symdream import files
 from symdream.cli import main
 from symdream.commands import generate
+from symdream.diffusion.base import SAMPLING_DEFAULTS
 from symdream.diffusion.grid import make_grid
 from symdream.diffusion.png import read_settings
 from symdream.errors import Problems, RequestError, Stopped, WorkError
@@ -53,7 +54,12 @@ def test_images_carry_their_settings_and_are_gathered_in_a_grid(tmp_path, run, c
     assert capsys.readouterr().out.split("\n")[0].endswith("00-5.png")
     settings = read_settings(output / "01-6.png")
     assert settings["prompt"] == "a sks toy on grass" and settings["seed"] == 6 and settings["steps"] == 2
+    assert settings["guidance"] == SAMPLING_DEFAULTS["guidance"]
     assert "Seed: 6" in Image.open(output / "01-6.png").text["parameters"]
+    rows = [[Image.open(output / f"{i:02d}-{seed}.png") for seed in (5, 6)] for i in (0, 1)]
+    prompts = ["a photo of a sks toy", "a sks toy on grass"]
+    grid = make_grid(rows, row_labels=prompts, column_labels=["seed 5", "seed 6"])
+    assert Image.open(output / "grid.png").tobytes() == grid.tobytes()
 
 
 def test_an_image_depends_on_its_own_seed_only(tmp_path, run):
@@ -241,10 +247,27 @@ def test_a_failed_overwriting_leaves_the_images_that_it_did_not_come_to(tmp_path
     assert (output / "00-5.png").is_file() and not (output / "grid.png").exists()
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++"])
-def test_every_sampler_makes_an_image(tmp_path, run, sampler):
-    output = make(run, tmp_path, "a {subject}", sampler=sampler, count=1, width=128, height=64)
-    assert Image.open(output / "00-0.png").size == (128, 64)
+@pytest.mark.parametrize(
+    ("sampler", "dtype"), [("base", "fp32"), ("ddim", "bf16"), ("euler", "fp32"), ("dpm++", "fp32")]
+)
+def test_what_is_asked_for_reaches_the_picture_and_its_file(tmp_path, run, tiny_sd1, sampler, dtype):
+    from symdream.diffusion.base import load_base
+    from symdream.diffusion.dtypes import DTYPES
+    from symdream.diffusion.sampling import sample
+
+    asked = {
+        "sampler": sampler,
+        "width": 128,
+        "height": 64,
+        "guidance": 3.0,
+        "negative_prompt": "a red bird",
+        "steps": 3,
+    }
+    output = make(run, tmp_path, "a {subject}", **asked, dtype=dtype, weight=[0.0], count=1)
+    (expected,) = sample(load_base(str(tiny_sd1), dtype=DTYPES[dtype]), ["a sks toy"], [0], **asked)
+    assert Image.open(output / "00-0.png").tobytes() == expected.tobytes()
+    told = read_settings(output / "00-0.png")
+    assert {name: told[name] for name in asked} == asked
 
 
 def test_a_prompt_without_the_trigger_or_too_long_is_told(tmp_path, run, capsys):
