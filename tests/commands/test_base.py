@@ -8,7 +8,8 @@ from helpers.tiny_models import write_tiny_sd, write_tiny_single_file
 
 from symdream.cli import main
 from symdream.commands.base import Args, Check, Export, Get, List, run
-from symdream.errors import RequestError, WorkError
+from symdream.diffusion.base import load_base
+from symdream.errors import Problems, RequestError, WorkError
 
 
 @pytest.fixture
@@ -61,6 +62,23 @@ def test_export_turns_a_single_file_into_a_folder_that_diffusers_loads(tmp_path)
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out", safety_checker=None)
     assert pipe.unet.dtype == torch.float32
     assert pipe.tokenizer("sks").input_ids == [49406, 48136, 49407]
+
+
+def test_export_replaces_a_base_on_request_and_nothing_else(tmp_path):
+    files = [write_tiny_single_file(tmp_path / f"{seed}.safetensors", seed=seed) for seed in (0, 1)]
+    out = tmp_path / "out"
+    assert run(Export(str(files[0]), out)) == 0
+    with pytest.raises(RequestError, match="exists already"):
+        run(Export(str(files[1]), out))
+    assert run(Export(str(files[1]), out, overwrite=True)) == 0
+    weights = [load_base(str(path)).unet.state_dict() for path in (files[1], out)]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+    (out / "notes.txt").touch()
+    with pytest.raises(RequestError, match="notes.txt"):
+        run(Export(str(files[0]), out, overwrite=True))
+    (tmp_path / "file").touch()
+    with pytest.raises(Problems, match="folder"):
+        run(Export("owner/never-asked-for", tmp_path / "file" / "out"))
 
 
 def test_export_refuses_an_existing_folder_before_loading_anything(tmp_path):

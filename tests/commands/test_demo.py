@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 import tyro
+from helpers.encoder_folders import picture
 from helpers.fork_server import ForkServer
-from helpers.runs import make_photos, symdream
+from helpers.runs import bare_run, make_photos, symdream, tiny_config
 from PIL import Image
 
 from symdream.cli import main
 from symdream.commands import demo
 from symdream.data.samples import sample_data
+from symdream.diffusion.grid import make_grid
 from symdream.errors import RequestError, Stopped
+from symdream.settings import to_toml
 from symdream.training.run_folder import RunFolder
 
 
@@ -180,3 +183,35 @@ def test_what_was_tuned_for_one_method_on_sprite_is_not_set_for_others(tmp_path,
     assert (ours.training.lr, ours.adapter.init, ours.subject.class_noun) == (2e-3, "small", "bird")
     assert (other.training.lr, other.adapter.init) == (None, None)
     assert (other.adapter.rank, other.training.seed, other.subject.class_noun) == (4, 6, "hen")
+
+
+def test_the_grid_shows_photos_base_and_adapter_from_the_seed_of_the_run(tmp_path, photos):
+    folder, cells = bare_run(tmp_path / "run"), [[Image.open(path) for path in sorted(photos.glob("*.png"))]]
+    folder.config.write_text(to_toml(tiny_config(Path("sprite"), photos, seed=3)))
+    for row, which in enumerate(("before", "after"), 1):
+        place = folder.path / "evaluation" / which
+        place.mkdir(parents=True)
+        cells.append([picture(10 * row + column) for column in range(3)])
+        for column, cell in enumerate(cells[-1]):
+            cell.save(place / f"{column:02d}-3.png")
+            picture(9).save(place / f"{column:02d}-4.png")
+    demo.draw_grid(tmp_path / "grid.png", folder, ["a {subject}", "a red {subject}", "a blue {subject}"])
+    rows = ["the subject's photos", "the base alone", "with the adapter, same seeds"]
+    columns = ["a sks toy", "a red sks toy", "a blue sks toy"]
+    wanted = make_grid(cells, row_labels=rows, column_labels=columns, labels_above_row=1)
+    assert Image.open(tmp_path / "grid.png").tobytes() == wanted.tobytes()
+
+
+def test_the_table_tells_the_scores_of_the_summary_and_what_they_cost(tmp_path, capsys):
+    folder = bare_run(tmp_path / "run")
+    scores = {row: {"dino": i, "clip_i": i + 0.25, "clip_t": i + 0.5} for i, row in enumerate(("before", "after"))}
+    folder.update_summary(
+        scores=scores, trainable_parameters=1500, lora_parameters_at_this_rank=3000, seconds_total=61.0,
+        seconds_per_step=0.25, peak_memory_bytes=3 * 2**29,
+    )  # fmt: skip
+    demo.print_table(folder)
+    printed = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if line.startswith("│")]
+    assert rows == [["the base alone", "0.000", "0.250", "0.500"], ["with the adapter", "1.000", "1.250", "1.500"]]
+    assert "1,500 trained; LoRA of the same rank: 3,000 (50%)" in printed
+    assert "61 s in all, 0.25 s a training step" in printed and "1.5 GiB" in printed
