@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,6 +107,13 @@ def test_several_adapters_add_up_each_at_its_weight(tmp_path, two, capsys):
     assert 'one and one answer to "sks" alike' in capsys.readouterr().err
     drawn("silent", prompt="a {subject}", **both)
     assert 'the subject of other answers to "zwx toy"' in capsys.readouterr().err
+
+
+def test_without_a_weight_each_adapter_has_the_one_that_its_training_found_best(capsys):
+    args = generate.Args(adapter=[Path("one"), Path("other")], prompt=["a toy"])
+    assert generate.weights_of(args, [{}, {"recommended_weight": 0.8}]) == [1.0, 0.8]
+    told = capsys.readouterr().err
+    assert "The weight of other is 0.8" in told and "of one" not in told
 
 
 def test_a_sweep_draws_the_same_seeds_at_every_weight(tmp_path, two):
