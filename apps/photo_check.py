@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 from symdream.data.buckets import cuts, kept
-from symdream.data.captions import caption_of
 from symdream.data.images import SUFFIXES, heif_is_readable, photo_of_mask, read_image
 from symdream.errors import RequestError
 from symdream.training.photographs import photo_warning
@@ -39,7 +38,6 @@ class Photo:
     name: str
     size: tuple[int, int]
     crop: Image.Image
-    caption: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -69,7 +67,7 @@ def check(paths: Sequence[Path], side: int, *, sprite: bool) -> Report:
             continue
         [[cut]] = cuts(image.size, (side, side), "center")
         crop = cut.apply(image)
-        photos.append(Photo(Path(path), name, image.size, crop, _caption(Path(path)), _notes(image, crop)))
+        photos.append(Photo(Path(path), name, image.size, crop, _notes(image, crop)))
         images.append(image)
     hashes = [perceptual_hash(image) for image in images]
     for i, photo in enumerate(photos):
@@ -81,14 +79,6 @@ def check(paths: Sequence[Path], side: int, *, sprite: bool) -> Report:
     photographs = photo_warning(images) if sprite else None
     left = len(paths) - len(photos) - len(refused)
     return Report(photos, refused, _about_the_set(photos, paths, left), photographs)
-
-
-def _caption(path: Path) -> str:
-    """A caption that lies beside the photo (the sample subjects have none, folders of a user may)."""
-    try:
-        return caption_of(path, "", trigger="", class_noun="")
-    except RequestError:
-        return ""
 
 
 def _notes(image: Image.Image, crop: Image.Image) -> list[str]:

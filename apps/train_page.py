@@ -108,7 +108,7 @@ def _setup(context: Context, shared: Shared, runs: Runs) -> gr.State:
     def look(files: list[str] | None, chosen: str, base: str, before: list[list[str]] | None):
         found, listed = _report(context, files, chosen, base)
         kept = train_request.captions_by_photo([photo.path for photo in found.photos], before or [])
-        rows = [[photo.name, kept[str(photo.path)] or photo.caption] for photo in found.photos]
+        rows = [[photo.name, kept[str(photo.path)]] for photo in found.photos]
         side = found.photos[0].crop.width if found.photos else 0
         return {
             shown_as: gr.Markdown(f"What is trained on: the middle, {side} × {side} pixels", visible=bool(side)),

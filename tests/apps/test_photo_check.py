@@ -44,6 +44,34 @@ def test_small_photos_duplicates_and_a_set_too_small_are_told(tmp_path):
     assert report.photos[0].notes == [] and "fewer than 3" in report.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("count", "note"), [(2, "2 photos: with fewer than 3"), (3, ""), (6, ""), (7, "7 photos: 3 to 6")]
+)
+def test_three_to_six_photos_are_usual(tmp_path, count, note):
+    owl = read_image(OWL / "00.png")
+    report = check([save(owl.resize((128 + i, 128)), tmp_path / f"{i}.png") for i in range(count)], 128, sprite=True)
+    assert [told.startswith(note) for told in report.notes] == ([True] if note else [])
+
+
+@pytest.mark.parametrize(("width", "told"), [(170, []), (174, ["26% of it is cut away"])])
+def test_a_photo_that_loses_more_than_a_quarter_is_told(tmp_path, width, told):
+    """A square of 128 is all but 25 % of 171 x 128."""
+    photo = save(read_image(OWL / "00.png").resize((width, 128)), tmp_path / "a.png")
+    [photo] = check([photo], 128, sprite=True).photos
+    assert [note.partition(":")[0] for note in photo.notes] == told
+
+
+def test_a_large_photo_may_be_softer_and_only_what_is_trained_on_must_be_sharp(tmp_path):
+    owl = read_image(OWL / "00.png").resize((512, 512))
+    soft = owl.filter(ImageFilter.GaussianBlur(3))
+    assert not is_blurred(soft) and is_blurred(soft.crop((128, 128, 384, 384)))
+    beside = Image.new("RGB", (1536, 512), "white")
+    beside.paste(soft.filter(ImageFilter.GaussianBlur(6)), (512, 0))
+    beside.paste(owl, (0, 0))  # sharp, and outside of the square
+    [photo] = check([save(beside, tmp_path / "a.png")], 512, sprite=False).photos
+    assert any(note.startswith("blurred") for note in photo.notes)
+
+
 def test_a_burst_gives_each_photo_one_line(tmp_path):
     owl = read_image(OWL / "00.png")
     burst = [save(owl.resize((160 + i, 160 + i)), tmp_path / f"{i}.png") for i in range(4)]
