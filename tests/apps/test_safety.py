@@ -94,6 +94,28 @@ def test_images_that_are_none_or_too_large_are_refused(tmp_path, name, content, 
         upload.check_image(tmp_path / name)
 
 
+def test_files_that_are_too_large_are_refused_whatever_is_in_them(tmp_path):
+    """Of no size on the disk: they hold nothing after their beginning."""
+    photo, adapter = tmp_path / "photo.png", tmp_path / "adapter.safetensors"
+    Image.new("RGB", (8, 8)).save(photo)
+    save_file({f"{STEM}.lora_down.weight": np.zeros((4, 8)), f"{STEM}.lora_up.weight": np.zeros((8, 4))}, adapter)
+    for file, look, most, said in (
+        (photo, upload.check_image, upload.MAX_IMAGE_BYTES, "an image may have 50 MB"),
+        (adapter, upload.check_safetensors, upload.MAX_FILE_BYTES, "has more than 2 GB"),
+    ):
+        assert look(file) == file
+        os.truncate(file, most + 1)
+        with pytest.raises(RequestError, match=said):
+            look(file)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PPM", "ICO", "PCX"])
+def test_an_image_of_a_kind_that_no_camera_writes_is_not_opened(tmp_path, kind):
+    Image.new("RGB", (32, 32)).save(tmp_path / "photo.png", format=kind)
+    with pytest.raises(RequestError, match="not an image"):
+        upload.check_image(tmp_path / "photo.png")
+
+
 def test_an_image_is_known_by_its_content(tmp_path):
     Image.new("RGB", (40, 40)).save(tmp_path / "photo.txt", format="JPEG")
     assert upload.check_image(tmp_path / "photo.txt")
