@@ -1,6 +1,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from symdream.errors import Problems, RequestError, WorkError
 from symdream.files import write_json
 from symdream.training.run_folder import RunFolder
 from symdream_apps import watching
-from symdream_apps.run_status import metrics
-from symdream_apps.runs import Runs
+from symdream_apps.run_status import RECENT, metrics, whence
+from symdream_apps.runs import Keeper, Runs
 
 
 def flags(base, **more):
@@ -219,13 +220,91 @@ def test_nothing_starts_beside_a_run_at_work(runs, fill, tiny_sd1):
 
 
 def test_a_run_whose_photos_are_gone_fails_with_the_reason_and_the_next_is_looked_at(runs, fill, tiny_sd1):
-    import shutil
-
     runs.add("toy", flags(tiny_sd1), None, fill)
     shutil.rmtree(runs.folder / "toy" / "photos")
     assert runs.start_next() is None
     status = runs.status("toy")
     assert status.status == "failed" and "photos of this run are gone" in status.error
+
+
+def test_one_look_at_the_queue_goes_on_behind_a_run_that_cannot_start(runs, fill, tiny_sd1):
+    for name in ("a", "b"):
+        runs.add(name, flags(tiny_sd1), None, fill)
+        shutil.rmtree(runs.folder / name / "photos")
+    assert runs.start_next() is None
+    assert [runs.status(name).status for name in ("a", "b")] == ["failed", "failed"]
+
+
+def test_a_run_whose_photos_are_gone_is_not_put_back_into_the_queue(runs, fill, tiny_sd1):
+    runs.add("toy", flags(tiny_sd1), None, fill)
+    runs.stop("toy")
+    shutil.rmtree(runs.folder / "toy" / "photos")
+    with pytest.raises(RequestError, match="photos of this run are gone"):
+        runs.resume("toy")
+    assert runs.status("toy").status == "stopped"
+
+
+def test_the_queue_is_looked_after_again_once_what_was_in_its_way_is_mended(runs, fill, tiny_sd1):
+    runs.add("toy", flags(tiny_sd1), None, fill)
+    shutil.rmtree(runs.folder / "toy" / "photos")  # so that nothing trains here
+    runs.home.rename(runs.folder / ".away")
+    runs.home.write_text("")
+    keeper = Keeper(runs, seconds=0.01).start()
+    time.sleep(0.2)
+    assert runs.status("toy").status == "queued"
+    runs.home.unlink()
+    try:
+        until(lambda: runs.status("toy").status == "failed", seconds=20)
+    finally:
+        keeper.end()
+
+
+def test_the_busy_come_first_then_the_queue_in_its_turn_then_who_changed_last(runs):
+    steps = {"old": "finished", "next": "queued", "later": "queued", "new": "stopped", "at work": "running"}
+    for age, (name, status) in enumerate(reversed(steps.items())):
+        run = empty_run(runs, name, status=status)
+        os.utime(run.state, (time.time() - 10 * age,) * 2)
+    busy = runs.get("at work")
+    busy.acquire()
+    os.utime(busy.state, (time.time() - 1000,) * 2)
+    assert runs.names() == ["new", "later", "next", "old", "at work"]
+    assert [(s.name, s.place) for s in runs.statuses()] == [
+        ("at work", 0), ("next", 1), ("later", 2), ("new", 0), ("old", 0)
+    ]  # fmt: skip
+    busy.release()
+
+
+def test_the_time_left_goes_by_the_usual_one_of_the_last_steps(runs):
+    """Not by the first, which warms up, nor by one that drew pictures, nor by how fast it once was."""
+    run = empty_run(runs, "owl", status="running", pid=os.getpid(), steps=40)
+    run.acquire()
+    seconds = [500.0, *[9.0] * 9, *[2.0] * (RECENT - 1), 300.0]
+    lines = [json.dumps({"step": n, "loss": 0.5, "seconds": s}) for n, s in enumerate(seconds, 1)]
+    for count, each in ((30, 2.0), (2, 9.0), (3, 9.0)):
+        run.metrics.write_text("\n".join(lines[:count]))
+        assert runs.status("owl").seconds_left == each * (40 - count)
+    run.release()
+
+
+@pytest.mark.parametrize("status", ["stopped", "failed", "killed"])
+def test_a_run_that_did_not_end_goes_on_from_the_newest_of_its_checkpoints(runs, fill, tiny_sd1, status):
+    name = runs.add("toy", flags(tiny_sd1), None, fill)
+    for step in (9, 10, 2):
+        (runs.get(name).checkpoints / f"step-{step}").mkdir(parents=True)
+    assert whence(runs.get(name)) == "from step 10, its newest checkpoint"
+    pid = dead_process()
+    state(runs, name, status="running" if status == "killed" else status, pid=pid, step=10)
+    assert runs.status(name).status == status
+    runs.resume(name)
+    assert runs.queue() == [name]
+
+
+def test_a_process_that_ended_and_is_not_yet_waited_for_is_not_the_trainer(runs):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    empty_run(runs, "owl", status="running", pid=process.pid)
+    assert runs.status("owl").status == "killed"
+    process.wait()
 
 
 def test_the_queue_waits_for_whoever_holds_its_lock(runs, fill, tiny_sd1):
@@ -249,6 +328,16 @@ def test_a_renamed_run_still_finds_its_photos(runs, fill, tiny_sd1):
     assert runs.names() == ["my robot é"]
     config = settings_of(runs.get("my robot é"))
     assert config.subject.images.parent.name == "my robot é" and config.output.output.name == "my robot é"
+
+
+def test_photos_elsewhere_stay_where_they_are_when_a_run_is_renamed(runs, tiny_sd1, tmp_path):
+    from symdream.training.request import settings_of
+
+    photos = make_photos(tmp_path / "photos")
+    runs.add("toy", {**flags(tiny_sd1), "images": photos}, None, None)
+    runs.rename("toy", " robot ")
+    runs.rename("robot", "robot")
+    assert runs.names() == ["robot"] and settings_of(runs.get("robot")).subject.images == photos
 
 
 UNREADABLE = [b"not TOML", b"[foreign]\nkey = 1", b"subjects = [1]", b"training = 1", b"[training]\nsteps = 0", b"\xff"]

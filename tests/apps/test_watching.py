@@ -59,3 +59,24 @@ def test_a_picture_that_is_half_written_is_left_out(run):
     (run.samples / "step-00020.png").write_bytes(b"\x89PNG")
     shown = watching.pictures(watching.sample_files(run))
     assert [caption for _, caption in shown] == ["after step 10"]
+
+
+def test_the_newest_pictures_are_shown_first_and_the_oldest_of_many_not_at_all(run):
+    run.samples.mkdir()
+    for step in range(10, 10 * (watching.PICTURES + 3), 10):
+        (run.samples / f"step-{step:05d}.png").touch()
+    shown = [int(file.stem[5:]) for file in watching.sample_files(run)]
+    assert shown == list(range(140, 20, -10)) and len(shown) == watching.PICTURES
+
+
+def test_a_run_at_work_tells_its_step_its_bar_and_the_time_left(run, tmp_path):
+    write_metrics(run, [0.1] * 3)
+    told = watching.sentence(Runs(tmp_path), Status("owl", "running", 3, 8, seconds_left=80))
+    assert "trains: step 3 of 8, about 80 s left." in told and '<progress value="3" max="8"' in told
+
+
+def test_a_run_that_found_no_more_to_learn_tells_the_steps_and_the_time_that_it_took(run, tmp_path):
+    run.summary.write_text('{"seconds_total": 600}')
+    status = Status("owl", "finished", 4, 8)
+    assert watching.label(status) == "owl: finished, 4 steps"
+    assert "is finished: 4 steps in 10 min." in watching.sentence(Runs(tmp_path), status)
