@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import zipfile
 from dataclasses import asdict
 
 import numpy as np
@@ -14,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from symdream.data.samples import sample_data
 from symdream.diffusion.embedded import sprite_folder
+from symdream.diffusion.grid import make_grid
 from symdream.errors import RequestError
 from symdream.interop.export import export
 from symdream.interop.header import read_adapter_header
@@ -147,6 +150,9 @@ def test_tables_and_plots_hold_what_inspect_found(context):
     shares = [layer["spectrum"][1] / layer["spectrum"][0] for layer in facts["layers"]]
     median = spectra[(spectra.line == "unet") & (spectra.number == 2)].share.item()
     assert median == pytest.approx(np.median(shares))
+    for line, quantile in (("unet, 10 %", 0.1), ("unet, 90 %", 0.9)):
+        told = spectra[(spectra.line == line) & (spectra.number == 2)].share.item()
+        assert told == pytest.approx(np.quantile(shares, quantile))
     assert (spectra[spectra.number == 1].share == 1).all()
 
 
@@ -168,10 +174,14 @@ def test_a_file_is_renamed_and_deleted_with_what_tells_about_it(context):
     for name in ("../x", "", "a/b", ".x"):
         with pytest.raises(RequestError):
             library.rename_file(context, "mine.safetensors", name)
+    Image.new("RGB", (8, 8)).save(context.runs / "mine.png")
     assert library.rename_file(context, "mine.safetensors", "ours") == "ours.safetensors"
-    assert (context.runs / "ours.txt").is_file() and not (context.runs / "mine.txt").exists()
     place = library.delete_file(context, "ours.safetensors")
-    assert place.is_relative_to(context.trash) and place.with_suffix(".txt").is_file()
+    assert place.is_relative_to(context.trash)
+    assert {file.name for file in place.parent.iterdir()} == {
+        f"ours.{ending}" for ending in ("safetensors", "txt", "png")
+    }
+    assert not {file.stem for file in context.runs.iterdir()} & {"mine", "ours"}
 
 
 def test_the_name_to_begin_a_new_one_with_is_whole(context):
@@ -203,6 +213,96 @@ def test_an_export_can_be_served_and_stays_with_its_run(context, to):
         again = inspect_adapter(files[0])
         norms = [layer["norm"] for layer in inspect_adapter(context.runs / "owl")["layers"]]
         assert [layer["norm"] for layer in again["layers"]] == pytest.approx(norms, rel=1e-5)
+
+
+def test_a_card_shows_the_middle_of_what_the_run_drew_last_and_a_file_the_picture_beside_it(context):
+    red, green, blue = (Image.new("RGB", (50, 50), name) for name in ("red", "lime", "blue"))
+    wide = Image.new("RGB", (150, 50))
+    for place, part in enumerate((red, green, blue)):
+        wide.paste(part, (50 * place, 0))
+    export(context.runs / "owl", "kohya", context.runs / "mine.safetensors")
+    for shown in (wide, wide.transpose(Image.Transpose.ROTATE_90)):
+        shown.save(context.runs / "mine.png")
+        _, file = library.cards(context, Runs(context.runs))
+        assert file.picture.getcolors() == [(library.SIDE**2, (0, 255, 0))]
+    (context.runs / "owl" / "samples").mkdir()
+    drawn = context.runs / "owl" / "samples" / "step-00010.png"
+    make_grid([[red, red], [blue, red]], row_labels=["step 5", "step 10"]).save(drawn)
+    run, _ = library.cards(context, Runs(context.runs))
+    assert run.picture.getcolors() == [(library.SIDE**2, (0, 0, 255))]
+
+
+def test_a_card_tells_how_a_run_is_doing_until_it_is_finished(context):
+    write_run(context.runs / "fox", photos=context.samples / "fox", base="owner/name@1234")
+    size = library.file_size((context.runs / "fox/adapter/unet/adapter_model.safetensors").stat().st_size)
+    for status, told in (("stopped", ["stopped at 3/4"]), ("finished", [])):
+        (context.runs / "fox" / "state.json").write_text(json.dumps({"status": status, "step": 3, "steps": 4}))
+        [card] = [card for card in library.cards(context, Runs(context.runs)) if card.key == "fox"]
+        assert card.lines == ["sks bird · lora · owner/name", *told, size]
+    assert card.picture.getpixel((library.SIDE // 2, 1)) == library._picture(
+        context.samples / "fox" / "00.png", ""
+    ).getpixel((library.SIDE // 2, 1))
+
+
+def test_the_facts_of_a_run_tell_what_it_cost_and_its_ranks(context):
+    (context.runs / "owl" / "summary.json").write_text('{"seconds_total": 600, "peak_memory_bytes": 2e9}')
+    facts = inspect_adapter(context.runs / "owl") | {"ranks": [2, 4, 8]}
+    rows = dict(library.facts_table(Runs(context.runs), "run", "owl", facts))
+    assert (rows["time"], rows["peak memory"], rows["rank"]) == ("10 min", "2.0 GB", "2 to 8")
+
+
+def test_a_layer_is_told_by_its_shape_and_the_share_of_its_largest_singular_value(tmp_path):
+    random = torch.Generator().manual_seed(0)
+    down, up = torch.randn(4, 24, generator=random), torch.randn(8, 4, generator=random)
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    save_file({f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}, tmp_path / "a.safetensors")
+    values = torch.linalg.svdvals(up @ down)
+    [[name, rank, shape, norm, largest, share]] = library.layer_rows(inspect_adapter(tmp_path / "a.safetensors"))
+    assert name.startswith("unet.") and (rank, shape) == (4, "24 → 8")
+    assert (norm, largest) == pytest.approx((values.norm().item(), values[0].item()), rel=5e-3)
+    assert share == f"{values[0] ** 2 / (values**2).sum():.0%}"
+
+
+def test_the_metadata_of_symdream_are_told_one_by_one(context):
+    rows = dict(library.metadata_rows(inspect_adapter(context.runs / "owl")))
+    assert rows["format"] == "pt" and rows["symdream.trigger"] == "sks" and rows["symdream.rank"] == "2"
+
+
+def test_what_tells_of_another_file_is_not_written_over(context):
+    export(context.runs / "owl", "kohya", context.runs / "mine.safetensors")
+    (context.runs / "ours.txt").write_text("of somebody else")
+    assert library.rename_file(context, "mine.safetensors", "mine.safetensors") == "mine.safetensors"
+    assert library.rename_file(context, "mine.safetensors", " ours.safetensors ") == "ours.safetensors"
+    assert (context.runs / "ours.txt").read_text() == "of somebody else" and (context.runs / "mine.txt").is_file()
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_an_export_has_the_numbers_and_the_weight_that_are_asked_for(context, dtype):
+    """Of half the weight, each update is half of what it was."""
+    norms = [layer["norm"] for layer in inspect_adapter(context.runs / "owl")["layers"]]
+    file, *_ = export_for_others(context, "owl", "diffusers", dtype=dtype, weight=0.5)
+    facts = inspect_adapter(file)
+    assert facts["dtypes"] == [{"fp16": "F16", "bf16": "BF16"}[dtype]]
+    assert [layer["norm"] for layer in facts["layers"]] == pytest.approx([norm / 2 for norm in norms], rel=1e-2)
+    with pytest.raises(RequestError, match="number format"):
+        export_for_others(context, "owl", "diffusers", dtype="int8")
+
+
+def test_a_folder_for_peft_comes_as_one_archive_of_itself_alone(context):
+    export_for_others(context, "owl", "kohya")
+    [archive] = export_for_others(context, "owl", "peft")
+    with zipfile.ZipFile(archive) as opened:
+        files = {name for name in opened.namelist() if not name.endswith("/")}
+    folder = context.runs / "owl" / "exports" / "owl-peft"
+    assert files == {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_the_newest_report_is_the_first(context):
+    for age, name in enumerate(("b", "c", "a")):
+        (context.runs / name).mkdir()
+        (context.runs / name / "report.html").touch()
+        os.utime(context.runs / name / "report.html", (1000 - age,) * 2)
+    assert [file.parent.name for file in library.reports(context)] == ["b", "c", "a"]
 
 
 def test_reports_are_those_of_folders_in_the_runs_folder(context, tmp_path):
