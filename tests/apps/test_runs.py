@@ -276,13 +276,13 @@ def test_the_busy_come_first_then_the_queue_in_its_turn_then_who_changed_last(ru
 
 def test_the_time_left_goes_by_the_usual_one_of_the_last_steps(runs):
     """Not by the first, which warms up, nor by one that drew pictures, nor by how fast it once was."""
-    run = empty_run(runs, "owl", status="running", pid=os.getpid(), steps=40)
+    run = empty_run(runs, "owl", status="running", pid=os.getpid(), steps=60)
     run.acquire()
-    seconds = [500.0, *[9.0] * 9, *[2.0] * (RECENT - 1), 300.0]
+    seconds = [500.0, *[9.0] * 30, *[2.0] * (RECENT - 1), 300.0]
     lines = [json.dumps({"step": n, "loss": 0.5, "seconds": s}) for n, s in enumerate(seconds, 1)]
-    for count, each in ((30, 2.0), (2, 9.0), (3, 9.0)):
+    for count, each in ((51, 2.0), (2, 9.0), (3, 9.0)):
         run.metrics.write_text("\n".join(lines[:count]))
-        assert runs.status("owl").seconds_left == each * (40 - count)
+        assert runs.status("owl").seconds_left == each * (60 - count)
     run.release()
 
 
