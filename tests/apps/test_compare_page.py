@@ -1,16 +1,19 @@
 """What the Compare page shows, as gradio takes it in, without a browser."""
 
 import asyncio
+import csv
 import json
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from helpers.app_server import write_adapter, write_run
 from PIL import Image
 
 from symdream.data.samples import sample_data
+from symdream.diffusion.grid import make_grid
 from symdream.diffusion.png import read_settings, save_png
 from symdream.errors import RequestError
 
@@ -20,7 +23,7 @@ from gradio.context import LocalContext  # noqa: E402
 from gradio.state_holder import SessionState  # noqa: E402
 
 from symdream_apps import comparison, generation, history  # noqa: E402
-from symdream_apps.compare_page import ComparePage, for_views  # noqa: E402
+from symdream_apps.compare_page import ComparePage, for_views, partial  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
 from symdream_apps.shared import Shared  # noqa: E402
 from symdream_apps.studio import Studio  # noqa: E402
@@ -77,6 +80,54 @@ def test_rows_and_columns_tell_the_prompt_that_each_picture_was_made_with(contex
             assert name == ("base alone", "fox", "owl")[place]
             assert prompt == read_settings(Path(kept["files"][pair.row][place]))["prompt"]
     assert "| fox |" in text and "sks" not in text
+
+
+def test_the_table_has_the_means_of_each_variant_and_the_status_what_they_were_compared_with(context, page):
+    for name in ("fox", "owl"):
+        write_run(context.runs / name, photos=sample_data().resolve() / name)
+    chosen = [str(context.runs / name) for name in ("fox", "owl")]
+    request = SimpleNamespace(username=None, session_hash="session")
+    [*_, (line, grid, table, kept, _)] = page.answer_compare(
+        history.new_owner(), "adapters", chosen, {}, True, [], "a {subject}\na toy", "4", 1, "run", None, "sprite", 2.5,
+        "blue", [], request,
+    )  # fmt: skip
+    dino, captions = np.array(kept["dino"]), np.array(kept["captions"])
+    assert [row[0] for row in table.value["data"]] == ["base alone", "fox", "owl"]
+    assert [row[1] for row in table.value["data"]] == pytest.approx(dino.mean(0), abs=6e-4)
+    clip_t = np.array([[float(caption.split()[-1]) for caption in row] for row in captions])
+    assert [row[2] for row in table.value["data"]] == pytest.approx(clip_t.mean(0), abs=6e-3)
+    assert all(f"DINO {dino[place]:.2f} " in captions[place] for place in np.ndindex(2, 3))
+    assert (
+        "DINO compares each with its own" in line and "Across: base alone, fox, owl. Down: a {subject}" in grid.alt_text
+    )
+    settings = read_settings(Path(kept["files"][1][2]))
+    assert [settings[key] for key in ("prompt", "guidance", "negative_prompt", "seed")] == ["a toy", 2.5, "blue", 4]
+
+    kept = compared(page, chosen, "a toy", across="weights", weights=[1, 0])
+    assert kept["variants"] == ["fox × 0", "fox × 1"]
+
+
+def test_while_pictures_are_missing_those_that_are_there_are_in_their_places():
+    variants, rows = [comparison.Variant(name) for name in "abc"], [comparison.Row("x", 0), comparison.Row("y", 1)]
+    red, empty = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), (236, 238, 242))
+    expected = make_grid(
+        [[empty, red, empty], [red, empty, empty]], column_labels="abc", row_labels=["x seed 0", "y seed 1"], cell=208
+    )
+    assert partial(variants, rows, 3, {1: red, 3: red}) == expected
+
+
+def test_a_blind_test_ends_with_its_votes_in_a_file_and_begins_with_a_comparison_alone(context, page):
+    owl = str(write_run(context.runs / "owl", photos=sample_data().resolve() / "owl"))
+    with pytest.raises(RequestError, match="compare first"):
+        page.blind.begin(None)
+    kept = compared(page, [owl], "a {subject}")
+    shown = page.blind.begin(kept)
+    shown = dict(zip(page.blind.outputs, page.blind.vote(kept, shown[0], "B"), strict=True))
+    [vote] = csv.DictReader(Path(shown[page.blind.export].value["path"]).read_text().splitlines())
+    assert vote["choice"] == "B" and {vote["shown_as_a"], vote["shown_as_b"]} == {"base alone", "owl"}
+    with pytest.raises(RequestError, match="start again"):
+        page.blind.vote(kept, shown[page.blind.state], "A")
+    assert page.blind.reset()[0] is None
 
 
 def test_a_prompt_that_all_variants_share_is_told_as_it_was(context, page):

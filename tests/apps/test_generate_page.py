@@ -178,6 +178,12 @@ def test_what_a_page_says_of_a_picture_whose_adapter_is_gone(page, monkeypatch):
     assert said == ["The settings of the picture are back.", "The other settings of the picture are back."]
 
 
+def test_the_same_adapter_handed_over_again_is_something_new(page):
+    tabs, first = page.shared.hand_over("compare", "a", "b")
+    assert tabs.selected == "compare" and (first["page"], first["paths"]) == ("compare", ["a", "b"])
+    assert page.shared.hand_over("compare", "a", "b")[1] != first
+
+
 def test_use_these_settings_means_the_picture_whose_settings_are_shown(page):
     request = SimpleNamespace(username=None, session_hash="session")
     settings = ["sprite", [], {}, "", "base", 1, 1.0, 64, 64, 5, 1, False]

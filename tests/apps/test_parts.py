@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from helpers.app_server import write_adapter, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 
 from symdream.data.samples import sample_data
@@ -30,6 +32,7 @@ gr = pytest.importorskip("gradio")
 
 from symdream_apps import (  # noqa: E402
     adapter_rows,
+    api,
     blind,
     comparison,
     examples,
@@ -40,11 +43,25 @@ from symdream_apps import (  # noqa: E402
     references,
     restore,
 )
-from symdream_apps.adapters import AdapterCard, choices, entry_of, find_adapters, named, read_card  # noqa: E402
+from symdream_apps.adapters import (  # noqa: E402
+    AdapterCard,
+    base_for,
+    choices,
+    entry_of,
+    find_adapters,
+    named,
+    page_name,
+    read_card,
+)
 from symdream_apps.blind import NEITHER, A, B, Vote  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
 from symdream_apps.studio import Studio, Worn  # noqa: E402
 from symdream_apps.work import Desk, Update  # noqa: E402
+
+SETTINGS = {
+    "prompt": "a toy", "negative_prompt": "blue", "seed": 3, "steps": 20, "guidance": 4.5, "sampler": "ddim",
+    "width": 64, "height": 96, "base": "sprite", "adapters": [],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -90,6 +107,58 @@ def test_a_link_inside_of_a_run_does_not_lead_out_of_the_folders(context, owl, t
     weights.symlink_to(tmp_path / "elsewhere.safetensors")
     with pytest.raises(RequestError, match="outside"):
         read_card(context, "owl")
+
+
+def test_the_newest_adapter_is_the_first_of_the_list(context, owl):
+    for age, name in enumerate(("b", "c", "a")):
+        file = write_run(context.runs / name, photos=sample_data()) / "adapter/unet/adapter_model.safetensors"
+        os.utime(file, (time.time() + 1000 - age,) * 2)
+    assert [path.name for path in find_adapters(context)] == ["b", "c", "a", "owl"]
+
+
+def test_adapters_of_several_bases_bring_none(context, owl):
+    other = write_run(
+        context.runs / "other", photos=sample_data(), base="stable-diffusion-v1-5/stable-diffusion-v1-5@1"
+    )
+    assert base_for(context, [owl.path]) == "sprite" and base_for(context, [other]) == "sd15"
+    assert base_for(context, [owl.path, other]) is None
+    assert base_for(context, [owl.path, context.runs / "gone"]) is None
+
+
+def test_a_base_told_by_its_last_name_is_one_that_lies_there_and_is_a_base(context):
+    for name in ("mine.safetensors", "mine.txt", "sub/x.safetensors"):
+        (context.runs / name).parent.mkdir(exist_ok=True)
+        (context.runs / name).touch()
+    assert page_name(context, "file:mine.safetensors") == "mine.safetensors"
+    for identity in ("file:mine.txt", "folder:sub", "file:sub/x.safetensors"):
+        assert page_name(context, identity) is None
+
+
+def test_a_hub_id_that_is_a_folder_here_is_no_base_of_an_adapter(context, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert page_name(context, "owner/name") == "owner/name"
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert page_name(context, "owner/name") is None
+
+
+@pytest.fixture
+def tuned(owl):
+    """The owl, with a weight that its training found best."""
+    [file] = owl.path.glob("adapter/*/*.safetensors")
+    about = json.dumps(read_metadata(file) | {"recommended_weight": 0.6})
+    save_file(load_file(file), file, {"format": "pt", "symdream": about})
+    return owl.path
+
+
+@pytest.mark.parametrize(("weight", "low", "high"), [(None, 0, 2), (3.5, 0, 3.5), (-1.0, -1.0, 2)])
+def test_a_row_shows_the_weight_that_is_worn_and_reaches_to_it(context, tuned, weight, low, high):
+    known = {} if weight is None else {str(tuned): {"weight": weight, "on": True}}
+    with gr.Blocks() as blocks:
+        adapter_rows._row(read_card(context, tuned), known, gr.JSON(), None, True)
+    [slider] = [block for block in blocks.blocks.values() if isinstance(block, gr.Slider)]
+    assert (slider.minimum, slider.value, slider.maximum) == (low, 0.6 if weight is None else weight, high)
+    assert adapter_rows.worn(context, [str(tuned)], known) == [Worn(tuned, slider.value)]
+    assert api.wear(context, "owl") == Worn(tuned, 0.6) and api.wear(context, {"name": "owl", "weight": 0}).weight == 0
 
 
 @pytest.mark.parametrize(
@@ -159,6 +228,22 @@ def test_a_picture_of_symdream_generate_is_understood_too(tmp_path):
     assert restore.settings_in(tmp_path / "a.png")["adapters"] == [{"name": "owl", "weight": 0.5}]
 
 
+@pytest.mark.parametrize("told", ["{}", '{"prompt": 3}', "[]", "no JSON", None])
+def test_a_picture_without_a_prompt_of_ours_has_no_settings(tmp_path, told):
+    info = PngInfo()
+    if told is not None:
+        info.add_itxt("symdream", told)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
+    with pytest.raises(RequestError, match="a.png does not carry settings"):
+        restore.settings_in(tmp_path / "a.png")
+
+
+def test_settings_are_told_in_words_each_with_its_own_value():
+    told = {**SETTINGS, "adapters": [{"name": "owl", "weight": 0.5}]}
+    facts = "seed 3 · 20 steps · guidance 4.5 · sampler ddim · 64 × 96 · sprite · owl × 0.5"
+    assert restore.describe(told) == f"**a toy**  \nnot: blue  \n{facts}"
+
+
 def test_every_sampler_has_a_label():
     assert tuple(generate_page.SAMPLER_LABELS) == SAMPLERS
 
@@ -196,10 +281,7 @@ def test_a_comparison_tells_all_that_is_wrong_at_once(owl):
     assert [(row.prompt, row.seed) for row in rows] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
 
 
-def test_adapters_are_compared_at_the_weight_that_was_found_best(context, owl):
-    [file] = owl.path.glob("adapter/*/*.safetensors")
-    about = json.dumps(read_metadata(file) | {"recommended_weight": 0.6})
-    save_file(load_file(file), file, {"format": "pt", "symdream": about})
+def test_adapters_are_compared_at_the_weight_that_was_found_best(context, owl, tuned):
     write_run(context.runs / "fox", photos=sample_data().resolve() / "fox", noun="dog")
     variants = comparison.of_adapters([read_card(context, "owl"), read_card(context, "fox")])
     assert [(variant.label, variant.adapters, variant.words) for variant in variants] == [
@@ -263,6 +345,27 @@ def test_references_are_the_runs_the_samples_or_uploaded_ones(context, owl, tmp_
     assert found == [[]] and "not in this app's folders" in why and "private" not in why
 
 
+def test_a_link_among_a_runs_photos_opens_nothing_outside_of_the_folders(context, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "private.png")
+    photos = write_run(context.runs / "mine", photos=context.runs / "mine" / "photos") / "photos"
+    photos.mkdir()
+    (photos / "a.png").symlink_to(tmp_path / "private.png")
+    found, why = references.find(context, references.OF_THE_RUN, [[photos.parent]], None)
+    assert found == [[]] and "not in this app's folders" in why
+    for sent, said in ((tmp_path / "private.png", "outside"), (context.runs / "mine" / "config.toml", "not an image")):
+        with pytest.raises(RequestError, match=said):
+            references.find(context, references.NONE, [[]], [str(sent)])
+
+
+def test_the_photos_to_choose_are_those_of_the_sample_subjects(context):
+    context.samples = context.runs
+    for name in ("b", "racing_car", "none"):
+        (context.samples / name).mkdir()
+    for name in ("racing_car", "b"):
+        (context.samples / name / "prompts.toml").touch()
+    assert references.choices(context)[2:] == [("sample: b", "b"), ("sample: racing car", "racing_car")]
+
+
 def test_a_run_over_several_subjects_is_not_compared_with_the_photos_of_all(context, owl):
     """DINO against the photos of two subjects is the mean of both: it falls where an adapter keeps them apart."""
     of_owl, of_fox = (sorted((sample_data().resolve() / name).glob("*.png")) for name in ("owl", "fox"))
@@ -314,6 +417,19 @@ def test_votes_are_counted_and_set_against_dino():
     assert r"| \<img src=x\> | 1 | 1 |" in lines and r"| a\|b c | 0 | 1 |" in lines
 
 
+def test_the_variant_that_was_chosen_most_comes_first():
+    wins = {"base": 1, "owl": 3, "fox": 2}
+    votes = [Vote("", "", 0, name, "other", A, None, None) for name, count in wins.items() for _ in range(count)]
+    lines = blind.conclusion(votes).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:6]] == ["| owl", "| fox", "| base", "| other"]
+
+
+def test_of_more_pairs_than_are_shown_any_may_be_and_in_any_order():
+    drawn = [[pair.row for pair in blind.draw_pairs(100, 2, seed)] for seed in range(40)]
+    assert set().union(*drawn) == set(range(100))
+    assert all(rows != sorted(rows) for rows in drawn)
+
+
 @given(st.integers(1, 4), st.integers(2, 4), st.integers(0, 1000))
 def test_every_pair_is_shown_once_on_either_side(rows, columns, seed):
     pairs = blind.draw_pairs(rows, columns, seed)
@@ -338,6 +454,21 @@ def test_pictures_are_kept_by_owner_and_go_to_the_trash(context):
         assert max(small.size) == history.THUMBNAIL
     assert kept.newest(mine) == [file]  # the thumbnail is none of them
     assert kept.clear(mine) == 1 and kept.newest(mine) == [] and len(list(context.trash.glob("*/*.png"))) == 1
+
+
+def test_the_newest_pictures_come_first_and_of_one_request_the_last(context):
+    kept, mine, taken = history.History(context), history.new_owner(), []
+    for first in (0, 4):
+        made = [generation.Made(Image.new("RGB", (8, 8)), {**SETTINGS, "seed": 9 - first - i}) for i in range(4)]
+        taken += kept.save(mine, made, first)
+    assert kept.newest(mine) == taken[::-1] and kept.newest(mine, 2) == taken[:-3:-1]
+
+
+def test_two_users_whose_names_look_alike_have_folders_of_their_own():
+    names = ["a.b", "a_b", "a/b", "..", "ab", "0" * 32]
+    owners = [history.owner_of("f" * 32, SimpleNamespace(username=name)) for name in names]
+    assert len({*owners, "0" * 32}) == len(names) + 1
+    assert all(Path(owner).name == owner and not owner.startswith(".") for owner in owners)
 
 
 @pytest.mark.parametrize("sent", ["../../etc", "x" * 32, "A" * 32, "0" * 31])
@@ -431,7 +562,8 @@ def test_an_uploaded_adapter_stays_on_the_list_when_the_list_is_read_anew(contex
     for names in (listed, offered(context, dropdown.value, []), offered(context, [], dropped)):
         assert {path for _, path in names} == {str(owl.path), str(sent)}
     (folder / "words.safetensors").write_text("only words")
-    assert adapter_rows.accept(context, [str(folder / "words.safetensors")], [], [])[0].value == []
+    shown, _, all_dropped = adapter_rows.accept(context, [str(folder / "words.safetensors")], [], dropped)
+    assert shown.value == [] and all_dropped == dropped  # though it is not chosen any more
     sent.unlink()  # as every upload is after a day
     assert [path for _, path in adapter_rows.offered(context, [], dropped)] == [str(owl.path)]
 
@@ -476,7 +608,7 @@ def test_a_dropped_file_is_known_by_its_content_wherever_it_is_by_then(context):
 def test_an_adapter_that_is_told_by_its_name_alone_is_looked_for_in_the_runs_folder_first(context, owl):
     """As in pictures of `symdream generate`."""
     dropped = [drop(context, "owl", 1), drop(context, "few.safetensors", 2)]
-    names = [{"name": "owl", "weight": 1}, {"name": "few.safetensors", "weight": 0.5}]
+    names = [{"name": "owl"}, {"name": "few.safetensors", "weight": 0.5}]
     assert adapter_rows.remembered(context, names, dropped) == {str(owl.path): 1, dropped[1]: 0.5}
     dropped.append(drop(context, "few.safetensors", 3))
     with pytest.warns(UserWarning, match="Left out: few.safetensors"):
