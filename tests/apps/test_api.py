@@ -154,6 +154,20 @@ def test_beside_an_adapter_of_another_subject_an_adapter_has_the_scores_that_it_
     assert any("each with its own" in note for note in results[1]["notes"])
 
 
+def test_compare_makes_its_pictures_as_asked_and_tells_what_to_know(client):
+    asked = {"negative_prompt": "blue", "sampler": "ddim", "steps": 2, "guidance": 2}
+    result = client.predict(
+        prompts=["a toy"], adapters=["owl two", "owl"], seeds=[5], base_too=False, photos="none", **asked,
+        api_name="/compare",
+    )  # fmt: skip
+    assert [cell["variant"] for cell in result["cells"]] == ["owl two", "owl"]
+    for cell in result["cells"]:
+        settings = read_settings(Path(cell["image"]))
+        assert settings["adapters"] == [{"name": cell["variant"], "weight": 1.0}] and settings["seed"] == 5
+        assert {key: settings[key] for key in asked} == asked
+    assert [note.partition(" answers to")[0] for note in result["notes"]] == ["owl two", "owl"]
+
+
 def test_compare_across_weights_and_without_photos(client):
     result = client.predict(
         prompts=[PROMPT], adapters=["owl"], seeds=[0], weights=[1.5, 0], photos="none", **QUICK, api_name="/compare"
@@ -189,6 +203,7 @@ def test_a_long_prompt_says_what_is_cut(client):
         ({"prompt": "a", "adapters": [{"name": "/etc/passwd"}]}, "outside the folders"),
         ({"prompt": "a", "adapters": [{"name": "nobody"}]}, 'no "nobody"'),
         ({"prompt": "a", "adapters": [{"name": "owl", "wieght": 1}]}, "weight"),
+        ({"prompt": "a", "adapters": [{"name": "owl", "weight": "1"}]}, "must be a number"),
         ({"prompt": "a {subject}"}, "No adapter here says"),
         ({"prompt": "a", "steps": "many"}, "steps"),
         ({"prompt": "a", "adapters": ["owl", 3]}, "adapters[1]"),
@@ -202,6 +217,11 @@ def test_a_wrong_request_gets_a_plain_message_and_the_app_lives_on(client, argum
 def test_a_comparison_of_something_else_than_lists_is_refused(client):
     message = refused(client, "/compare", prompts="a bird", adapters=["owl"], seeds=["one"])
     assert "prompts" in message and "seeds[0]" in message and "3d" not in message
+
+
+def test_weights_are_for_one_adapter(client):
+    asked = {"prompts": ["a"], "adapters": ["owl", "owl two"], "seeds": [0], "weights": [0, 1]}
+    assert "weights  are for one adapter, not for 2" in refused(client, "/compare", **asked)
 
 
 def test_several_mistakes_are_told_together(client):

@@ -6,11 +6,18 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from helpers.runs import make_photos
+from helpers.runs import bare_run, make_photos
+from PIL import Image
 from safetensors import safe_open
 
+from symdream.data.samples import sample_data
+from symdream.interop.inspect import inspect_adapter
+from symdream.presets import PRESETS
+from symdream.training.request import settings_of
+from symdream.training.run_folder import RunFolder
 from symdream_apps.errors import UNEXPECTED
 from symdream_apps.photo_check import MOST
 from symdream_apps.train_request import plain_name
@@ -92,10 +99,9 @@ def test_a_base_outside_of_the_folders_is_refused(client, base):
 
 
 def test_photos_that_were_not_uploaded_are_refused(client, server):
-    import requests
-
     photo = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
-    for value in (photo, {"path": "/etc/hostname"}, {"path": str(server.runs / "owl" / "config.toml")}):
+    within = [server.runs / "owl" / "config.toml", sample_data().resolve() / "owl" / "00.png"]
+    for value in (photo, {"path": "/etc/hostname"}, *({"path": str(file)} for file in within)):
         endpoint = f"{server.url}/gradio_api/call/train_start"
         answer = requests.post(endpoint, json={"data": ["bird", [value]]}, timeout=60).json()
         events = requests.get(f"{endpoint}/{answer['event_id']}", timeout=60).text
@@ -116,6 +122,54 @@ def test_more_photos_than_are_trained_on_are_refused(client, server, uploads):
     assert not (server.runs / "toy-singlora").exists()
 
 
+def test_what_is_asked_for_is_queued_behind_a_run_at_work_taken_out_and_put_back(client, server, uploads):
+    busy = bare_run(server.runs / "busy")
+    busy.write_state("running", step=0, steps=9)
+    busy.acquire()
+    asked = {"class_noun": "toy", "trigger": "zwx", "method": "symlora", "preset": "quick", "settings": {"rank": 5}}
+    try:
+        queued = client.predict(
+            **asked, name="mine", photos=uploads, captions=["", "a {subject} on red", ""], api_name="/train_start"
+        )
+        assert (queued["run"], queued["status"], queued["place"]) == ("mine", "queued", 1)
+        config = settings_of(RunFolder(server.runs / "mine"))
+        [subject] = config.learned
+        assert (subject.class_noun, subject.trigger, config.model.base) == ("toy", "zwx", "sprite")
+        assert (config.adapter.method, config.adapter.rank) == ("symlora", 5)
+        assert [file.name for file in subject.images.glob("*.txt")] == ["01-01.txt"]
+        assert queued["steps"] == config.training.steps == PRESETS["quick"].settings["training"]["steps"]
+        stopped = client.predict("mine", api_name="/train_stop")
+        assert (stopped["status"], stopped["place"]) == ("stopped", 0)
+        assert client.predict("mine", api_name="/train_resume")["status"] == "queued"
+        client.predict("mine", api_name="/train_stop")
+    finally:
+        shutil.rmtree(server.runs / "mine", ignore_errors=True)
+        busy.release()
+        shutil.rmtree(busy.path)
+
+
+def test_the_status_tells_the_last_loss_and_the_newest_picture_first(client, server):
+    run = bare_run(server.runs / "watched")
+    try:
+        run.metrics.write_text("".join(f'{{"step": {n}, "loss": {1 / n}}}\n' for n in (1, 2, 4)))
+        run.samples.mkdir()
+        for step, color in ((2, "red"), (4, "blue")):
+            Image.new("RGB", (8, 8), color).save(run.samples / f"step-{step:05d}.png")
+        told = client.predict("watched", api_name="/train_status")
+        assert (told["run"], told["loss"]) == ("watched", 0.25)
+        assert [Image.open(file).getpixel((0, 0)) for file in told["samples"]] == [(0, 0, 255), (255, 0, 0)]
+    finally:
+        shutil.rmtree(run.path)
+
+
+def test_an_export_has_the_weight_and_the_numbers_that_are_asked_for(client, server):
+    file = client.predict("owl", to="diffusers", dtype="bf16", weight=0.5, api_name="/export")["files"][0]
+    told, before = inspect_adapter(Path(file)), inspect_adapter(server.runs / "owl")
+    halves = [layer["norm"] / 2 for layer in before["layers"]]
+    assert [layer["norm"] for layer in told["layers"]] == pytest.approx(halves, rel=1e-2)
+    assert told["dtypes"] == ["BF16"]
+
+
 @pytest.mark.parametrize("name", ["../owl", "/etc", "no such run", ".app", ""])
 def test_a_run_that_is_not_there_is_no_run(client, name):
     assert "no run" in refused(client, "/train_status", run=name)
@@ -123,8 +177,6 @@ def test_a_run_that_is_not_there_is_no_run(client, name):
 
 
 def test_inspect_tells_what_the_command_tells(client, server):
-    from symdream.interop.inspect import inspect_adapter
-
     told = client.predict("owl", api_name="/inspect")
     known = json.loads(json.dumps(inspect_adapter(server.runs / "owl")))
     del known["path"]
