@@ -88,7 +88,7 @@ def test_the_table_has_the_means_of_each_variant_and_the_status_what_they_were_c
     chosen = [str(context.runs / name) for name in ("fox", "owl")]
     request = SimpleNamespace(username=None, session_hash="session")
     [*_, (line, grid, table, kept, _)] = page.answer_compare(
-        history.new_owner(), "adapters", chosen, {}, True, [], "a {subject}\na toy", "4", 1, "run", None, "sprite", 2.5,
+        history.new_owner(), "adapters", chosen, True, [], "a {subject}\na toy", "4", 1, "run", None, "sprite", 2.5,
         "blue", [], request,
     )  # fmt: skip
     dino, captions = np.array(kept["dino"]), np.array(kept["captions"])
