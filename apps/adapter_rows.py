@@ -183,21 +183,17 @@ def choose(context: Context, paths: list[str], dropped: list[str]) -> tuple[Any,
 
 
 def bring_back(context: Context, kept: Values | None, files: Named) -> tuple[Any, list[tuple[str, str]]]:
-    """`choose` what was chosen before the page was loaded again. What was dropped and is there still is added to
-    `files.dropped`, what is gone to `files.missing`. Without `kept`, `anew`: what the page was built with would be as
-    old as the app."""
+    """`choose` what was chosen before the page was loaded again; what is gone is added to `files.missing`. Without
+    `kept`, `anew`: what the page was built with would be as old as the app."""
     if not kept:
         return anew(context, [], [])
     found = []
     for path in kept["adapters"] or []:
         try:
-            file = read_card(context, path).path
+            read_card(context, path)
+            found.append(path)
         except RequestError:
             files.missing.append(Path(path).name)
-            continue
-        found.append(path)
-        if file.is_relative_to(context.uploads) and path not in files.dropped:
-            files.dropped.append(path)
     return choose(context, found, files.dropped)
 
 

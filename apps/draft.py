@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from symdream.errors import RequestError
+from symdream_apps.adapters import read_card
 from symdream_apps.context import Context
 from symdream_apps.errors import told
 from symdream_apps.events import PRIVATE
@@ -39,21 +41,24 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Named:
-    """Files that a draft names. `dropped`: adapters that were dropped and are there still; `missing`: the names of what
-    is gone."""
+    """Files that a draft names. `dropped`: adapters that were dropped and are there still, as they came; `missing`: the
+    names of what was chosen and is gone."""
 
     dropped: list[str]
     missing: list[str]
 
 
 class Draft:
-    """Pages `add` themselves as they are built; `connect` ends it, once all are."""
+    """Pages `add` themselves as they are built; `connect` ends it, once all are. dropped: that of Shared."""
 
     def __init__(self, context: Context, dropped: gr.State):
         self.context, self.dropped = context, dropped
         self._keys: dict[str, str] = {}
         self._bring_back: dict[str, Callable[[Values | None, Named], tuple]] = {}
         self._outputs: list[Any] = []
+        copy = gr.JSON([], visible=False)  # of a state, which no browser sees
+        dropped.change(lambda paths: paths, dropped, copy, **PRIVATE)
+        self.add("dropped", {"paths": copy}, self._bring_back_dropped, [copy])
 
     def add(
         self,
@@ -75,6 +80,13 @@ class Draft:
             js=KEEP % json.dumps([self._keys[page], list(components)]),
             api_visibility="private",
         )
+
+    def _bring_back_dropped(self, kept: Values | None, files: Named) -> tuple[list[str]]:
+        for path in kept["paths"] if kept else []:
+            with suppress(RequestError):  # gone; where it is chosen, that is told
+                if read_card(self.context, path).path.is_relative_to(self.context.uploads):
+                    files.dropped.append(path)
+        return (files.dropped,)
 
     def connect(self) -> None:
         """As the page is loaded, bring back what is kept, and from then on keep it."""
@@ -110,4 +122,4 @@ def sent_before(context: Context, files: Sequence[Values] | Values | None, noted
 def tell_missing(names: list[str]) -> None:
     if names:
         listed = html.escape(", ".join(dict.fromkeys(names)))
-        gr.Warning(f"Not brought back, since they are not here any more: {listed}. Drop the files again.")
+        gr.Warning(f"Not brought back, since not here any more: {listed}.")

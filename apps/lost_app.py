@@ -21,9 +21,9 @@ HEAD = """<script>
     } catch {}
     // What stands in front of the app has answers of its own.
     const found = answer?.ok ? await answer.json().catch(() => null) : null;
-    if (found === null) document.body.prepend(box);
-    else if (found.app_id !== app_id) location.reload();
-    else box.remove();
+    if (found?.app_id === app_id) box.remove();
+    else if (found !== null) location.reload();
+    else if (!box.isConnected) document.body.prepend(box);  // once: a screen reader says it each time
   };
   setInterval(look, 5000);
   document.addEventListener("visibilitychange", look);

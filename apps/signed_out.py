@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-LOG_OUT = '<a href="logout?all_session=false">Log out</a>'  # of this browser; all have one user's name
+# Of this browser; all have one user's name. What stood in the boxes (draft.py) is not for whoever comes next.
+LOG_OUT = '<a href="logout?all_session=false" onclick="sessionStorage.clear()">Log out</a>'
 
 # gradio tells the page no more than "Error". A fetch that is answered 401 is the only sign of it. That the login is
 # back, by another tab, is told by the fetch that begins an action: some others are answered without a login.

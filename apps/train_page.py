@@ -76,6 +76,7 @@ def _setup(context: Context, shared: Shared, runs: Runs) -> gr.State:
             interactive=True, wrap=True, show_label=False, label="captions", column_widths=["35%", "65%"], buttons=[],
         )  # fmt: skip
     paths = gr.State([])
+    written = gr.State({})  # captions of a draft by path: its table, which is not shown yet, cannot bring them
 
     gr.Markdown("### 2. Subject")
     with gr.Row():
@@ -105,10 +106,11 @@ def _setup(context: Context, shared: Shared, runs: Runs) -> gr.State:
     )
 
     @tell
-    def look(files: list[str] | None, chosen: str, base: str, before: list[list[str]] | None):
+    def look(files: list[str] | None, chosen: str, base: str, before: list[list[str]] | None, written: dict[str, str]):
         found, listed = _report(context, files, chosen, base)
-        kept = train_request.captions_by_photo([photo.path for photo in found.photos], before or [])
-        rows = [[photo.name, kept[str(photo.path)]] for photo in found.photos]
+        rows = before or []
+        kept = train_request.captions_by_photo([p.path for p in found.photos], rows) if any(rows) else written
+        rows = [[photo.name, kept.get(str(photo.path), "")] for photo in found.photos]
         side = found.photos[0].crop.width if found.photos else 0
         return {
             shown_as: gr.Markdown(f"What is trained on: the middle, {side} × {side} pixels", visible=bool(side)),
@@ -124,9 +126,14 @@ def _setup(context: Context, shared: Shared, runs: Runs) -> gr.State:
     def choose(chosen: str):
         return gr.File(visible=not chosen), train_request.sample_noun(context, chosen) if chosen else gr.skip()
 
-    look_at = {"inputs": [photos, sample, base, captions], "show_progress_on": photos, "api_visibility": "private"}
-    look_out = [shown_as, crops, findings, to_real, captions_box, captions, paths]
-    gr.on([photos.change, sample.change, base.change], look, outputs=look_out, **look_at)
+    gr.on(
+        [photos.change, sample.change, base.change],
+        look,
+        [photos, sample, base, captions, written],
+        [shown_as, crops, findings, to_real, captions_box, captions, paths],
+        show_progress_on=photos,
+        api_visibility="private",
+    )
     # Choices of the user's: a draft that is brought back has a noun, steps and a rank of its own.
     sample.input(choose, sample, [photos, noun], show_progress="hidden", api_visibility="private")
     preset.input(
@@ -170,16 +177,17 @@ def _setup(context: Context, shared: Shared, runs: Runs) -> gr.State:
     def bring_back(kept: Values | None, files: Named) -> list[Any]:
         """The boxes as they were before the page was loaded again."""
         if not kept:
-            return [gr.skip()] * len(boxes)
+            return [gr.skip()] * (len(boxes) + 1)
         sent = sent_before(context, kept["photos"], files)
         values = {
             "photos": gr.File(sent, visible=not kept["sample"]),
-            "captions": kept["captions"]["data"],
             "preset": gr.Radio(value=kept["preset"], info=_why(kept["preset"])),
         }
-        return [values.get(name, kept[name]) for name in boxes]
+        rows = values["captions"] = kept["captions"]["data"]
+        told = train_request.captions_by_photo([Path(path) for path in sent], rows)
+        return [*(values.get(name, kept[name]) for name in boxes), told]
 
-    shared.draft.add("train", boxes, bring_back, list(boxes.values()))
+    shared.draft.add("train", boxes, bring_back, [*boxes.values(), written])
     return name_started
 
 

@@ -14,6 +14,12 @@ pytest.importorskip("playwright")
 from symdream_apps.context import Context  # noqa: E402
 from symdream_apps.draft import Draft  # noqa: E402
 
+COUNT_ADDED = """() => {
+    window.added = 0;
+    const count = records => { for (const record of records) window.added += record.addedNodes.length; };
+    new MutationObserver(count).observe(document.body, {childList: true});
+}"""
+
 pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason=browsers.WHY_NOT)
 
 
@@ -110,6 +116,10 @@ def test_the_boxes_of_the_train_page_are_back(page, tmp_path):
     photos = sorted(make_photos(tmp_path / "photos", size=(160, 160)).iterdir())
     page.set_input_files("#train-photos input[type=file]", [str(photo) for photo in photos])
     page.locator("#findings", has_text="emoji of your subject").wait_for()
+    page.locator("#captions .label-wrap").click()
+    page.locator("#captions [data-row='1'][data-col='1']").dblclick()
+    page.keyboard.type("a {subject} on a table")
+    page.keyboard.press("Enter")
     page.fill("#noun input, #noun textarea", "toy")
     page.get_by_label("quality", exact=True).check()
     page.click("#more-training .label-wrap")
@@ -121,6 +131,8 @@ def test_the_boxes_of_the_train_page_are_back(page, tmp_path):
     select_tab(page, "Train")
     page.locator("#findings", has_text="emoji of your subject").wait_for()
     assert page.locator("#crops img").count() == len(photos)
+    page.locator("#captions .label-wrap").click()
+    page.locator("#captions [data-row='1'][data-col='1']", has_text="a {subject} on a table").wait_for()
     assert page.input_value("#noun input, #noun textarea") == "toy"
     assert page.get_by_label("quality", exact=True).is_checked()
     page.click("#more-training .label-wrap")
@@ -139,10 +151,25 @@ def test_what_is_gone_meanwhile_is_told_and_the_rest_is_back(page, server, tmp_p
     page.wait_for_timeout(500)
     shutil.rmtree(server.runs / "gone soon")
     reload(page)
-    page.locator(".toast-body", has_text="not here any more: gone soon").wait_for()
+    page.locator(".toast-body", has_text="Not brought back, since not here any more: gone soon.").wait_for()
     page.locator(".adapter-row", has_text="owl two").wait_for()
     assert page.locator(".adapter-row").count() == 1
     assert page.input_value("#prompt textarea") == "a sks bird"
+
+
+def test_dropped_files_keep_their_numbers_and_those_that_are_not_chosen_their_place(page, server, tmp_path):
+    for place, run in enumerate(("owl", "owl two")):
+        (folder := tmp_path / run).mkdir()
+        file = server.runs / run / "adapter" / "unet" / "adapter_model.safetensors"
+        page.set_input_files(".drop-adapters input[type=file]", shutil.copy(file, folder / "mine.safetensors"))
+        page.locator(".adapter-row", has_text="mine.safetensors").nth(place).wait_for()
+    page.locator(".adapters .token-remove").first.click()
+    page.wait_for_function("document.querySelectorAll('.adapter-row').length === 1")
+    for _ in range(2):
+        reload(page)
+        page.locator(".adapter-row", has_text="mine.safetensors (2)").wait_for()
+        assert page.locator(".adapter-row").count() == 1
+    choose_adapter(page, "mine.safetensors (1)")
 
 
 def test_another_tab_starts_empty(page, server):
@@ -167,9 +194,11 @@ def test_a_page_outlives_its_app(browser, tmp_path):
         set_number(page, "#steps", 1)
         app_server.stop(server)
         page.get_by_role("alert").filter(has_text="The app does not answer.").wait_for()
-        page.evaluate("window.isOld = true")
+        page.evaluate(COUNT_ADDED)
+        page.wait_for_timeout(11_000)  # two more looks
+        assert page.evaluate("window.added") == 0  # or a screen reader would say it each time
         server = app_server.start(runs, port=int(server.url.rpartition(":")[2]))
-        page.wait_for_function("!window.isOld && window.symdreamIsBack")
+        page.wait_for_function("window.added === undefined && window.symdreamIsBack")
         page.locator(".adapter-row", has_text="owl").wait_for()
         assert page.locator("#lost-app").count() == 0
         page.click("#generate")
@@ -188,6 +217,6 @@ def test_a_draft_that_cannot_be_read_does_not_stand_in_the_pages_way(tmp_path):
         for page in ("generate", "train"):
             box = gr.Textbox()
             draft.add(page, {"prompt": box}, lambda kept, files: [kept["prompt"].strip() if kept else "new"], [box])
-    assert draft.bring_back(None) == ("new", "new", [], [])
-    assert draft.bring_back({"generate": {"prompt": " a "}, "train": None}) == ("a", "new", [], [])
-    assert draft.bring_back({"generate": {"promt": 1}, "train": {"prompt": "b"}}) == ("new", "b", [], [])
+    assert draft.bring_back(None) == ([], "new", "new", [], [])
+    assert draft.bring_back({"generate": {"prompt": " a "}, "train": None}) == ([], "a", "new", [], [])
+    assert draft.bring_back({"generate": {"promt": 1}, "train": {"prompt": "b"}}) == ([], "new", "b", [], [])

@@ -505,6 +505,13 @@ def test_a_page_whose_login_is_gone_says_so(browser, tmp_path):
         page, other = context.new_page(), context.new_page()
         log_in(page)
         assert page.locator("#signed-out").count() == 0
+        page.wait_for_function("window.symdreamIsBack")
+        page.fill("#prompt textarea", "anna's")
+        page.wait_for_function('Object.values(sessionStorage).some(kept => kept.includes("anna\'s"))')
+        log_out(page)  # which leaves nothing to whoever logs in next
+        assert page.evaluate("sessionStorage.length") == 0
+        log_in(page)
+        assert page.input_value("#prompt textarea") == ""
         log_out(other)
         page.click("#generate")
         told = page.get_by_role("alert").filter(has_text="You are not logged in any more: reload the page.")
