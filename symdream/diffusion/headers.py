@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from symdream.diffusion.names import pickle_refused
 from symdream.errors import RequestError
@@ -19,17 +20,32 @@ PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")
 
 
 @dataclass(frozen=True)
-class Header:
-    """Tensor shapes by name, and the file's own text metadata."""
+class Tensor:
+    """One entry of the header: number format, shape, and where its bytes lie in the file."""
 
-    shapes: dict[str, tuple[int, ...]]
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """The tensors by name, and the file's own text metadata."""
+
+    tensors: dict[str, Tensor]
     metadata: dict[str, str]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
 
 
 def read_header(path: Path, *, again: str = BASE_AGAIN) -> Header:
     """Read and check a safetensors header without touching the tensors; `again` tells how to get a whole file.
 
-    Raises: RequestError if the file is a pickle under another name, no safetensors file, or truncated.
+    Raises: RequestError if the file is a pickle under another name, no safetensors file, truncated, or names a tensor
+    twice.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -45,17 +61,48 @@ def read_header(path: Path, *, again: str = BASE_AGAIN) -> Header:
     if len(text) < length:
         raise _truncated(path, size, 8 + length, again)
     try:
-        entries = json.loads(text)
-        metadata = entries.pop("__metadata__", {})
-        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
-        needed = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        entries = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, path))
+        metadata = _metadata(entries.pop("__metadata__", None))
+        tensors = {name: _tensor(entry, 8 + length) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RequestError(
             f"{path.name} is not a safetensors file: its header cannot be read.", where=str(path)
         ) from error
+    needed = max((tensor.end for tensor in tensors.values()), default=8 + length)
     if size < needed:
         raise _truncated(path, size, needed, again)
-    return Header(shapes, metadata)
+    return Header(tensors, metadata)
+
+
+def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RequestError(f"{path.name} names {twice} twice, so it is unclear which one counts.", where=str(path))
+    return result
+
+
+def _metadata(entry: Any) -> dict[str, str]:
+    """The texts of `__metadata__`, which may be null. Raises: ValueError if it is something else than texts by name."""
+    if entry is None:
+        return {}
+    if not isinstance(entry, dict) or not all(isinstance(text, str) for text in entry.values()):
+        raise ValueError("metadata that are no texts")
+    return entry
+
+
+def _tensor(entry: Any, data: int) -> Tensor:
+    """An entry of the header, whose offsets count from the byte `data`.
+
+    Raises: KeyError, TypeError or ValueError if it is none.
+    """
+    dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    # Not isinstance(…, int): JSON's true would be one.
+    whole = isinstance(shape, list) and all(type(number) is int and number >= 0 for number in (*shape, start, end))
+    if not isinstance(dtype, str) or not whole or end < start:
+        raise ValueError("no entry of a tensor")
+    return Tensor(dtype, tuple(shape), data + start, data + end)
 
 
 def _truncated(path: Path, size: int, needed: int, again: str) -> RequestError:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from symdream.diffusion.headers import Tensor
 from symdream.errors import RequestError
-from symdream.interop.header import Tensor, check_number_format
+from symdream.interop.header import check_number_format
 from symdream.interop.keys import (
     ALPHA,
     COMPONENTS,

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from symdream.diffusion.headers import Tensor
 from symdream.interop.grouping import Grouped, adapter_files, group_keys
-from symdream.interop.header import AdapterHeader, Tensor, read_adapter_header
+from symdream.interop.header import AdapterHeader, read_adapter_header
 from symdream.interop.keys import ALPHA, DOWN, LAMBDA, MAGNITUDE, SINGLORA_A, SYMLORA_A, UP, Place
 from symdream.interop.metadata import OURS, subject_words, trained_base
 from symdream.interop.spectrum import singular_values

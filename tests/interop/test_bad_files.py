@@ -8,7 +8,7 @@ import struct
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from symdream.errors import RequestError
 from symdream.interop.export import export
@@ -97,6 +97,35 @@ def header_that_is_a_list(path):
     raw(path, "[1, 2]")
 
 
+def header_of(**changes):
+    """Makes files whose header is sound but for these values of the entry of A, or without those that are None."""
+
+    def make(path):
+        entry = {"dtype": "F32", "shape": [2, 8], "data_offsets": [0, 64]} | changes
+        other = {"dtype": "F32", "shape": [8, 2], "data_offsets": [64, 128]}
+        raw(path, {A: {k: v for k, v in entry.items() if v is not None}, B: other}, bytes(128))
+
+    make.__name__ = f"header_of_{changes}"
+    return make
+
+
+def metadata_of(value):
+    """Makes sound files with this as `__metadata__`."""
+
+    def make(path):
+        save_file(good(), path)
+        content = path.read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        raw(path, {"__metadata__": value, **json.loads(content[8 : 8 + length])}, content[8 + length :])
+
+    make.__name__ = f"metadata_of_{value}"
+    return make
+
+
+def header_of_many_brackets(path):
+    raw(path, "[" * 50_000)
+
+
 def pickle_in_disguise(path):
     with path.open("wb") as stream:
         torch.save(good(), stream)
@@ -142,6 +171,17 @@ BAD = {
     shape_against_bytes: "do not fit its shape",
     header_that_is_no_json: "not a safetensors file",
     header_that_is_a_list: "not a safetensors file",
+    header_of_many_brackets: "header cannot be read",
+    **dict.fromkeys(
+        [
+            *(header_of(**{key: None}) for key in ("dtype", "shape", "data_offsets")),
+            *(header_of(dtype=dtype) for dtype in (5, [])),
+            *(header_of(shape=shape) for shape in (16, [True, True], [-2, -8], [2.0, 8.0])),
+            *(header_of(data_offsets=offsets) for offsets in ([0, 1, 2], [64, 0], [-64, 0], ["a", "b"], [0.0, 64.0])),
+            *(metadata_of(value) for value in ([1], "x", {"a": 1}, {"symdream": {"trigger": "sks"}})),
+        ],
+        "header cannot be read",
+    ),
     pickle_in_disguise: "is a pickle",
     empty: "not a safetensors file",
     nothing_of_ours: "No adapter weight was recognised",
@@ -250,6 +290,20 @@ def test_a_sound_file_whose_length_looks_like_a_pickle_is_read(length, tmp_path)
     raw(path, json.dumps(entries).ljust(length), bytes(128))
     assert path.read_bytes()[:2] == length.to_bytes(2, "little")
     assert len(read_adapter(path).layers) == 1
+
+
+def test_metadata_that_are_null_are_none(tmp_path):
+    """As safetensors reads them."""
+    path = tmp_path / "x.safetensors"
+    metadata_of(None)(path)
+    assert load_file(path).keys() == good().keys()
+    assert read_adapter(path).metadata == {} and inspect_adapter(path)["metadata"] == {"symdream": {}}
+
+
+def test_our_metadata_of_many_brackets_are_none(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file(good(), path, {"symdream": "[" * 50_000})
+    assert read_adapter(path).metadata == {} and inspect_adapter(path)["metadata"] == {"symdream": {}}
 
 
 def test_a_missing_path_and_an_empty_folder_are_told(tmp_path):
