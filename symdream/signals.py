@@ -26,7 +26,8 @@ def others() -> list[signal.Signals]:
 @contextmanager
 def signals_like_ctrl_c(*, last: bool = False) -> Iterator[None]:
     """While entered, SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does. It leaves as KeyboardInterrupt also
-    where a library, interrupted while it reads a file, makes an error of its own of it.
+    where a library, interrupted while it reads a file, makes an error of its own of it. While it leaves by a stop,
+    another signal changes nothing.
 
     last: the process ends with what is entered. Left by a stop, SIGINT is ignored, so that a second Ctrl-C, a moment
     after the first, does not break off what tells of it; `end_stopped` takes over.
@@ -36,14 +37,16 @@ def signals_like_ctrl_c(*, last: bool = False) -> Iterator[None]:
         yield
         return
     asked: list[float] = []
+    stopped = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if stopped:
+            return
         asked.append(time.monotonic())
         raise KeyboardInterrupt
 
     numbers = [n for n in (signal.SIGINT, *others()) if signal.getsignal(n) != signal.SIG_IGN]
     previous = {number: signal.signal(number, interrupt) for number in numbers}
-    stopped = False
     try:
         yield
     except (KeyboardInterrupt, Stopped):

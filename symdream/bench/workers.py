@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
@@ -125,13 +126,16 @@ class Workers:
         return process.exitcode
 
     def _hire(self) -> Connection:
+        resource_tracker.ensure_running()  # which `start` else does itself, and unblocks SIGINT
         ours, theirs = self._context.Pipe()
         before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         os.environ.update(dict.fromkeys(before, "1"))
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # in the worker too, until it can answer
         try:
             process = self._context.Process(target=_work, args=(theirs, self.grid, self.folder), daemon=True)
             process.start()
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             for name, value in before.items():
                 if value is None:
                     del os.environ[name]
@@ -145,10 +149,12 @@ class Workers:
 
 
 def _work(connection: Connection, grid: Grid, folder: Path) -> None:
-    """A worker's life: tasks until the pipe closes."""
+    """A worker's life: tasks until the pipe closes, or a signal comes. Ctrl-C comes twice: from the terminal, and as
+    the SIGTERM of its parent, which ends by it, too."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with signals_like_ctrl_c():
-        try:
+    try:
+        with signals_like_ctrl_c(last=True):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             recv_handle(connection)  # the folder's lock: open, and so held, as long as this process lives
             threading.Thread(target=_end_with, args=(multiprocessing.parent_process().sentinel,), daemon=True).start()
             workshop = None
@@ -163,10 +169,10 @@ def _work(connection: Connection, grid: Grid, folder: Path) -> None:
                 except Exception as error:  # noqa: BLE001 - told by the parent, as the task's failure
                     result = RuntimeError(f"{type(error).__name__}: {error}")
                 connection.send((result, time.monotonic() - began))
-        except (EOFError, ConnectionError):
-            return
-        except (KeyboardInterrupt, Stopped):
-            sys.exit(130)
+    except (EOFError, ConnectionError):
+        return
+    except (KeyboardInterrupt, Stopped):  # outside: one more, while the first unwinds, ends here too
+        sys.exit(130)
 
 
 def _open_workshop(grid: Grid, folder: Path) -> Any:

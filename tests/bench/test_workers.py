@@ -4,9 +4,11 @@ import os
 import shutil
 import signal
 import threading
+import time
 
 import pytest
 from helpers.grids import make_subjects
+from helpers.interrupted import Interrupting
 
 from symdream.bench.grid import build
 from symdream.bench.lock import locked
@@ -71,3 +73,22 @@ def test_a_suspended_worker_is_not_waited_for(grid, tmp_path):
         rescue.start()
     rescue.cancel()
     assert -signal.SIGKILL not in [process.exitcode for process in staff]
+
+
+def test_a_worker_that_ctrl_c_ends_already_says_nothing_when_its_parent_ends_it_too(grid, tmp_path, capfd):
+    """The terminal sends Ctrl-C to both; the parent, as it ends by it, sends SIGTERM."""
+    begun = tmp_path / "begun"
+    with locked(tmp_path) as lock, Workers(1, grid, tmp_path, lock) as workers:
+        worker = workers._hire()
+        worker.send((print, (Interrupting(begun),), {}))
+        workers._busy[worker] = 0
+        while not begun.exists():
+            time.sleep(0.01)
+    assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_that_meets_a_worker_as_it_starts_ends_it_in_silence(grid, tmp_path, capfd):
+    with locked(tmp_path) as lock, Workers(1, grid, tmp_path, lock) as workers:
+        process = workers._staff[workers._hire()]
+        os.kill(process.pid, signal.SIGINT)
+    assert (process.exitcode, capfd.readouterr().err) == (130, "")
