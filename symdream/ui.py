@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# What moves the cursor, colours, clears, rings or turns the direction of writing; no letter or emoji is among them.
+CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 _log: Path | None = None
 _quiet = False
@@ -43,8 +47,17 @@ def results_console():
     return Results()
 
 
+def printable(text: str) -> str:
+    """`text` on one line, for what a file from anywhere says: a control character is shown (\\x1b), not sent."""
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def say(text: str = "") -> None:
-    """Print a message for the person at the terminal (stderr, so that results can be piped)."""
+    """Print a message for the person at the terminal (stderr, so that results can be piped).
+
+    It may have several lines, so of what a file says it takes the `printable` form; no other control character passes.
+    """
+    text = "\n".join(map(printable, text.split("\n")))
     if not _quiet:
         # Nobody may read it any more (a closed terminal, `2>&1 | head`): no reason to end hours of work.
         with suppress(OSError):

@@ -13,6 +13,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from symdream.errors import RequestError
+from symdream.ui import printable
 
 
 @dataclass
@@ -44,7 +45,7 @@ def run(args: Args) -> int:
 
 
 def text(facts: dict[str, Any]) -> str:
-    """The facts as lines and a table."""
+    """The facts as lines and a table; what the file says breaks no line."""
     ranks = facts["ranks"]
     trained = facts["trained_as"]
     rows = {
@@ -60,7 +61,7 @@ def text(facts: dict[str, Any]) -> str:
     lines = [f"{name:<11} {value}" for name, value in rows.items()]
     lines += [f"{'metadata':<11} {name} = {shorten(value)}" for name, value in flat(facts["metadata"])]
     lines += [f"{'WARNING':<11} {warning}" for warning in facts["warnings"]]
-    return "\n".join([*lines, "", *table(facts["layers"])])
+    return "\n".join(map(printable, [*lines, "", *table(facts["layers"])]))
 
 
 def flat(metadata: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from symdream.diffusion.names import pickle_refused
 from symdream.errors import RequestError
+from symdream.ui import printable
 
 LARGEST_HEADER = 100_000_000  # the format's own limit
 BASE_AGAIN = "download or copy it again (`symdream base get NAME` resumes a hub download)"
@@ -79,7 +80,9 @@ def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     if len(result) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise RequestError(f"{path.name} names {twice} twice, so it is unclear which one counts.", where=str(path))
+        raise RequestError(
+            f"{path.name} names {printable(twice)} twice, so it is unclear which one counts.", where=str(path)
+        )
     return result
 
 
