@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import reprlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ class Strength:
             if self.unclear:
                 missing = f"the {PEFT_CONFIG} beside this PEFT file may be of another file there"
             self.notes.append(f"{missing}: alpha is taken to be the rank")
-        return _peft_scale(config, place.module, rank)
+        return _peft_scale(config, place.module, rank, self._where)
 
     def check_base(self, component: str) -> None:
         """Raises: RequestError if the adapter belongs to a base whose weights its training changed at the start."""
@@ -66,15 +68,21 @@ class Strength:
         prefix = component + "."
         return {k.removeprefix(prefix): v for k, v in self.peft.items() if k.startswith(prefix)}
 
+    @property
+    def _where(self) -> str:
+        return str(self.path.parent / PEFT_CONFIG) if self.config else f"the metadata of {self.path}"
+
     def symmetric(self) -> tuple[float, float]:
         """(alpha, u) of SingLoRA and SymLoRA. Raises: RequestError if they are not told."""
         config = self.config or self.ours
         alpha, u = config.get("alpha"), config.get("u")
-        if not isinstance(alpha, int | float):
+        if not _is_number(alpha):
             raise RequestError(
                 f"{self.path.name} does not tell its alpha, and without it its strength is unknown.",
                 fix=f"keep it as {WEIGHTS} with its {PEFT_CONFIG} beside it, or give the run folder",
             )
+        if not (u is None or _is_number(u)):
+            raise _malformed("u", u, "a number", self._where)
         return float(alpha), 1.0 if u is None else float(u)
 
     def shape(self, place: Place, n: int) -> tuple[int, int] | None:
@@ -82,26 +90,46 @@ class Strength:
         shapes = self.ours.get("shapes")
         if not isinstance(shapes, dict):
             return None
-        return tuple(shapes.get(without_text_model(place.module), (n, n)))
+        shape = shapes.get(without_text_model(place.module), [n, n])
+        if not (isinstance(shape, list) and len(shape) == 2 and all(type(side) is int and side > 0 for side in shape)):
+            raise _malformed("shapes", shape, f"the (out, in) of {place.module}", self._where)
+        return tuple(shape)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(config, dict):
         raise RequestError(f"{path} holds no JSON object.")
     return config
 
 
-def _peft_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    alpha = config.get("lora_alpha", rank)
+def _is_number(value: Any) -> bool:
+    """Whether it is one to calculate with: neither true nor infinite, which JSON of Python's may hold."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _malformed(key: str, value: Any, expected: str, where: str) -> RequestError:
+    return RequestError(
+        f"{key} is {reprlib.repr(value)}, where {expected} is expected.",
+        where=where,
+        fix="get the file again, or save it again with the tool that made it",
+    )
+
+
+def _peft_scale(config: Mapping[str, Any], module: str, rank: int, where: str) -> float:
+    alpha, pattern_alphas = config.get("lora_alpha", rank), config.get("alpha_pattern") or {}
+    if not _is_number(alpha):
+        raise _malformed("lora_alpha", alpha, "a number", where)
+    if not isinstance(pattern_alphas, dict) or not all(map(_is_number, pattern_alphas.values())):
+        raise _malformed("alpha_pattern", pattern_alphas, "a number for each pattern", where)
     # PEFT's rule: regular expressions for the whole name or its end, of which the first that fits holds.
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
+    for pattern, value in pattern_alphas.items():
         try:
             ends = re.compile(rf"(.*\.)?({pattern})$")
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise RequestError(f"alpha_pattern {pattern!r} is no regular expression: {error}.") from None
         if ends.match(module) or ends.match(without_text_model(module)):
             alpha = value

@@ -1,5 +1,6 @@
 """PEFT's adapters with settings of their own: as strong as PEFT makes them, or refused."""
 
+import json
 import shutil
 
 import pytest
@@ -8,9 +9,12 @@ from helpers.adapters import randomize
 from helpers.tiny_bases import tiny_base
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraGAConfig, preprocess_loraga
+from safetensors.torch import load_file, save_file
 
 from symdream.errors import RequestError
 from symdream.interop.attach import attach_adapter
+from symdream.interop.inspect import inspect_adapter
+from symdream.interop.metadata import PEFT_METADATA
 from symdream.interop.read import read_adapter
 
 LATENTS = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -107,3 +111,59 @@ def test_a_pattern_that_is_none_is_told(tmp_path):
     config.write_text(config.read_text().replace('"to_q": 32', '"to_(q": 32'))
     with pytest.raises(RequestError, match="no regular expression"):
         read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["beside", "metadata"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("lora_alpha", value) for value in ("8", None, [8], True, float("nan"), 10**400)),
+        *(("alpha_pattern", value) for value in ([1], "to_q", {"to_q": "8"}, {"to_q": None})),
+    ],
+)
+def test_a_strength_that_is_no_number_is_told(file, key, value, tmp_path):
+    saved(tmp_path, lora_alpha=8)
+    config, weights = tmp_path / "unet" / "adapter_config.json", tmp_path / "unet" / "adapter_model.safetensors"
+    settings = json.dumps(json.loads(config.read_text()) | {key: value})
+    if file == "beside":
+        config.write_text(settings)
+    else:
+        config.unlink()
+        save_file(load_file(weights), weights, {PEFT_METADATA: settings})
+    for read in (read_adapter, inspect_adapter):
+        with pytest.raises(RequestError, match=f"^{key} is .* is expected") as caught:
+            read(tmp_path)
+        assert str(config if file == "beside" else weights) in caught.value.where
+
+
+def test_ranks_are_those_of_the_weights_whatever_the_configuration_says_of_them(tmp_path):
+    saved(tmp_path, lora_alpha=8)
+    config = tmp_path / "unet" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"r": "4", "rank_pattern": [1]}))
+    assert {layer.scale for layer in read_adapter(tmp_path).layers.values()} == {2.0}
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, "[1]", "{"])
+def test_a_configuration_that_is_no_json_object_is_told(text, tmp_path):
+    saved(tmp_path)
+    (tmp_path / "unet" / "adapter_config.json").write_text(text)
+    with pytest.raises(RequestError, match="is not valid JSON|holds no JSON object"):
+        read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        *(("u", {"u": u}) for u in ("1", [], float("inf"))),
+        *(("shapes", {"shapes": {"mid_block.to_q": shape}}) for shape in (8, [8], [8, "8"], "88", [True, True])),
+    ],
+)
+def test_malformed_metadata_of_a_symmetric_adapter_are_told(key, changes, tmp_path):
+    path = tmp_path / "x.safetensors"
+    ours = {"alpha": 2, "shapes": {"mid_block.to_q": [8, 8]}}
+    save_file({"unet.mid_block.to_q.singlora_A": torch.ones(2, 8)}, path, {"symdream": json.dumps(ours)})
+    assert read_adapter(path).layers
+    save_file({"unet.mid_block.to_q.singlora_A": torch.ones(2, 8)}, path, {"symdream": json.dumps(ours | changes)})
+    for read in (read_adapter, inspect_adapter):
+        with pytest.raises(RequestError, match=f"^{key} is .* is expected"):
+            read(path)
