@@ -13,7 +13,7 @@ from symdream.diffusion.names import ALIASES, EMBEDDED, HUB_ID
 from symdream.errors import RequestError
 from symdream.interop.grouping import adapter_files, group_keys
 from symdream.interop.header import read_adapter_header
-from symdream.interop.metadata import OURS, recommended_weight, subject_words, trained_base
+from symdream.interop.metadata import our_metadata, recommended_weight, subject_words, trained_base
 from symdream.training.run_folder import is_run
 from symdream_apps.context import Context
 
@@ -77,7 +77,7 @@ def read_card(context: Context, path: Path | str) -> AdapterCard:
     file, component = next(iter(files.items()))
     header = read_adapter_header(file)
     group_keys(header.tensors, component, file)  # the metadata alone may be those of a base with an adapter in it
-    told = header.json(OURS)
+    told = our_metadata(header)
     return AdapterCard(
         path=path,
         name=context.name_of(path),

@@ -8,17 +8,38 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from symdream.interop.keys import Place, without_text_model
+
+if TYPE_CHECKING:
+    from symdream.interop.header import AdapterHeader
 
 OURS = "symdream"
 RECOMMENDED = "recommended_weight"
 PEFT_METADATA = "lora_adapter_metadata"  # diffusers' name for it
 STABILITY_AI = "https://github.com/Stability-AI/generative-models"  # modelspec's implementation of original names
 
+# What we write under OURS and read again, by its type; `base` holds two texts, or is one.
+TYPES = {
+    **dict.fromkeys(("trigger", "class_noun", "family", "prediction_type"), str),
+    "prompts": list,
+    "resolution": int,
+    "base": (str, dict),
+}
+
 # sd-scripts' words for the families.
 BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+
+
+def our_metadata(header: AdapterHeader) -> dict[str, Any]:
+    """The metadata under OURS, {} if there are none. What is not of the type that we write is as if it were not told:
+    somebody else wrote it."""
+    told = header.json(OURS)
+    ours = {key: value for key, value in told.items() if isinstance(value, TYPES.get(key, object))}
+    if isinstance(base := ours.get("base"), dict):
+        ours["base"] = {k: v for k, v in base.items() if k not in ("identity", "hash") or isinstance(v, str)}
+    return ours
 
 
 def family_of(layers: Mapping[Place, Any], metadata: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from symdream.errors import RequestError
 from symdream.interop.grouping import WEIGHTS
 from symdream.interop.header import AdapterHeader
 from symdream.interop.keys import Place, without_text_model
-from symdream.interop.metadata import OURS, PEFT_METADATA
+from symdream.interop.metadata import PEFT_METADATA, our_metadata
 
 PEFT_CONFIG = "adapter_config.json"
 # PEFT's initialisations that also change the base's weights
@@ -27,7 +27,7 @@ class Strength:
 
     def __init__(self, path: Path, header: AdapterHeader, layout: str):
         self.path, self.layout = path, layout
-        self.ours = header.json(OURS)
+        self.ours = our_metadata(header)
         self.peft = header.json(PEFT_METADATA)
         config = path.parent / PEFT_CONFIG
         self.unclear = config.is_file() and not self._is_the_configs()

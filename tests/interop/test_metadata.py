@@ -19,6 +19,7 @@ from symdream.interop.layers import Adapter, PlainLayer
 from symdream.interop.lora_file import base_facts, write_diffusers_lora, write_lora
 from symdream.interop.metadata import family_of, foreign_facts, hash_texts, recommended_weight
 from symdream.interop.open import base_of
+from symdream.interop.read import read_adapter
 
 OURS = {
     "method": "symlora",
@@ -229,3 +230,24 @@ def test_what_another_programs_header_tells_is_told_again_and_what_it_does_not_i
     assert again["ss_base_model_version"] == "sd_v2"
     assert "ohwx dog" in (tmp_path / "told again.txt").read_text()
     assert "modelspec.prediction_type" not in texts_of(tmp_path / "silent again.safetensors")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"trigger": 5, "class_noun": ["dog"], "base": {"identity": 7, "hash": []}},
+        {"trigger": {"a": 1}, "family": [], "prompts": 7, "base": ["sprite"], "resolution": "big"},
+        {"class_noun": None, "prediction_type": {}},
+    ],
+)
+def test_what_is_not_of_our_type_in_our_metadata_counts_as_not_told(told, tmp_path):
+    place = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    tensors = {f"unet.{place}.lora_A.weight": torch.ones(2, 8), f"unet.{place}.lora_B.weight": torch.ones(8, 2)}
+    path, kept = tmp_path / "x.safetensors", {"steps": 7, "note": ["kept"]}
+    save_file(tensors, path, {"symdream": json.dumps(told | kept)})
+    expected = kept | ({"base": {}} if isinstance(told.get("base"), dict) else {})
+    assert read_adapter(path).metadata == expected
+    facts = inspect_adapter(path)
+    assert (facts["trigger"], facts["base"]) == (None, None)
+    result = export(path, "kohya", tmp_path / "y.safetensors")
+    assert "unknown (the file does not tell)" in result.companions[0].read_text()
