@@ -118,6 +118,12 @@ def group_keys(tensors: Mapping[str, Tensor], component: str | None, path: Path)
     _leave_out_foreign(grouped)
     if not grouped.layers:
         raise nothing_found(path, list(tensors))
+    if all(DOWN in parts and UP not in parts for parts in grouped.layers.values()) and len(grouped.layers) > 1:
+        raise RequestError(
+            f"{path.name} looks like a SingLoRA of another program: no layer has a matrix B beside its A, and nothing "
+            "tells how the update is made of A and u(t).",
+            fix="use the program it was trained with, or train it here: symdream reads its own SingLoRA, and LoRA",
+        )
     for place, parts in grouped.layers.items():
         if sum(whole <= parts.keys() for whole in WHOLE) != 1:
             raise RequestError(

@@ -73,6 +73,10 @@ def half_a_layer(path):
     save_file({A: torch.ones(2, 8)}, path)
 
 
+def singlora_of_another_program(path):
+    save_file({A: torch.ones(2, 8), A.replace("to_q", "to_k"): torch.ones(2, 8)}, path)
+
+
 def factors_that_do_not_fit(path):
     save_file({A: torch.ones(2, 8), B: torch.ones(8, 3)}, path)
 
@@ -165,6 +169,7 @@ BAD = {
     not_a_number: "NaN",
     rank_zero: "rank 0",
     half_a_layer: "only a part",
+    singlora_of_another_program: "looks like a SingLoRA of another program",
     factors_that_do_not_fit: "do not fit",
     a_convolution_with_the_kernel_in_both: "do not fit",
     two_alphas: "an alpha of 2 numbers",
