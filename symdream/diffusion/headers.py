@@ -7,6 +7,7 @@ dtype, shape and data_offsets of each tensor; then the tensors' bytes.
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from symdream.ui import printable
 
 LARGEST_HEADER = 100_000_000  # the format's own limit
 BASE_AGAIN = "download or copy it again (`symdream base get NAME` resumes a hub download)"
-PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")
+ZIP_START, NPY_START = b"PK\x03\x04", b"\x93NUMPY"
+PICKLE_STARTS = (ZIP_START, b"\x80\x02", b"\x80\x04", b"\x80\x05")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ def read_header(path: Path, *, again: str = BASE_AGAIN) -> Header:
         length = int.from_bytes(start, "little")
         # A header of 1408 bytes begins a sound file with 80 05: what follows tells it from a pickle.
         if start.startswith(PICKLE_STARTS) and not (length <= LARGEST_HEADER and stream.read(1) == b"{"):
-            raise pickle_refused(path)
+            raise _numpy_refused(path) if start.startswith(ZIP_START) and _is_npz(path) else pickle_refused(path)
+        if start.startswith(NPY_START):
+            raise _numpy_refused(path)
         stream.seek(8)
         if size < 8 or length > LARGEST_HEADER or length < 2:
             raise RequestError(f"{path.name} is not a safetensors file.", where=str(path))
@@ -106,6 +110,24 @@ def _tensor(entry: Any, data: int) -> Tensor:
     if not isinstance(dtype, str) or not whole or end < start:
         raise ValueError("no entry of a tensor")
     return Tensor(dtype, tuple(shape), data + start, data + end)
+
+
+def _is_npz(path: Path) -> bool:
+    """Whether this ZIP archive holds NumPy's arrays alone; PyTorch's pickles lie in such archives, too."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _numpy_refused(path: Path) -> RequestError:
+    return RequestError(
+        f"{path.name} holds NumPy arrays; it is not a safetensors file.",
+        where=str(path),
+        fix="use the .safetensors edition, or save the arrays with safetensors.numpy.save_file",
+    )
 
 
 def _truncated(path: Path, size: int, needed: int, again: str) -> RequestError:

@@ -6,6 +6,7 @@ import json
 import pickle
 import struct
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -135,6 +136,16 @@ def pickle_in_disguise(path):
         torch.save(good(), stream)
 
 
+def numpy_archive(path):
+    with path.open("wb") as stream:
+        np.savez(stream, **{name: tensor.numpy() for name, tensor in good().items()})
+
+
+def numpy_array(path):
+    with path.open("wb") as stream:
+        np.save(stream, np.ones(3))
+
+
 def empty(path):
     path.write_bytes(b"")
 
@@ -188,6 +199,8 @@ BAD = {
         "header cannot be read",
     ),
     pickle_in_disguise: "is a pickle",
+    numpy_archive: "holds NumPy arrays",
+    numpy_array: "holds NumPy arrays",
     empty: "not a safetensors file",
     nothing_of_ours: "No adapter weight was recognised",
     a_loha: "looks like a LoHa",
