@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from symdream.ui import printable
-
 
 def typed(path: Path | str) -> str:
     """A path as it is typed in a shell, for commands in messages: one with spaces is quoted."""
@@ -39,7 +37,7 @@ class SymdreamError(Exception):
     def __str__(self) -> str:
         lines = [self.what]
         if self.where:
-            lines.append(f"  where: {printable(self.where)}")
+            lines.append(f"  where: {self.where}")
         if self.fix:
             lines.append(f"  fix:   {self.fix}")
         return "\n".join(lines)

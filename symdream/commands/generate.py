@@ -19,7 +19,7 @@ import tyro
 
 from symdream.diffusion.limits import MAX_SEED, Sampler, wrong_settings
 from symdream.errors import Problem, Problems, RequestError, Stopped
-from symdream.ui import printable, say
+from symdream.ui import say
 from symdream.writable import not_writable
 
 if TYPE_CHECKING:
@@ -281,17 +281,16 @@ def filled(args: Args, metadata: Sequence[Mapping[str, Any]], tokenizer: Any, gu
     *prompts, negative = texts
     of_each = zip(args.adapter, metadata, strict=True)
     for note in shared_triggers((path.name, told.get("trigger") or "") for path, told in of_each):
-        say(printable(f"note: {note}"))
+        say(f"note: {note}")
     for prompt in prompts:
         for path, told in zip(args.adapter, metadata, strict=True):
             if (trigger := told.get("trigger")) and not says(prompt, trigger):
                 whose = "the subject" if len(metadata) == 1 else f"the subject of {path.name}"
-                words = f'{whose} answers to "{trigger} {told.get("class_noun")}"'
-                say(printable(f'note: "{prompt}" lacks the trigger; {words}.'))
+                say(f'note: "{prompt}" lacks the trigger; {whose} answers to "{trigger} {told.get("class_noun")}".')
         if lost := cut_off(tokenizer, prompt):
-            say(printable(f'note: the prompt is longer than the text encoder reads; cut off: "{lost}"'))
+            say(f'note: the prompt is longer than the text encoder reads; cut off: "{lost}"')
     if lost := cut_off(tokenizer, negative):
-        say(printable(f'note: the negative prompt is longer than the text encoder reads; cut off: "{lost}"'))
+        say(f'note: the negative prompt is longer than the text encoder reads; cut off: "{lost}"')
     if note := ineffective(negative, guidance):
         say(f"note: {note}")
     return prompts, negative

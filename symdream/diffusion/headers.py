@@ -68,7 +68,7 @@ def read_header(path: Path, *, again: str = BASE_AGAIN) -> Header:
     try:
         entries = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, path))
         metadata = _metadata(entries.pop("__metadata__", None))
-        tensors = {name: _tensor(entry, 8 + length) for name, entry in entries.items()}
+        tensors = {_shown(name): _tensor(entry, 8 + length) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RequestError(
             f"{path.name} is not a safetensors file: its header cannot be read.", where=str(path)
@@ -84,9 +84,7 @@ def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     if len(result) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise RequestError(
-            f"{path.name} names {printable(twice)} twice, so it is unclear which one counts.", where=str(path)
-        )
+        raise RequestError(f"{path.name} names {twice} twice, so it is unclear which one counts.", where=str(path))
     return result
 
 
@@ -109,7 +107,14 @@ def _tensor(entry: Any, data: int) -> Tensor:
     whole = isinstance(shape, list) and all(type(number) is int and number >= 0 for number in (*shape, start, end))
     if not isinstance(dtype, str) or not whole or end < start:
         raise ValueError("no entry of a tensor")
-    return Tensor(dtype, tuple(shape), data + start, data + end)
+    return Tensor(_shown(dtype), tuple(shape), data + start, data + end)
+
+
+def _shown(name: str) -> str:
+    """A name as messages have it. Raises: ValueError if it would move a terminal's cursor."""
+    if printable(name) != name:
+        raise ValueError("a name of control characters")
+    return name
 
 
 def _is_npz(path: Path) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from symdream.errors import RequestError, did_you_mean
-from symdream.ui import printable
 
 EMBEDDED = "sprite"
 ALIASES = {
@@ -47,11 +46,11 @@ def resolve_name(name: str) -> Source:
     if path.is_file():
         return Source("file", name, path=path)
     if path.suffix == ".safetensors" or path.is_absolute() or name.startswith(("./", "../", "~")):
-        raise RequestError(f"There is no base at {printable(name)}.", fix="check the path; nothing was downloaded")
+        raise RequestError(f"There is no base at {name}.", fix="check the path; nothing was downloaded")
     if match := HUB_ID.fullmatch(name):
         return Source("hub", name, repo=match["repo"], revision=match["revision"])
     raise RequestError(
-        f'No base is called "{printable(name)}"' + (did_you_mean(name, [EMBEDDED, *ALIASES]) or "."),
+        f'No base is called "{name}"' + (did_you_mean(name, [EMBEDDED, *ALIASES]) or "."),
         fix=f"use {EMBEDDED}, {', '.join(ALIASES)}, a hub id (owner/name), a diffusers folder or a .safetensors file",
     )
 

@@ -12,7 +12,6 @@ from symdream.data.captions import fill
 from symdream.files import write_atomically, write_text
 from symdream.interop.metadata import recommended_weight, subject_words, trained_base
 from symdream.replacing import Kind
-from symdream.ui import printable
 
 # Sprite knows only this language; the others are usual for photographs.
 SPRITE_PROMPTS = (
@@ -66,7 +65,7 @@ def usage(name: str, metadata: Mapping[str, Any], *, lora: bool = True) -> str:
         lines += [f"weight   {weight:g} ({why})", f"in A1111 and its kin, write  <lora:{name}:{weight:g}>"]
     if prompts:
         lines += ["", "prompts", *(f"  {prompt}" for prompt in prompts)]
-    return "\n".join(map(printable, lines)) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def example_prompts(metadata: Mapping[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ from symdream.interop.read import read_adapter
 from symdream.interop.size import parse_size
 from symdream.interop.spectrum import relative_error
 from symdream.replacing import refuse_existing
-from symdream.ui import printable, say
+from symdream.ui import say
 
 if TYPE_CHECKING:
     from symdream.interop.sensitivity import Moments
@@ -62,9 +62,9 @@ def warn(path: Path, adapter: Adapter) -> None:
     if ramps and min(ramps) < 1:
         say(f"note: {path} was saved while its ramp was at u = {min(ramps):g}; it is exported at that strength.")
     if adapter.ignored:
-        say(f"note: {len(adapter.ignored)} keys of {path} are not used, such as {printable(adapter.ignored[0])}.")
+        say(f"note: {len(adapter.ignored)} keys of {path} are not used, such as {adapter.ignored[0]}.")
     for note in adapter.notes:
-        say(f"note: {printable(note)}.")
+        say(f"note: {note}.")
 
 
 def export(

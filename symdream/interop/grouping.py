@@ -25,7 +25,6 @@ from symdream.interop.keys import (
 )
 from symdream.training.processes import resume_command_of
 from symdream.training.run_folder import RunFolder
-from symdream.ui import printable
 
 WEIGHTS = "adapter_model.safetensors"
 WAY_OUT = "give a run folder, or a LoRA or DoRA file of diffusers, PEFT, kohya, ComfyUI or symdream"
@@ -127,7 +126,7 @@ def group_keys(tensors: Mapping[str, Tensor], component: str | None, path: Path)
     for place, parts in grouped.layers.items():
         if sum(whole <= parts.keys() for whole in WHOLE) != 1:
             raise RequestError(
-                f"{path.name} has only a part of the update of {printable(str(place))}: {', '.join(parts)}.",
+                f"{path.name} has only a part of the update of {place}: {', '.join(parts)}.",
                 fix="get the file again; it seems to be cut",
             )
         for part, name in parts.items():

@@ -11,7 +11,6 @@ from typing import Any
 from symdream.diffusion.headers import Tensor, read_header
 from symdream.diffusion.names import PICKLES, pickle_refused
 from symdream.errors import RequestError
-from symdream.ui import printable
 
 # Bytes of one number
 FLOATS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
@@ -46,7 +45,7 @@ def read_adapter_header(path: Path) -> AdapterHeader:
     for name, tensor in known.tensors.items():
         number = (FLOATS | INTEGERS).get(tensor.dtype)  # of other formats none is ever used (`check_number_format`)
         if number is not None and tensor.end - tensor.start != math.prod(tensor.shape) * number:
-            raise RequestError(f"The bytes of {printable(name)} do not fit its shape {tensor.shape}.", where=str(path))
+            raise RequestError(f"The bytes of {name} do not fit its shape {tensor.shape}.", where=str(path))
     return AdapterHeader(known.tensors, known.metadata)
 
 
@@ -54,7 +53,6 @@ def check_number_format(name: str, tensor: Tensor, path: Path, *, whole: bool) -
     """Raises: RequestError if a layer's tensor is of no format that it may have; `whole` allows whole numbers."""
     if tensor.dtype not in (FLOATS | INTEGERS if whole else FLOATS):
         raise RequestError(
-            f"{path.name} holds {printable(name)} as {printable(tensor.dtype)}; an adapter's weights are "
-            f"{', '.join(FLOATS)}.",
+            f"{path.name} holds {name} as {tensor.dtype}; an adapter's weights are {', '.join(FLOATS)}.",
             where=str(path),
         )

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from symdream.interop.keys import Place, without_text_model
+from symdream.ui import printable
 
 if TYPE_CHECKING:
     from symdream.interop.header import AdapterHeader
@@ -36,10 +37,19 @@ def our_metadata(header: AdapterHeader) -> dict[str, Any]:
     """The metadata under OURS, {} if there are none. What is not of the type that we write is as if it were not told:
     somebody else wrote it."""
     told = header.json(OURS)
-    ours = {key: value for key, value in told.items() if isinstance(value, TYPES.get(key, object))}
+    ours = {key: _plain(value) for key, value in told.items() if isinstance(value, TYPES.get(key, object))}
     if isinstance(base := ours.get("base"), dict):
         ours["base"] = {k: v for k, v in base.items() if k not in ("identity", "hash") or isinstance(v, str)}
     return ours
+
+
+def _plain(value: Any) -> Any:
+    """`value` with its texts `printable`: they come into prompts, messages and file names."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return {key: _plain(part) for key, part in value.items()} if isinstance(value, dict) else value
 
 
 def family_of(layers: Mapping[Place, Any], metadata: Mapping[str, Any]) -> str:

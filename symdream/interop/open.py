@@ -18,7 +18,7 @@ from symdream.interop.metadata import trained_base
 from symdream.interop.read import read_adapter
 from symdream.interop.several import attach_several
 from symdream.settings import read_toml
-from symdream.ui import printable, say
+from symdream.ui import say
 
 
 def open_adapter(
@@ -50,7 +50,7 @@ def open_adapters(
         if adapter.metadata.get("zero_terminal_snr"):
             use_zero_terminal_snr(loaded)
         for line in differences(loaded, adapter.metadata):
-            say(printable(line if len(adapters) == 1 else f"{path.name}: {line.removeprefix('note: ')}"))
+            say(line if len(adapters) == 1 else f"{path.name}: {line.removeprefix('note: ')}")
         report_mismatch(match, path)
     return loaded, [adapter.metadata for adapter in adapters.values()]
 
@@ -65,7 +65,7 @@ def common_base(paths: Mapping[str, Path], adapters: Mapping[str, Adapter]) -> s
     if len(set(known.values())) > 1:
         raise RequestError(
             "These adapters were trained on different bases: "
-            + ", ".join(f"{Path(paths[name]).name} on {printable(identity)}" for name, identity in known.items())
+            + ", ".join(f"{Path(paths[name]).name} on {identity}" for name, identity in known.items())
             + ".",
             fix="leave out those of another base, or name the base that all are to be put on: --base NAME",
         )
@@ -112,10 +112,7 @@ def base_of(path: Path, metadata: Mapping[str, Any]) -> str:
         return "sprite"
     if str(identity).startswith(("folder:", "file:")):
         kind, name = str(identity).split(":", 1)
-        raise RequestError(
-            f"This adapter was made on the {kind} {printable(name)}.",
-            fix=f"say where that is: --base PATH/{printable(name)}",
-        )
+        raise RequestError(f"This adapter was made on the {kind} {name}.", fix=f"say where that is: --base PATH/{name}")
     return str(identity)
 
 
@@ -136,4 +133,4 @@ def differences(base: Base, metadata: Mapping[str, Any]) -> list[str]:
 def report_mismatch(match: Match, path: Path) -> None:
     """Say what did not fit, if anything."""
     if match.unmatched or match.ignored or match.notes:
-        say(printable(f"{path.name}: {match}"))
+        say(f"{path.name}: {match}")

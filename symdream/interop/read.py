@@ -20,7 +20,6 @@ from symdream.interop.keys import ALPHA, BIAS, DOWN, LAMBDA, MAGNITUDE, SINGLORA
 from symdream.interop.layers import Adapter, Layer, PlainLayer, SymmetricLayer
 from symdream.interop.metadata import our_metadata
 from symdream.interop.strength import Strength
-from symdream.ui import printable
 from symdream.utf8 import is_utf8
 
 
@@ -69,9 +68,7 @@ def _layer(place: Place, tensors: Mapping[str, Tensor], keys: Mapping[str, str],
         return _symmetric(place, tensors, strength)
     A, B = tensors[DOWN], tensors[UP]
     if A.ndim != B.ndim or A.ndim not in (2, 4) or B.shape[1] != A.shape[0] or set(B.shape[2:]) - {1}:
-        raise RequestError(
-            f"The two factors of {printable(str(place))} in {file} do not fit: {tuple(A.shape)} and {tuple(B.shape)}."
-        )
+        raise RequestError(f"The two factors of {place} in {file} do not fit: {tuple(A.shape)} and {tuple(B.shape)}.")
     if ALPHA in tensors and tensors[ALPHA].numel() != 1:
         raise RequestError(f"{file} has an alpha of {tensors[ALPHA].numel()} numbers.", where=keys[ALPHA])
     if BIAS in tensors and bool(tensors[BIAS].any()):
@@ -104,6 +101,6 @@ def _magnitude(tensors: Mapping[str, Tensor], keys: Mapping[str, str], file: str
 def _symmetric(place: Place, tensors: Mapping[str, Tensor], strength: Strength) -> SymmetricLayer:
     A, d = tensors.get(SINGLORA_A, tensors.get(SYMLORA_A)), tensors.get(LAMBDA)
     if A.ndim != 2 or (d is not None and d.shape != A.shape[:1]):
-        raise RequestError(f"The parts of {printable(str(place))} in {strength.path.name} do not fit each other.")
+        raise RequestError(f"The parts of {place} in {strength.path.name} do not fit each other.")
     alpha, u = strength.symmetric()
     return SymmetricLayer(A, d, alpha, u, strength.shape(place, A.shape[1]))

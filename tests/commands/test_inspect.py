@@ -158,28 +158,21 @@ EVIL, SHOWN = (
 def test_what_a_file_says_can_neither_clear_the_screen_nor_forge_a_line(tmp_path, capsys):
     place = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     tensors = {f"{place}.lora_A.weight": torch.ones(2, 8), f"{place}.lora_B.weight": torch.ones(8, 2)}
-    tensors |= {f"unet.{EVIL}.lora_A.weight": torch.ones(2, 8), f"unet.{EVIL}.lora_B.weight": torch.ones(8, 2)}
     path = tmp_path / "x.safetensors"
     texts = {"modelspec.trigger_phrase": EVIL, "ss_sd_model_name": EVIL, "note": EVIL, EVIL: "x"}
-    save_file(tensors | {EVIL: torch.ones(1)}, path, texts)
+    save_file(tensors, path, texts)
     assert run_command("inspect", [str(path)]) == 0
     printed = capsys.readouterr().out
     lines = printed.splitlines()
     assert f"trigger     {SHOWN}" in lines and f"base        {SHOWN}" in lines
     assert f"metadata    note = {SHOWN}" in lines and f"metadata    {SHOWN} = x" in lines
-    assert f"WARNING     1 unknown keys, such as {SHOWN}" in lines
-    assert sum(line.startswith(f"unet.{SHOWN}  ") for line in lines) == 1
     assert run_command("inspect", [str(path), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["trigger"] == EVIL and facts["unknown_keys"] == [EVIL], "JSON has escapes of its own"
+    assert facts["trigger"] == EVIL, "JSON has escapes of its own"
 
 
-def test_an_error_shows_names_of_a_file_as_harmlessly(tmp_path, capsys):
+def test_a_file_whose_names_would_move_the_cursor_is_refused(tmp_path, capsys):
     path = tmp_path / "x.safetensors"
-    save_file({f"unet.{EVIL}.lora_A.weight": torch.ones(2, 8)}, path)
+    save_file({f"unet.{EVIL}.lora_A.weight": torch.ones(2, 8), f"unet.{EVIL}.lora_B.weight": torch.ones(8, 2)}, path)
     assert run_command("inspect", [str(path)]) == 2
-    save_file({EVIL: torch.ones(2, 8)}, path)
-    assert run_command("inspect", [str(path)]) == 2
-    told = capsys.readouterr().err
-    assert f"part of the update of unet.{SHOWN}:" in told and f"  where: keys such as {SHOWN}\n" in told
-    assert not set("\x1b\r\x9b\u202e") & set(told)
+    assert "its header cannot be read" in capsys.readouterr().err
