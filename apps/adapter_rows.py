@@ -48,10 +48,6 @@ class AdapterRows:
     redraw: gr.State
 
     @property
-    def inputs(self) -> list[Any]:
-        return [self.chosen, self.strengths]
-
-    @property
     def shown(self) -> list[Any]:
         return [self.chosen, self.listed]
 
@@ -192,7 +188,7 @@ def bring_back(context: Context, kept: Values | None, files: Named) -> tuple[Any
         try:
             read_card(context, path)
             found.append(path)
-        except RequestError:
+        except (RequestError, OSError):
             files.missing.append(Path(path).name)
     return choose(context, found, files.dropped)
 

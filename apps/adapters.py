@@ -131,7 +131,7 @@ def choices(context: Context) -> list[tuple[str, str]]:
     for path in find_adapters(context):
         try:
             card = read_card(context, path)
-        except RequestError as error:
+        except (RequestError, OSError) as error:  # not ours to read, or removed while we looked
             context.log.info("not listed: %s", " ".join(str(error).split()))
             continue
         listed.append((f"{card.name} · {card.words}" if card.words else card.name, str(card.path)))

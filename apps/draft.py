@@ -83,7 +83,7 @@ class Draft:
 
     def _bring_back_dropped(self, kept: Values | None, files: Named) -> tuple[list[str]]:
         for path in kept["paths"] if kept else []:
-            with suppress(RequestError):  # gone; where it is chosen, that is told
+            with suppress(RequestError, OSError):  # gone; where it is chosen, that is told
                 if read_card(self.context, path).path.is_relative_to(self.context.uploads):
                     files.dropped.append(path)
         return (files.dropped,)
@@ -95,27 +95,33 @@ class Draft:
             None, told(self.context)(self.bring_back), kept, [*self._outputs, self.dropped, missing],
             js=FETCH % json.dumps(self._keys), queue=False, **PRIVATE,
         )  # fmt: skip
-        back.then(None, js=IS_BACK, api_visibility="private").then(tell_missing, missing, **PRIVATE)
+        # Not after a failure: what the browser has may come back the next time.
+        back.success(None, js=IS_BACK, api_visibility="private").then(tell_missing, missing, **PRIVATE)
 
     def bring_back(self, kept: Mapping[str, Values | None] | None) -> tuple:
         files, given = Named([], []), []
         for page, back in self._bring_back.items():
             try:
                 given += back((kept or {}).get(page), files)
-            except (KeyError, TypeError, ValueError):  # whatever the browser has, the page must come
+            except (AttributeError, KeyError, TypeError, ValueError):  # whatever the browser has, the page must come
                 self.context.log.exception("the draft of the page %s is not legible", page)
                 given += back(None, files)
         return *given, files.dropped, files.missing
 
 
 def sent_before(context: Context, files: Sequence[Values] | Values | None, noted: Named) -> list[str]:
-    """The paths of a File's `files` that are there still; the others' names are added to `noted.missing`."""
+    """The paths of a File's `files` that are there still; the others' names are added to `noted.missing`.
+
+    Only what was sent to the app: it is served to whoever names it, and the browser names it.
+    """
     paths = []
     for file in [files] if isinstance(files, Mapping) else files or []:
-        try:
-            paths.append(str(context.check_path(file["path"])))
-        except RequestError:
-            noted.missing.append(str(file.get("orig_name") or Path(file["path"]).name))
+        with suppress(RequestError):
+            path = context.check_path(file["path"])
+            if path.is_relative_to(context.uploads) and path.is_file():
+                paths.append(str(path))
+                continue
+        noted.missing.append(str(file.get("orig_name") or Path(file["path"]).name))
     return paths
 
 

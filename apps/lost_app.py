@@ -12,17 +12,20 @@ HEAD = """<script>
   box.className = "banner";
   box.setAttribute("role", "alert");
   box.append("The app does not answer. When it does again, this page goes on.");
+  let looks = false;
   const look = async () => {
     const {root, api_prefix, app_id} = window.gradio_config ?? {};
-    if (document.hidden || app_id === undefined) return;
-    let answer;
+    if (looks || document.hidden || app_id === undefined) return;
+    looks = true;
+    let now;  // undefined: no answer, or one of what stands in front of the app
     try {
-      answer = await fetch(`${root}${api_prefix}/app_id`, {cache: "no-store"});
+      const asked = {cache: "no-store", signal: AbortSignal.timeout(20000)};
+      const answer = await fetch(`${root}${api_prefix}/app_id`, asked);
+      if (answer.ok) now = (await answer.json()).app_id;
     } catch {}
-    // What stands in front of the app has answers of its own.
-    const found = answer?.ok ? await answer.json().catch(() => null) : null;
-    if (found?.app_id === app_id) box.remove();
-    else if (found !== null) location.reload();
+    looks = false;
+    if (now === app_id) box.remove();
+    else if (now !== undefined) location.reload();
     else if (!box.isConnected) document.body.prepend(box);  // once: a screen reader says it each time
   };
   setInterval(look, 5000);

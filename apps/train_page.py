@@ -120,6 +120,7 @@ def _setup(context: Context, shared: Shared, runs: Runs) -> gr.State:
             captions_box: gr.Accordion(visible=bool(found.photos) and not chosen),
             captions: rows,
             paths: [str(photo.path) for photo in found.photos],
+            **({} if listed else {written: {}}),  # the next photos are others
         }
 
     @tell
@@ -130,7 +131,7 @@ def _setup(context: Context, shared: Shared, runs: Runs) -> gr.State:
         [photos.change, sample.change, base.change],
         look,
         [photos, sample, base, captions, written],
-        [shown_as, crops, findings, to_real, captions_box, captions, paths],
+        [shown_as, crops, findings, to_real, captions_box, captions, paths, written],
         show_progress_on=photos,
         api_visibility="private",
     )

@@ -55,7 +55,7 @@ def printable(text: str) -> str:
 def say(text: str = "") -> None:
     """Print a message for the person at the terminal (stderr, so that results can be piped).
 
-    It may have several lines, so of what a file says it takes the `printable` form; no other control character passes.
+    Line breaks pass, so a caller makes what a file says `printable` itself; other control characters are shown.
     """
     text = "\n".join(map(printable, text.split("\n")))
     if not _quiet:

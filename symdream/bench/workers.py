@@ -134,15 +134,15 @@ class Workers:
         try:
             process = self._context.Process(target=_work, args=(theirs, self.grid, self.folder), daemon=True)
             process.start()
+            self._staff[ours] = process
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             for name, value in before.items():
                 if value is None:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)  # last: a Ctrl-C that waited is raised here
         theirs.close()
-        self._staff[ours] = process
         with suppress(OSError, RuntimeError, EOFError):  # it has died already: `do` is told so when it listens
             send_handle(ours, self.lock, process.pid)
         return ours

@@ -47,8 +47,8 @@ class Header:
 def read_header(path: Path, *, again: str = BASE_AGAIN) -> Header:
     """Read and check a safetensors header without touching the tensors; `again` tells how to get a whole file.
 
-    Raises: RequestError if the file is a pickle under another name, no safetensors file, truncated, or names a tensor
-    twice.
+    Raises: RequestError if the file is a pickle or NumPy's under another name, no safetensors file, truncated, or names
+    a tensor twice.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:

@@ -37,7 +37,10 @@ def our_metadata(header: AdapterHeader) -> dict[str, Any]:
     """The metadata under OURS, {} if there are none. What is not of the type that we write is as if it were not told:
     somebody else wrote it."""
     told = header.json(OURS)
-    ours = {key: _plain(value) for key, value in told.items() if isinstance(value, TYPES.get(key, object))}
+    try:
+        ours = {key: _plain(value) for key, value in told.items() if isinstance(value, TYPES.get(key, object))}
+    except RecursionError:
+        return {}
     if isinstance(base := ours.get("base"), dict):
         ours["base"] = {k: v for k, v in base.items() if k not in ("identity", "hash") or isinstance(v, str)}
     return ours

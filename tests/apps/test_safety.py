@@ -18,7 +18,10 @@ pytest.importorskip("gradio")
 MarkdownIt = pytest.importorskip("markdown_it").MarkdownIt
 
 from symdream_apps import upload  # noqa: E402
+from symdream_apps.adapter_rows import bring_back  # noqa: E402
+from symdream_apps.adapters import choices  # noqa: E402
 from symdream_apps.context import Context  # noqa: E402
+from symdream_apps.draft import Named, sent_before  # noqa: E402
 from symdream_apps.errors import UNEXPECTED, inline, plain, told  # noqa: E402
 from symdream_apps.text import no_markdown  # noqa: E402
 
@@ -228,3 +231,31 @@ def test_a_disk_that_takes_no_more_is_told_plainly(context):
         History(context).save(owner, [Made(noise, settings)])
     assert "ulimit -f" in plain(caught.value).message
     assert History(context).newest(owner) == [] and not list((context.images / owner).iterdir())
+
+
+def test_a_page_gets_back_only_what_was_sent_to_the_app(context):
+    """What it names comes from the browser, and is served to it."""
+    folder = context.uploads / "0123"
+    folder.mkdir()
+    sent, note = folder / "a.png", context.runs / "notes.txt"
+    for file in (sent, note):
+        file.write_text("mine")
+    noted = Named([], [])
+    named = [{"path": str(path), "orig_name": path.name} for path in (sent, note, folder, folder / "gone.png")]
+    assert sent_before(context, named, noted) == [str(sent)]
+    assert noted.missing == ["notes.txt", "0123", "gone.png"]
+
+
+def test_a_file_that_the_app_may_not_read_takes_no_list_away(context, monkeypatch):
+    save_file({"x": np.ones(1)}, context.runs / "locked.safetensors")
+    (context.runs / "owl.safetensors").write_bytes(b"")
+
+    def read(path, **_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("symdream.interop.header.read_header", read)  # root reads everything
+    locked = str(context.runs / "locked.safetensors")
+    assert choices(context) == []
+    noted = Named([], [])
+    bring_back(context, {"adapters": [locked]}, noted)
+    assert noted.missing == ["locked.safetensors"]

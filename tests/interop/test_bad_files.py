@@ -318,9 +318,10 @@ def test_metadata_that_are_null_are_none(tmp_path):
     assert read_adapter(path).metadata == {} and inspect_adapter(path)["metadata"] == {"symdream": {}}
 
 
-def test_our_metadata_of_many_brackets_are_none(tmp_path):
+@pytest.mark.parametrize("nested", ["[" * 50_000, *('{"x": ' + "[" * n + "]" * n + "}" for n in (600, 900, 50_000))])
+def test_our_metadata_of_many_brackets_are_none(tmp_path, nested):
     path = tmp_path / "x.safetensors"
-    save_file(good(), path, {"symdream": "[" * 50_000})
+    save_file(good(), path, {"symdream": nested})
     assert read_adapter(path).metadata == {} and inspect_adapter(path)["metadata"] == {"symdream": {}}
 
 
