@@ -15,7 +15,7 @@ from symdream.data.captions import PLACEHOLDER, says
 from symdream.errors import RequestError
 from symdream_apps.adapters import AdapterCard, choices, made_with, read_card
 from symdream_apps.context import Context
-from symdream_apps.draft import Named, Values
+from symdream_apps.draft import Named
 from symdream_apps.errors import told, warn
 from symdream_apps.events import PRIVATE
 from symdream_apps.shared import Shared
@@ -100,9 +100,11 @@ def build(
     return rows
 
 
-def keep_up(context: Context, rows: AdapterRows, tab: gr.Tab) -> None:
-    """Let the list be as new as the last time that `tab` was selected or the list opened."""
+def keep_up(context: Context, shared: Shared, rows: AdapterRows, tab: gr.Tab) -> None:
+    """Let the list be as new as the page, and as the last time that `tab` was selected or the list opened."""
     at_once = {"outputs": rows.shown, "queue": False, **PRIVATE}
+    # What it was built with would be as old as the app.
+    shared.draft.first(lambda: anew(context, [], []), rows.shown)
     now = [rows.chosen, rows.dropped]
     tab.select(lambda chosen, dropped: anew(context, chosen, dropped), now, **at_once)
     rows.chosen.focus(
@@ -178,13 +180,10 @@ def choose(context: Context, paths: list[str], dropped: list[str]) -> tuple[Any,
     return gr.Dropdown(choices=now, value=paths, multiselect=True), now
 
 
-def bring_back(context: Context, kept: Values | None, files: Named) -> tuple[Any, list[tuple[str, str]]]:
-    """`choose` what was chosen before the page was loaded again; what is gone is added to `files.missing`. Without
-    `kept`, `anew`: what the page was built with would be as old as the app."""
-    if not kept:
-        return anew(context, [], [])
+def bring_back(context: Context, paths: list[str], files: Named) -> tuple[Any, list[tuple[str, str]]]:
+    """`choose` what was chosen before the page was loaded again; what is gone is added to `files.missing`."""
     found = []
-    for path in kept["adapters"] or []:
+    for path in paths:
         try:
             read_card(context, path)
             found.append(path)

@@ -32,7 +32,7 @@ def build(context: Context, shared: Shared) -> None:
     tab = get_render_context()
     page = ComparePage(context, shared)
     page.connect()
-    adapter_rows.keep_up(context, page.rows, tab)
+    adapter_rows.keep_up(context, shared, page.rows, tab)
     shared.draft.add("compare", page.boxes, page.bring_back, [*page.boxes.values(), page.rows.listed])
 
 
@@ -235,13 +235,11 @@ class ComparePage:
             return (gr.skip(),) * 5
         return taken(self.context, handed["paths"], chosen, dropped, base)[:5]
 
-    def bring_back(self, kept: Values | None, files: Named) -> tuple:
-        """The boxes as they were before the page was loaded again."""
-        values = dict.fromkeys(self.boxes, gr.skip()) | dict(kept or {})
-        values["adapters"], listed = adapter_rows.bring_back(self.context, kept, files)
-        if kept:
-            values["uploaded"] = sent_before(self.context, kept["uploaded"], files)
-        return (*values.values(), listed)
+    def bring_back(self, kept: Values, files: Named) -> list[Any]:
+        """The boxes, and what the list of adapters holds, as they were before the page was loaded again."""
+        chosen, listed = adapter_rows.bring_back(self.context, kept["adapters"], files)
+        values = {**kept, "adapters": chosen, "uploaded": sent_before(self.context, kept["uploaded"], files)}
+        return [*(values[name] for name in self.boxes), listed]
 
 
 def for_views(result: Comparison, saved: list[Path]) -> dict[str, Any]:

@@ -27,11 +27,16 @@ KEEP = """(...values) => {
         sessionStorage.setItem(key, JSON.stringify(Object.fromEntries(names.map((name, i) => [name, values[i]]))));
     } catch {}
 }"""
+# Without a draft the boxes are left alone: whoever types at once would be overwritten by what they had.
 FETCH = """() => {
     const kept = {};
     for (const [page, key] of Object.entries(%s)) {
-        try { kept[page] = JSON.parse(sessionStorage.getItem(key)); } catch { kept[page] = null; }
+        try {
+            const values = JSON.parse(sessionStorage.getItem(key));
+            if (values) kept[page] = values;
+        } catch {}
     }
+    window.symdreamIsBack = Object.keys(kept).length === 0;
     return [kept];
 }"""
 IS_BACK = "() => { window.symdreamIsBack = true; }"
@@ -48,65 +53,83 @@ class Named:
     missing: list[str]
 
 
+@dataclass(frozen=True)
+class _Page:
+    key: str
+    bring_back: Callable[[Values, Named], Sequence[Any]]
+    outputs: list[Any]
+
+
 class Draft:
     """Pages `add` themselves as they are built; `connect` ends it, once all are. dropped: that of Shared."""
 
     def __init__(self, context: Context, dropped: gr.State):
         self.context, self.dropped = context, dropped
-        self._keys: dict[str, str] = {}
-        self._bring_back: dict[str, Callable[[Values | None, Named], tuple]] = {}
-        self._outputs: list[Any] = []
+        self._pages: dict[str, _Page] = {}
+        self._first: list[tuple[Callable[[], Sequence[Any]], list[Any]]] = []
         copy = gr.JSON([], visible=False)  # of a state, which no browser sees
         dropped.change(lambda paths: paths, dropped, copy, **PRIVATE)
         self.add("dropped", {"paths": copy}, self._bring_back_dropped, [copy])
+
+    def first(self, function: Callable[[], Sequence[Any]], outputs: list[Any]) -> None:
+        """What is set as the page is loaded, before any draft."""
+        self._first.append((function, outputs))
 
     def add(
         self,
         page: str,
         components: Mapping[str, Any],
-        bring_back: Callable[[Values | None, Named], tuple],
+        bring_back: Callable[[Values, Named], Sequence[Any]],
         outputs: list[Any],
     ) -> None:
         """Keep `components` by their names. `bring_back(values, files)` gives the outputs from what the browser has of
-        them, None where that is nothing, and notes in `files` what the draft names."""
+        them, and notes in `files` what the draft names."""
         # With the names: what an app of another version left is none of this one's.
-        self._keys[page] = f"symdream {page}: {' '.join(components)}"
-        self._bring_back[page] = bring_back
-        self._outputs += outputs
+        key = f"symdream {page}: {' '.join(components)}"
+        self._pages[page] = _Page(key, bring_back, outputs)
         gr.on(
             [component.change for component in components.values()],
             None,
             list(components.values()),
-            js=KEEP % json.dumps([self._keys[page], list(components)]),
+            js=KEEP % json.dumps([key, list(components)]),
             api_visibility="private",
         )
 
-    def _bring_back_dropped(self, kept: Values | None, files: Named) -> tuple[list[str]]:
-        for path in kept["paths"] if kept else []:
+    def _bring_back_dropped(self, kept: Values, files: Named) -> list[list[str]]:
+        for path in kept["paths"]:
             with suppress(RequestError, OSError):  # gone; where it is chosen, that is told
                 if read_card(self.context, path).path.is_relative_to(self.context.uploads):
                     files.dropped.append(path)
-        return (files.dropped,)
+        return [files.dropped]
 
     def connect(self) -> None:
         """As the page is loaded, bring back what is kept, and from then on keep it."""
-        kept, missing = gr.JSON(visible=False), gr.State([])
-        back = gr.on(
-            None, told(self.context)(self.bring_back), kept, [*self._outputs, self.dropped, missing],
-            js=FETCH % json.dumps(self._keys), queue=False, **PRIVATE,
-        )  # fmt: skip
+        tell, kept, missing = told(self.context), gr.JSON(visible=False), gr.State([])
+        loaded = gr.on(
+            None,
+            tell(lambda: [value for function, _ in self._first for value in function()]),
+            outputs=[output for _, outputs in self._first for output in outputs],
+            queue=False,
+            **PRIVATE,
+        )
+        keys = {name: page.key for name, page in self._pages.items()}
+        loaded.then(None, None, kept, js=FETCH % json.dumps(keys), api_visibility="private")
+        outputs = [output for page in self._pages.values() for output in page.outputs]
+        back = kept.change(tell(self.bring_back), kept, [*outputs, self.dropped, missing], queue=False, **PRIVATE)
         # Not after a failure: what the browser has may come back the next time.
         back.success(None, js=IS_BACK, api_visibility="private").then(tell_missing, missing, **PRIVATE)
 
-    def bring_back(self, kept: Mapping[str, Values | None] | None) -> tuple:
+    def bring_back(self, kept: Mapping[str, Values]) -> list[Any]:
         files, given = Named([], []), []
-        for page, back in self._bring_back.items():
+        for name, page in self._pages.items():
+            values = [gr.skip()] * len(page.outputs)
             try:
-                given += back((kept or {}).get(page), files)
-            except (AttributeError, KeyError, TypeError, ValueError):  # whatever the browser has, the page must come
-                self.context.log.exception("the draft of the page %s is not legible", page)
-                given += back(None, files)
-        return *given, files.dropped, files.missing
+                if name in kept:
+                    values = page.bring_back(kept[name], files)
+            except (AttributeError, KeyError, TypeError, ValueError):  # whatever the browser has of another page
+                self.context.log.exception("the draft of the page %s is not legible", name)
+            given += values
+        return [*given, files.dropped, files.missing]
 
 
 def sent_before(context: Context, files: Sequence[Values] | Values | None, noted: Named) -> list[str]:

@@ -44,7 +44,7 @@ def build(context: Context, shared: Shared) -> None:
     tab = get_render_context()
     page = GeneratePage(context, shared)
     page.connect()
-    adapter_rows.keep_up(context, page.rows, tab)
+    adapter_rows.keep_up(context, shared, page.rows, tab)
     shared.draft.add("generate", page.boxes, page.bring_back, page.restored)
 
 
@@ -300,17 +300,15 @@ class GeneratePage:
             warn(self.context, error)
             return (*(gr.skip() for _ in self.restored), None)
 
-    def bring_back(self, kept: Values | None, files: Named) -> tuple:
+    def bring_back(self, kept: Values, files: Named) -> list[Any]:
         """`restored` from what stood in the boxes before the page was loaded again."""
-        values = dict.fromkeys(self.boxes, gr.skip()) | dict(kept or {})
-        values["adapters"], listed = adapter_rows.bring_back(self.context, kept, files)
-        if kept:
-            side = side_of(self.context, kept["base"])
-            for name, low, high in (("steps", *STEPS), ("guidance", *GUIDANCE)):
-                values[name] = gr.skip() if kept[name] is None else slider(kept[name], low, high)
-            for name in ("width", "height"):
-                values[name] = gr.skip() if kept[name] is None else side_slider(side, kept[name])
-        return (*values.values(), random.random(), listed)
+        chosen, listed = adapter_rows.bring_back(self.context, kept["adapters"], files)
+        values, side = {**kept, "adapters": chosen}, side_of(self.context, kept["base"])
+        for name, low, high in (("steps", *STEPS), ("guidance", *GUIDANCE)):
+            values[name] = gr.skip() if kept[name] is None else slider(kept[name], low, high)
+        for name in ("width", "height"):
+            values[name] = gr.skip() if kept[name] is None else side_slider(side, kept[name])
+        return [*(values[name] for name in self.boxes), random.random(), listed]
 
     def to_compare(self, file: str | None, dropped: list[str]) -> tuple:
         worn = settings_in(Path(file))["adapters"] if file else []

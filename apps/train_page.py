@@ -175,10 +175,8 @@ def _setup(context: Context, shared: Shared, runs: Runs) -> gr.State:
         "method": method, "preset": preset, "name": name, **settings,
     }  # fmt: skip
 
-    def bring_back(kept: Values | None, files: Named) -> list[Any]:
-        """The boxes as they were before the page was loaded again."""
-        if not kept:
-            return [gr.skip()] * (len(boxes) + 1)
+    def bring_back(kept: Values, files: Named) -> list[Any]:
+        """The boxes as they were before the page was loaded again, and the captions by path."""
         sent = sent_before(context, kept["photos"], files)
         values = {
             "photos": gr.File(sent, visible=not kept["sample"]),

@@ -257,5 +257,5 @@ def test_a_file_that_the_app_may_not_read_takes_no_list_away(context, monkeypatc
     locked = str(context.runs / "locked.safetensors")
     assert choices(context) == []
     noted = Named([], [])
-    bring_back(context, {"adapters": [locked]}, noted)
+    bring_back(context, [locked], noted)
     assert noted.missing == ["locked.safetensors"]

@@ -150,7 +150,7 @@ def test_looking_at_the_runs_opens_no_stream(page):
     for _ in range(3):
         with page.expect_request(lambda request: "/run/predict" in request.url):
             pass
-    assert set(asked) <= {"run/predict", "heartbeat"}, asked
+    assert set(asked) <= {"run/predict", "heartbeat", "app_id"}, asked
 
 
 def test_the_library_opens_renames_and_deletes_a_file(page, server):
