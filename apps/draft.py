@@ -37,7 +37,7 @@ FETCH = """() => {
         } catch {}
     }
     window.symdreamIsBack = Object.keys(kept).length === 0;
-    return [kept];
+    return [window.symdreamIsBack ? "" : JSON.stringify(kept)];
 }"""
 IS_BACK = "() => { window.symdreamIsBack = true; }"
 
@@ -104,7 +104,8 @@ class Draft:
 
     def connect(self) -> None:
         """As the page is loaded, bring back what is kept, and from then on keep it."""
-        tell, kept, missing = told(self.context), gr.JSON(visible=False), gr.State([])
+        # A text: JSON components change whenever they are set, and nothing is to happen where nothing is kept.
+        tell, kept, missing = told(self.context), gr.Textbox("", visible=False), gr.State([])
         loaded = gr.on(
             None,
             tell(lambda: [value for function, _ in self._first for value in function()]),
@@ -115,7 +116,13 @@ class Draft:
         keys = {name: page.key for name, page in self._pages.items()}
         loaded.then(None, None, kept, js=FETCH % json.dumps(keys), api_visibility="private")
         outputs = [output for page in self._pages.values() for output in page.outputs]
-        back = kept.change(tell(self.bring_back), kept, [*outputs, self.dropped, missing], queue=False, **PRIVATE)
+        back = kept.change(
+            tell(lambda text: self.bring_back(json.loads(text))),
+            kept,
+            [*outputs, self.dropped, missing],
+            queue=False,
+            **PRIVATE,
+        )
         # Not after a failure: what the browser has may come back the next time.
         back.success(None, js=IS_BACK, api_visibility="private").then(tell_missing, missing, **PRIVATE)
 

@@ -173,13 +173,18 @@ def test_dropped_files_keep_their_numbers_and_those_that_are_not_chosen_their_pl
     choose_adapter(page, "mine.safetensors (1)")
 
 
-def test_another_tab_starts_empty(page, server):
+def test_another_tab_starts_empty_and_nothing_sets_its_boxes(page, server):
     page.fill("#prompt textarea", "a sks bird")
     page.wait_for_timeout(500)
     other = page.context.new_page()
+    answers = []
+    other.on("response", lambda response: answers.append(response) if "/run/predict" in response.url else None)
     other.goto(server.url)
     wait_back(other)
+    other.wait_for_timeout(2000)
     assert other.input_value("#prompt textarea") == ""
+    set_at_once = [len(answer.json()["data"]) for answer in answers]
+    assert max(set_at_once) == 4  # the lists of adapters of two pages, as Dropdown and as State
 
 
 def test_a_page_outlives_its_app(browser, tmp_path):
