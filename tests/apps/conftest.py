@@ -1,7 +1,9 @@
-"""One server for the tests of a module, with two adapters in its runs folder, and servers of a test's own."""
+"""One server for the tests of a module, with two adapters in its runs folder, a page of it in a browser, and servers of
+a test's own."""
 
 import pytest
 from helpers import app_server
+from helpers import browser as browsers
 
 from symdream.data.samples import sample_data
 
@@ -25,3 +27,16 @@ def own_server(tmp_path):
     started = app_server.start(tmp_path / "runs")
     yield started
     app_server.stop(started)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browsers.opened() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser, server):
+    page = browsers.open_page(browser, server.url)
+    yield page
+    page.context.close()

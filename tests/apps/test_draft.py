@@ -5,7 +5,7 @@ import shutil
 import pytest
 from helpers import app_server
 from helpers import browser as browsers
-from helpers.browser import choose_adapter, open_page, select_tab, set_number
+from helpers.browser import choose_adapter, open_page, select_tab, set_number, wait_back
 from helpers.runs import make_photos
 
 gr = pytest.importorskip("gradio")
@@ -21,24 +21,6 @@ COUNT_ADDED = """() => {
 }"""
 
 pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason=browsers.WHY_NOT)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsers.opened() as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(browser, server):
-    page = open_page(browser, server.url)
-    wait_back(page)
-    yield page
-    page.context.close()
-
-
-def wait_back(page):
-    page.wait_for_function("window.symdreamIsBack")
 
 
 def reload(page):
@@ -193,7 +175,6 @@ def test_a_page_outlives_its_app(browser, tmp_path):
     server = app_server.start(runs)
     page = open_page(browser, server.url)
     try:
-        wait_back(page)
         choose_adapter(page, "owl")
         page.fill("#prompt textarea", "a {subject} on a red background")
         page.click("#more .label-wrap")

@@ -8,26 +8,13 @@ import pytest
 from helpers import app_server
 from helpers import browser as browsers
 from helpers.app_server import write_adapter, write_run
-from helpers.browser import choose_adapter, open_page, select_tab, set_number
+from helpers.browser import choose_adapter, open_page, select_tab, set_number, wait_back
 from PIL import Image
 
 from symdream.diffusion.png import read_settings, save_png
 
 pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason=browsers.WHY_NOT)
 pytest.importorskip("playwright")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsers.opened() as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(browser, server):
-    page = open_page(browser, server.url)
-    yield page
-    page.context.close()
 
 
 def say(page, selector, text):
@@ -505,7 +492,7 @@ def test_a_page_whose_login_is_gone_says_so(browser, tmp_path):
         page, other = context.new_page(), context.new_page()
         log_in(page)
         assert page.locator("#signed-out").count() == 0
-        page.wait_for_function("window.symdreamIsBack")
+        wait_back(page)
         page.fill("#prompt textarea", "anna's")
         page.wait_for_function('Object.values(sessionStorage).some(kept => kept.includes("anna\'s"))')
         log_out(page)  # which leaves nothing to whoever logs in next

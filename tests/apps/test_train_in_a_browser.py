@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from helpers import browser as browsers
-from helpers.browser import open_page, select_tab, type_in
+from helpers.browser import select_tab, type_in
 from helpers.runs import make_photos
 from PIL import Image
 from safetensors.numpy import save_file
@@ -17,19 +17,6 @@ from symdream.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason=browsers.WHY_NOT)
 pytest.importorskip("playwright")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsers.opened() as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(browser, server):
-    page = open_page(browser, server.url)
-    yield page
-    page.context.close()
 
 
 def say(page, selector, text):

@@ -44,7 +44,13 @@ def open_page(browser, url: str, *, size: dict = DESKTOP, dark: bool = False):
     for request in asked:
         request.response().finished()
     page.remove_listener("request", note)
+    wait_back(page)
     return page
+
+
+def wait_back(page) -> None:
+    """Until the page, loaded anew, has back what stood in its boxes, and keeps what is put into them."""
+    page.wait_for_function("window.symdreamIsBack")
 
 
 def choose_adapter(page, name: str) -> None:
