@@ -133,7 +133,7 @@ class Draft:
             try:
                 if name in kept:
                     values = page.bring_back(kept[name], files)
-            except (AttributeError, KeyError, TypeError, ValueError):  # whatever the browser has of another page
+            except (AttributeError, KeyError, TypeError, ValueError):  # whatever the browser has
                 self.context.log.exception("the draft of the page %s is not legible", name)
             given += values
         return [*given, files.dropped, files.missing]

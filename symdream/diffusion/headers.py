@@ -118,7 +118,11 @@ def _shown(name: str) -> str:
 
 
 def _is_npz(path: Path) -> bool:
-    """Whether this ZIP archive holds NumPy's arrays alone; PyTorch's pickles lie in such archives, too."""
+    """Whether this ZIP archive holds NumPy's arrays alone; PyTorch's pickles lie in such archives, too.
+
+    One that cannot be listed does not: zipfile tells that it is cut, that a name is no UTF-8 (a ValueError), and that
+    it is of a later version of the format, each in its own way.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

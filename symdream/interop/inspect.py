@@ -16,7 +16,7 @@ from symdream.diffusion.headers import Tensor
 from symdream.interop.grouping import Grouped, adapter_files, group_keys
 from symdream.interop.header import AdapterHeader, read_adapter_header
 from symdream.interop.keys import ALPHA, DOWN, LAMBDA, MAGNITUDE, SINGLORA_A, SYMLORA_A, UP, Place
-from symdream.interop.metadata import OURS, our_metadata, subject_words, trained_base
+from symdream.interop.metadata import OURS, subject_words, trained_base
 from symdream.interop.spectrum import singular_values
 from symdream.interop.strength import Strength
 
@@ -44,7 +44,7 @@ def inspect_adapter(path: Path) -> dict[str, Any]:
         unknown += grouped.ignored
         warnings += [w for w in found.warnings if w not in warnings]
         texts |= header.texts
-        ours = ours or our_metadata(header)
+        ours = ours or found.strength.ours
         dtypes |= {t.dtype for t in header.tensors.values()}
         facts["bytes"] += file.stat().st_size
         facts["parameters"] += sum(int(np.prod(t.shape)) for t in header.tensors.values())

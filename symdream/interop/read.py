@@ -18,7 +18,6 @@ from symdream.interop.grouping import adapter_files, group_keys
 from symdream.interop.header import read_adapter_header
 from symdream.interop.keys import ALPHA, BIAS, DOWN, LAMBDA, MAGNITUDE, SINGLORA_A, SYMLORA_A, UP, Place
 from symdream.interop.layers import Adapter, Layer, PlainLayer, SymmetricLayer
-from symdream.interop.metadata import our_metadata
 from symdream.interop.strength import Strength
 from symdream.utf8 import is_utf8
 
@@ -54,7 +53,7 @@ def _read_file(path: Path, component: str | None) -> Adapter:
         place: _layer(place, {part: tensors[key] for part, key in parts.items()}, parts, strength)
         for place, parts in grouped.layers.items()
     }
-    return Adapter(layers, our_metadata(header), grouped.layout, grouped.ignored, strength.notes, header.texts)
+    return Adapter(layers, strength.ours, grouped.layout, grouped.ignored, strength.notes, header.texts)
 
 
 def _layer(place: Place, tensors: Mapping[str, Tensor], keys: Mapping[str, str], strength: Strength) -> Layer:

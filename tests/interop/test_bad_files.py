@@ -141,6 +141,26 @@ def numpy_archive(path):
         np.savez(stream, **{name: tensor.numpy() for name, tensor in good().items()})
 
 
+def a_cut_archive(path):
+    numpy_archive(path)
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def archive_with(**changed):
+    """NumPy's, whose last entry in the table of contents has these bytes at these places (`at6=…`)."""
+
+    def archive(path):
+        numpy_archive(path)
+        data = bytearray(path.read_bytes())
+        entry = data.rindex(b"PK\x01\x02")
+        for place, byte in changed.items():
+            data[entry + int(place.removeprefix("at"))] = byte
+        path.write_bytes(data)
+
+    archive.__name__ = f"archive_with_{'_'.join(changed)}"
+    return archive
+
+
 def numpy_array(path):
     with path.open("wb") as stream:
         np.save(stream, np.ones(3))
@@ -200,6 +220,9 @@ BAD = {
     ),
     pickle_in_disguise: "is a pickle",
     numpy_archive: "holds NumPy arrays",
+    a_cut_archive: "is a pickle",
+    archive_with(at6=200): "is a pickle",  # of version 20 of the format
+    archive_with(at9=8, at46=0xFF): "is a pickle",  # of a name that says it is UTF-8
     numpy_array: "holds NumPy arrays",
     empty: "not a safetensors file",
     nothing_of_ours: "No adapter weight was recognised",
